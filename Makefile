@@ -1,0 +1,49 @@
+# Needs Python 3.10 or newer and make. Every target installs what it needs into .venv, once.
+
+PYTHON := python3
+# every extra that the CI machine can use
+EXTRAS := pusht,dev
+SEEDS := 20000:20020
+# PyPI's torch for Linux is the CUDA build; on a PC without a GPU a smaller download is
+#   make demo PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_OPTIONS :=
+
+INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_OPTIONS)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint train-demo eval-demo
+
+help:  ## list what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/core.stamp  ## imagine a held-out episode with the shipped model, beside the truth
+	.venv/bin/ivideogpt demo
+
+train-demo: .venv/pusht.stamp  ## train the shipped model again, from simulator to checkpoint
+	.venv/bin/ivideogpt train-demo
+
+eval-demo: .venv/pusht.stamp  ## measure the shipped model on fresh episodes (SEEDS=20000:20020)
+	.venv/bin/ivideogpt eval-demo --seeds $(SEEDS)
+
+test: .venv/all.stamp  ## run the test suite
+	.venv/bin/python -m pytest
+
+lint: .venv/all.stamp  ## check style, format and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pyright
+
+.venv/core.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	@echo "installing into .venv (minutes, the first time)"
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/pusht.stamp: .venv/core.stamp
+	$(INSTALL) --editable '.[pusht]'
+	@touch $@
+
+# the Makefile too: it names the extras
+.venv/all.stamp: .venv/core.stamp Makefile
+	$(INSTALL) --editable '.[$(EXTRAS)]'
+	@touch .venv/pusht.stamp $@

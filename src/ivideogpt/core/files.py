@@ -1,0 +1,97 @@
+"""Files and folders that appear whole or not at all.
+
+write_atomic("strip.png", image.save)                 # the writer gets a temporary path in the same folder
+write_text_atomic("metrics.json", text)
+replace_folder("runs/a/checkpoints/step-00000010", writer)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from ivideogpt.core.errors import UserError
+
+
+def write_atomic(path: Path | str, writer: Callable[[Path], object]) -> None:
+    """Lets ``writer`` fill a temporary file, then moves it to ``path`` in one step.
+
+    The temporary file lies in the same folder and ends in the same suffix, for writers that choose a format by it.
+    Missing parent folders are made. Where the writer fails, nothing is left behind.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = _temporary_beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(temporary)
+        _flush_to_disk(temporary)
+        os.replace(temporary, path)
+        _flush_to_disk(path.parent)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text_atomic(path: Path | str, text: str) -> None:
+    """Writes ``text`` as UTF-8; see ``write_atomic``."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def replace_folder(target: Path | str, writer: Callable[[Path], object]) -> None:
+    """Lets ``writer`` fill a temporary folder, then swaps it into the place of ``target``.
+
+    A reader finds the old folder, for an instant none, or the new one; never a part of one. A folder that holds
+    anything the new one does not replace by the same name is left alone: it is not ours to delete.
+
+    Raises:
+        UserError: ``target`` holds something else, is a file, or cannot be written.
+    """
+    target = Path(target)
+    temporary, old = _temporary_beside(target), _temporary_beside(target)
+    try:
+        if target.is_file():
+            raise UserError(f"{target} is a file; expected a new folder, or a folder to replace")
+        temporary.mkdir(parents=True)
+        writer(temporary)
+        for file in temporary.rglob("*"):
+            _flush_to_disk(file)
+        if target.exists():
+            strangers = sorted(
+                {entry.name for entry in target.iterdir()} - {entry.name for entry in temporary.iterdir()}
+            )
+            if strangers:
+                raise UserError(
+                    f"{target} holds {strangers[0]!r}, which would be lost; choose a new or an empty folder"
+                )
+            target.rename(old)
+        temporary.rename(target)
+        _flush_to_disk(target.parent)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror or error}; choose another place") from error
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _temporary_beside(path: Path) -> Path:
+    # Hidden, so that a listing of runs or checkpoints passes over what a killed process left behind.
+    return path.parent / f".{uuid.uuid4().hex[:8]}.{path.name}"
+
+
+def _flush_to_disk(path: Path) -> None:
+    if os.name != "posix" and path.is_dir():
+        return  # Windows cannot open a folder
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""The optimizer every loop uses, and learning rates as pure functions of the step.
+
+    optimizer = adamw(model, learning_rate=5e-4, weight_decay=0.01)
+    learning_rate = cosine(5e-4, steps=100_000, warmup_steps=1_000)
+    while Until(100_000)(step):
+        set_learning_rate(optimizer, learning_rate(step))   # step = updates already made, from 0
+        ...
+
+A schedule has no state: a resumed run asks it for the step it has reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+Schedule = Callable[[int], float]
+
+
+def adamw(
+    module: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+    no_decay_embeddings: bool = True,
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters of ``module``.
+
+    Weights of two or more axes decay; biases and norms (one axis) do not, and neither do embedding tables unless
+    ``no_decay_embeddings`` is False.
+
+    Source: official ``train_gpt.py``, ``embed_no_wd``; same.
+    """
+    embeddings = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
+    for parameter in module.parameters():
+        if not parameter.requires_grad:
+            continue
+        exempt = parameter.ndim < 2 or (no_decay_embeddings and id(parameter) in embeddings)
+        (no_decay if exempt else decay).append(parameter)
+    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=betas, eps=epsilon)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Gives every parameter group the learning rate ``value``."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def constant(peak: float, *, warmup_steps: int = 0) -> Schedule:
+    """Rises linearly to ``peak`` during ``warmup_steps`` updates, then stays there."""
+
+    def learning_rate(step: int) -> float:
+        return peak * _warmup(step, warmup_steps)
+
+    return learning_rate
+
+
+def cosine(peak: float, *, steps: int, warmup_steps: int = 0, final_ratio: float = 0.0) -> Schedule:
+    """Rises linearly to ``peak``, then falls along half a cosine to ``final_ratio * peak`` at update ``steps``.
+
+    Args:
+        peak: the highest learning rate.
+        steps: updates in the whole run, warm-up included.
+        warmup_steps: updates before the peak.
+        final_ratio: what is left of the peak at the end, and after it.
+    """
+
+    def learning_rate(step: int) -> float:
+        progress = (step - warmup_steps) / max(steps - warmup_steps, 1)
+        half_cosine = 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+        return peak * _warmup(step, warmup_steps) * (final_ratio + (1.0 - final_ratio) * half_cosine)
+
+    return learning_rate
+
+
+def _warmup(step: int, warmup_steps: int) -> float:
+    # The first update (step 0) already learns: a rate of exactly zero would waste it.
+    return min(1.0, (step + 1) / (warmup_steps + 1))

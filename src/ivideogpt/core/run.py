@@ -1,0 +1,220 @@
+"""A run: the folder, seed, device, metric log, cadence and checkpoints of a training loop.
+
+    run = Run("runs/tokenizer", seed=0, device="auto", log_every=50, save_every=1000)
+    model.to(run.device)
+    step = run.resume(model=model, optimizer=optimizer)     # 0 in a new folder
+    while Until(config.steps)(step):
+        with run.autocast():
+            loss = ...
+        step += 1
+        run.log(step, loss=loss)                            # a line of metrics.jsonl; printed every log_every
+        if run.is_save_step(step, last=config.steps):
+            run.save(step, model=model, optimizer=optimizer, also=world_model.save_pretrained)
+
+Layout: ``metrics.jsonl`` and ``checkpoints/step-00000010/`` with ``training/`` (state.json and one safetensors file
+a part) beside whatever ``also`` writes, which is what ``WorldModel.from_pretrained`` reads. A step counts updates
+already made. Resumed runs draw the same random numbers and repeat the same losses as runs that never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from ivideogpt.core.checkpoint import load_tensors, save_tensors, step_folder, step_folders
+from ivideogpt.core.clock import Every, Stopwatch
+from ivideogpt.core.config import load_json
+from ivideogpt.core.errors import UserError
+from ivideogpt.core.files import replace_folder, write_text_atomic
+from ivideogpt.core.state import RandomState, Stateful, flatten, seed_everything, unflatten
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device that ``name`` means: "auto" is the GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: this machine or this build of PyTorch has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); use auto or cpu"
+        ) from error
+    return device
+
+
+class Run:
+    """The plumbing that every training loop shares, so that each loop shows its algorithm."""
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        seed: int = 0,
+        device: str = "auto",
+        precision: Precision = "float32",
+        log_every: int = 50,
+        save_every: int = 1000,
+        keep_last: int = 2,
+    ) -> None:
+        """Opens ``folder`` and seeds every global random number.
+
+        Args:
+            folder: where everything goes; made if missing, continued by ``resume`` if it holds checkpoints.
+            seed: of Python, NumPy, PyTorch and ``generator``.
+            device: "auto", "cpu", "cuda", "cuda:1", "mps".
+            precision: of ``autocast``: weights stay float32 either way.
+            log_every: steps between printed lines (every step is written to the file); 0 prints none.
+            save_every: steps between checkpoints; 0 leaves only the last.
+            keep_last: how many checkpoints stay; 0 keeps all.
+
+        Attributes:
+            generator: a CPU generator of the run's own (data order), saved and resumed with it.
+        """
+        self.folder = Path(folder)
+        self.seed = seed
+        self.device = choose_device(device)
+        self.precision = precision
+        self.keep_last = keep_last
+        self.generator = torch.Generator().manual_seed(seed)
+        self._random = RandomState(self.generator)
+        self._is_log_step, self._is_save_step = Every(log_every), Every(save_every)
+        self._stopwatch, self._last_logged = Stopwatch(), 0
+        if self.folder.is_file():
+            raise UserError(f"run folder '{folder}' is a file; choose another place")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        seed_everything(seed)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+        return self._stopwatch.seconds
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision of the forward pass and the loss."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def log(self, step: int, **metrics: float | torch.Tensor) -> None:
+        """Appends one line to ``metrics.jsonl``: step, seconds and ``metrics`` (a value that is not finite: null).
+
+        Reading a tensor waits for its device: a loop that must not wait calls this every few steps only.
+
+        Raises:
+            UserError: ``loss`` is not finite, so that no checkpoint of a broken model is ever written.
+        """
+        values = {
+            name: float(value.detach() if isinstance(value, torch.Tensor) else value) for name, value in metrics.items()
+        }
+        if not math.isfinite(values.get("loss", 0.0)):
+            raise UserError(
+                f"the loss is {values['loss']} at step {step}; "
+                "lower the learning rate or look for broken data, then run again to go on from the last checkpoint"
+            )
+        line = {"step": step, "seconds": round(self.seconds, 3)}
+        line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self._stopwatch.count(step - self._last_logged)
+        self._last_logged = step
+        if self._is_log_step(step):
+            numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            tqdm.write(f"step {step}  {numbers}  {self._stopwatch.rate:.2f} steps/s", file=sys.stderr)
+            self._stopwatch.lap()
+
+    def is_save_step(self, step: int, *, last: int) -> bool:
+        """Whether a checkpoint is due after ``step``; always after the ``last``."""
+        return step == last or self._is_save_step(step)
+
+    def save(self, step: int, *, also: Callable[[Path], object] | None = None, **parts: Stateful) -> Path:
+        """Writes the checkpoint of ``step`` and deletes the ones that ``keep_last`` no longer wants.
+
+        Args:
+            step: updates already made.
+            also: writes more into the checkpoint folder it is given: the model that others will load.
+            parts: modules, optimizers and whatever else has ``state_dict``, by name; ``resume`` takes the same.
+
+        Returns:
+            The checkpoint folder; it appears whole or not at all.
+        """
+
+        def write(folder: Path) -> None:
+            if also is not None:
+                also(folder)
+            trees = {}
+            for name, part in {**parts, "random": self._random}.items():
+                tensors: dict[str, torch.Tensor] = {}
+                trees[name] = flatten(part.state_dict(), tensors)
+                save_tensors(folder / "training" / f"{name}.safetensors", tensors)
+            state = {"step": step, "seed": self.seed, "seconds": self.seconds, "parts": trees}
+            write_text_atomic(folder / "training" / "state.json", json.dumps(state))
+
+        target = step_folder(self.folder, step)
+        replace_folder(target, write)
+        if self.keep_last > 0:
+            for _, folder in step_folders(self.folder)[: -self.keep_last]:
+                shutil.rmtree(folder, ignore_errors=True)
+        return target
+
+    def resume(self, **parts: Stateful) -> int:
+        """Loads the newest complete checkpoint into ``parts`` and drops logged lines beyond it.
+
+        Returns:
+            The step to go on from: 0 where the folder holds no checkpoint.
+
+        Raises:
+            UserError: the checkpoint is damaged, or holds other parts or shapes than asked for.
+        """
+        folders = [folder for _, folder in step_folders(self.folder) if (folder / "training" / "state.json").is_file()]
+        step = self._load(folders[-1], parts) if folders else 0
+        self._keep_lines_until(step)
+        self._last_logged = step
+        self._stopwatch.lap()
+        return step
+
+    def _load(self, folder: Path, parts: Mapping[str, Stateful]) -> int:
+        state = load_json(folder / "training" / "state.json")
+        if state["parts"].keys() != {*parts, "random"}:
+            saved, asked = sorted(set(state["parts"]) - {"random"}), sorted(parts)
+            raise UserError(f"'{folder}' holds {saved}, but {asked} would be resumed; start in a new folder")
+        for name, part in {**parts, "random": self._random}.items():
+            tensors = load_tensors(folder / "training" / f"{name}.safetensors")
+            try:
+                part.load_state_dict(unflatten(state["parts"][name], tensors))
+            except (RuntimeError, ValueError, KeyError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(
+                    f"the {name} in '{folder}' does not fit this configuration ({reason}); "
+                    "use the configuration it was trained with, or start in a new folder"
+                ) from error
+        self._stopwatch = Stopwatch(state["seconds"])
+        return state["step"]
+
+    def _keep_lines_until(self, step: int) -> None:
+        path = self.folder / "metrics.jsonl"
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # the torn last line of a killed run
+        write_text_atomic(path, "".join(kept))

@@ -1,0 +1,104 @@
+"""Training state on disk without a pickle: a tree of JSON values beside a file of named tensors.
+
+``flatten`` takes what ``state_dict()`` returns (nested dicts with str or int keys, lists, tuples, numbers, strings,
+None, tensors and arrays) and ``unflatten`` gives it back, so modules, optimizers and loaders are saved alike.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+
+class Stateful(Protocol):
+    """Whatever a run can save: a module, an optimizer, a loader that knows its place."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The state as nested plain values and tensors."""
+        ...
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Takes back what ``state_dict`` gave."""
+        ...
+
+
+def flatten(state: Any, tensors: dict[str, torch.Tensor], name: str = "") -> Any:
+    """Moves the tensors of ``state`` into ``tensors`` and returns the rest as JSON values.
+
+    Each container becomes a one-key object that names its kind, so that keys, tuples and tensors come back as they
+    were: {"dict": [[key, value], ...]}, {"tuple": [...]}, {"tensor": "name"}, {"array": "name"}.
+    """
+    if isinstance(state, torch.Tensor):
+        tensors[name] = state
+        return {"tensor": name}
+    if isinstance(state, np.ndarray):
+        tensors[name] = torch.from_numpy(state)
+        return {"array": name}
+    if isinstance(state, Mapping):
+        assert all(isinstance(key, (str, int)) for key in state), f"{name} has keys that JSON cannot hold"
+        return {"dict": [[key, flatten(value, tensors, _join(name, key))] for key, value in state.items()]}
+    if isinstance(state, (list, tuple)):
+        items = [flatten(value, tensors, _join(name, index)) for index, value in enumerate(state)]
+        return {"tuple": items} if isinstance(state, tuple) else items
+    assert state is None or isinstance(state, (bool, int, float, str)), f"{name} is {state!r}, which JSON cannot hold"
+    return state
+
+
+def unflatten(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """What ``flatten`` was given."""
+    if isinstance(tree, list):
+        return [unflatten(value, tensors) for value in tree]
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, value),) = tree.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "array":
+        return tensors[value].numpy()
+    if kind == "tuple":
+        return tuple(unflatten(item, tensors) for item in value)
+    assert kind == "dict", f"unknown kind {kind!r} in a saved state"
+    return {key: unflatten(item, tensors) for key, item in value}
+
+
+def _join(name: str, key: Any) -> str:
+    return f"{name}.{key}" if name else str(key)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the global random numbers of Python, NumPy and PyTorch (every device)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class RandomState:
+    """The global random numbers of Python, NumPy and PyTorch, and generators of one's own, as one ``Stateful``."""
+
+    def __init__(self, *generators: torch.Generator) -> None:
+        """Saves ``generators`` together with the global states."""
+        self.generators = generators
+
+    def state_dict(self) -> dict[str, Any]:
+        """All states; those of CUDA only where CUDA is in use."""
+        return {
+            "python": random.getstate(),
+            "numpy": np.random.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+            "generators": [generator.get_state() for generator in self.generators],
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Puts every state back; those of CUDA only where this machine has as many devices."""
+        random.setstate(state_dict["python"])
+        np.random.set_state(state_dict["numpy"])
+        torch.set_rng_state(state_dict["torch"])
+        if state_dict["cuda"] and len(state_dict["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state_dict["cuda"])
+        for generator, state in zip(self.generators, state_dict["generators"], strict=True):
+            generator.set_state(state)

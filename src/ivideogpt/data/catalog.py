@@ -1,0 +1,151 @@
+"""The dataset table: for each dataset, which array is the camera and how far apart the used frames lie.
+
+Source: the tables of the official loader, predict.py and converter. Their rows are kept as they are; where they
+disagree, the row says so.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from ivideogpt.core.errors import UserError
+
+# Strides are relative to fractal20220817_data, whose base stride is this many frames.
+_REFERENCE_STRIDE = 3
+_SUFFIX = "_converted_externally_to_rlds"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """One row of the table.
+
+    Attributes:
+        name: what the command line and the mixtures call it.
+        camera_key: array of an official ``.npz`` that holds the frames, as predict.py reads it.
+        loader_camera_key: the array the official training loader asks for. It differs from ``camera_key`` in
+            three rows, where no converted file holds it (a bug of the official loader).
+        converter_camera_key: observation key the official Open X-Embodiment converter reads and writes. For
+            datasets with a converter of their own this is only the default.
+        base_stride: frames at this dataset's rate that last as long as three of fractal20220817_data.
+        source: name under which TensorFlow Datasets holds it; numbered views share one source.
+        version: its version there.
+        centre_crop: the official loader and evaluation crop the frames to a square before they resize (predict.py
+            does not).
+        action_limit: the environment clips each action to plus or minus this, but files may hold it unclipped.
+    """
+
+    name: str
+    camera_key: str = "image"
+    loader_camera_key: str = "image"
+    converter_camera_key: str = "image"
+    base_stride: float = 1
+    source: str = ""
+    version: str = "0.1.0"
+    centre_crop: bool = False
+    action_limit: float | None = None
+
+    def stride(self, video_stepsize: float = 1) -> int:
+        """Frame stride: the distance between used frames, at least 1.
+
+        Args:
+            video_stepsize: the official flag of that name; 1 is the rate of fractal20220817_data (3 a second).
+
+        Raises:
+            UserError: ``video_stepsize`` is not above 0.
+        """
+        if not 0 < video_stepsize < float("inf"):
+            raise UserError(f"video_stepsize is {video_stepsize}; expected a number above 0")
+        return max(round(video_stepsize * self.base_stride / _REFERENCE_STRIDE), 1)
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """The row of ``name``.
+
+    Raises:
+        UserError: no such dataset; the message names the closest one.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    longer = [known for known in DATASETS if known.startswith(name)]
+    closest = (longer or difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.0))[0]
+    raise UserError(f"there is no dataset named {name!r}; did you mean {closest!r}? Files of your own need no name")
+
+
+def _row(name: str, base_stride: float = 1, camera: str = "image", **differences) -> DatasetInfo:
+    cameras = {"camera_key": camera, "loader_camera_key": camera, "converter_camera_key": camera}
+    return DatasetInfo(**{"name": name, "base_stride": base_stride, "source": name} | cameras | differences)
+
+
+_ROWS = (
+    # Open X-Embodiment
+    _row("fractal20220817_data", 3),
+    _row("kuka", 10),
+    _row("bridge", 5),
+    _row("taco_play", 15, "rgb_static"),
+    _row("jaco_play", 10),
+    _row("berkeley_cable_routing", 10),
+    _row("roboturk", 10, "front_rgb"),
+    _row("nyu_door_opening_surprising_effectiveness"),
+    _row("viola", 20, "agentview_rgb"),
+    _row("berkeley_autolab_ur5", loader_camera_key="hand_image"),
+    _row("toto", 30),
+    _row("language_table", 10, "rgb", version="0.0.1"),
+    _row("columbia_cairlab_pusht_real", 10),
+    _row("stanford_kuka_multimodal_dataset" + _SUFFIX, 20),
+    _row("nyu_rot_dataset" + _SUFFIX),
+    _row("stanford_hydra_dataset" + _SUFFIX, 10),
+    _row("austin_buds_dataset" + _SUFFIX, 20),
+    _row("nyu_franka_play_dataset" + _SUFFIX, 3),
+    _row("maniskill_dataset" + _SUFFIX, 20),
+    _row("furniture_bench_dataset" + _SUFFIX, 10),
+    _row("cmu_franka_exploration_dataset" + _SUFFIX),
+    _row("ucsd_kitchen_dataset" + _SUFFIX, 2),
+    _row("ucsd_pick_and_place_dataset" + _SUFFIX, 3),
+    _row("austin_sailor_dataset" + _SUFFIX, 20),
+    _row("austin_sirius_dataset" + _SUFFIX),
+    _row("bc_z", 10),
+    _row("utokyo_pr2_opening_fridge" + _SUFFIX, 10),
+    _row("utokyo_pr2_tabletop_manipulation" + _SUFFIX, 10),
+    _row("utokyo_xarm_pick_and_place" + _SUFFIX, 10),
+    _row("utokyo_xarm_bimanual" + _SUFFIX, 10),
+    _row("robo_net", 1, version="1.0.0"),
+    _row("berkeley_mvp" + _SUFFIX, loader_camera_key="hand_image"),
+    _row("berkeley_rpt" + _SUFFIX, loader_camera_key="hand_image"),
+    _row("kaist_nonprehensile" + _SUFFIX, 10),
+    _row("stanford_mask_vit" + _SUFFIX, 1),
+    _row("tokyo_u_lsmo" + _SUFFIX),
+    _row("dlr_sara_pour" + _SUFFIX, 10),
+    _row("dlr_sara_grid_clamp" + _SUFFIX, 10),
+    _row("dlr_edan_shared_control" + _SUFFIX, 5),
+    _row("asu_table_top" + _SUFFIX, 12.5),
+    _row("stanford_robocook" + _SUFFIX),
+    *(
+        _row(f"stanford_robocook{_SUFFIX}{view}", 1, f"image_{view}", source="stanford_robocook" + _SUFFIX)
+        for view in (1, 2, 3, 4)
+    ),
+    _row("imperialcollege_sawyer_wrist_cam"),
+    _row("iamlab_cmu_pickup_insert" + _SUFFIX, 20),
+    _row("uiuc_d3field"),
+    *(_row(f"uiuc_d3field{view}", 1, f"image_{view}", source="uiuc_d3field") for view in (1, 2, 3, 4)),
+    _row("utaustin_mutex", 20),
+    _row("berkeley_fanuc_manipulation", 10),
+    _row("cmu_playing_with_food", 10, version="1.0.0"),
+    _row("cmu_play_fusion", 5),
+    _row("cmu_stretch", 10),
+    _row("berkeley_gnm_recon"),
+    _row("berkeley_gnm_cory_hall"),
+    _row("berkeley_gnm_sac_son"),
+    # Not in TensorFlow Datasets: each has a converter of its own
+    _row("bair_robot_pushing", 1, "aux1_image", converter_camera_key="image", source="", version=""),
+    _row("tfds_robonet", 1, centre_crop=True, source="", version=""),
+    _row("vp2_robodesk", 1, source="", version=""),
+    _row("vp2_robosuite", 1, source="", version=""),
+    _row("sthsth", source="", version=""),
+    # Ours, as replay files: 3 stacked frames [t 9 h w], newest 3 channels last, row t of the actions leads into frame t
+    _row("pusht", camera="observation", source="", version=""),
+    _row("metaworld", camera="observation", source="", version="", action_limit=1.0),
+)
+
+#: Every known dataset by name.
+DATASETS: dict[str, DatasetInfo] = {row.name: row for row in _ROWS}

@@ -1,0 +1,238 @@
+"""Pictures of episodes and imaginations: videos, GIFs, and strips that lay the frames side by side.
+
+Frames are uint8 ``[t h w 3]`` everywhere. Small frames are enlarged by whole numbers without smoothing: what the
+model drew is what is seen. A file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from einops import repeat
+from PIL import Image, ImageDraw, ImageFont
+
+from ivideogpt.core.errors import UserError
+
+_PAPER, _INK, _FAINT = (250, 250, 248), (38, 40, 44), (138, 140, 145)
+_CONTEXT, _IMAGINED = (190, 110, 20), (47, 111, 208)
+# Tiles of a strip and panels of a video are enlarged until their shorter side has this many pixels.
+_TILE, _PANEL = 128, 256
+# A strip wider than this many pixels goes on below; a band holds at most 16 columns.
+_STRIP_WIDTH, _MOST_COLUMNS = 2300, 16
+# ITU-R BT.709, the number that H.264 files state for primaries and transfer.
+_BT709 = 1
+
+
+def write_mp4(path: str | Path, frames: np.ndarray, *, fps: float = 4, shortest_side: int = 256) -> None:
+    """Writes an H.264 video that browsers play.
+
+    Args:
+        path: file to write; its folder is made.
+        frames: uint8 ``[t h w 3]``. An odd side is made even by repeating its last row or column.
+        fps: frames a second, above 0.
+        shortest_side: smaller frames are enlarged by a whole number until their shorter side has this many pixels.
+
+    Raises:
+        UserError: frames or fps are not as described.
+    """
+    frames = _enlarged(_checked(frames, "the video"), shortest_side)
+    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    rate = Fraction(_checked_rate(fps)).limit_denominator(1000)
+    with (
+        _published(path) as temporary,
+        av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
+    ):
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "16"})
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        # Untagged colours are guessed differently by different players.
+        stream.codec_context.colorspace = Colorspace.ITU709
+        stream.codec_context.color_range = ColorRange.MPEG
+        stream.codec_context.color_primaries = stream.codec_context.color_trc = _BT709
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture = picture.reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+
+
+def write_gif(path: str | Path, frames: np.ndarray, *, fps: float = 4, shortest_side: int = 256) -> None:
+    """Writes a GIF that loops for ever; equal frames in a row become one that is shown longer.
+
+    Args:
+        path: file to write; its folder is made.
+        frames: uint8 ``[t h w 3]``; each gets a palette of 256 colours of its own.
+        fps: frames a second; GIF rounds the time of a frame to 10 ms and players refuse less than 20 ms.
+        shortest_side: as in ``write_mp4``.
+
+    Raises:
+        UserError: frames or fps are not as described.
+    """
+    frames = _enlarged(_checked(frames, "the GIF"), shortest_side)
+    duration = max(round(100 / _checked_rate(fps)) * 10, 20)
+    # The default palette follows the paper and the text, and drops small colourful things.
+    palette = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 3, "dither": Image.Dither.NONE}
+    images = [Image.fromarray(frame).quantize(256, **palette) for frame in frames]
+    with _published(path) as temporary:
+        images[0].save(temporary, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+
+
+def write_strip(path: str | Path, rows: Mapping[str, np.ndarray], *, context_frames: int = 0, title: str = "") -> None:
+    """Writes a PNG: one row of pictures for each entry, time from left to right, context frames marked.
+
+    Args:
+        path: file to write; its folder is made.
+        rows: label (such as "true", "imagined") -> frames uint8 ``[t h w 3]``, all of one shape.
+        context_frames: how many of the first frames were given to the model; the rest is numbered +1, +2, ...
+        title: written above, or nothing.
+
+    Raises:
+        UserError: rows or context_frames are not as described.
+    """
+    sheets = {label: _enlarged(frames, _TILE) for label, frames in _checked_rows(rows, context_frames).items()}
+    length, height, width, _ = next(iter(sheets.values())).shape
+    font, gap, margin, header, band_gap = _font(17), 4, 28, 34, 30
+    gutter = max(round(font.getlength(label)) for label in sheets) + 22
+    columns = min(max((_STRIP_WIDTH - gutter) // (width + gap), 1), _MOST_COLUMNS, length)
+    bands, band = -(-length // columns), header + len(sheets) * (height + gap) - gap
+    # A wider gap shows where imagination begins; on several bands it would push the columns out of line.
+    apart = 8 if bands == 1 and 0 < context_frames < length else 0
+    top = margin + (40 if title else 0)
+    canvas_width = 2 * margin + gutter + columns * (width + gap) - gap + apart
+    canvas = Image.new("RGB", (canvas_width, top + bands * (band + band_gap) - band_gap + margin), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((margin, margin - 4), _shortened(title, _font(22), canvas_width - 2 * margin), _INK, _font(22))
+    for index in range(length):
+        line, column = divmod(index, columns)
+        left = margin + gutter + column * (width + gap) + (apart if index >= context_frames else 0)
+        upper = top + line * (band + band_gap)
+        caption, colour = _caption(index, context_frames)
+        draw.text((left + width / 2, upper + 10), caption, colour, font, anchor="mm")
+        draw.rectangle((left, upper + 23, left + width - 1, upper + 26), colour)
+        for row, (label, frames) in enumerate(sheets.items()):
+            y = upper + header + row * (height + gap)
+            canvas.paste(Image.fromarray(frames[index]), (left, y))
+            if column == 0:
+                draw.text((margin, y + height / 2), label, _INK, font, anchor="lm")
+    with _published(path) as temporary:
+        canvas.save(temporary, "PNG")
+
+
+def side_by_side(rows: Mapping[str, np.ndarray], *, context_frames: int = 0) -> np.ndarray:
+    """Frames of a video that shows the entries next to each other, labelled, with the time below.
+
+    Args:
+        rows: label -> frames uint8 ``[t h w 3]``, all of one shape; the first is on the left.
+        context_frames: as in ``write_strip``.
+
+    Returns:
+        uint8 ``[t height width 3]``, both sides even.
+
+    Raises:
+        UserError: rows or context_frames are not as described.
+    """
+    panels = [_enlarged(frames, _PANEL) for frames in _checked_rows(rows, context_frames).values()]
+    length, height, width, _ = panels[0].shape
+    font, margin, gap, header, footer = _font(18), 20, 14, 34, 46
+    canvas_width = 2 * margin + len(panels) * (width + gap) - gap
+    canvas_height = margin + header + height + footer + margin
+    canvas_width, canvas_height = canvas_width + canvas_width % 2, canvas_height + canvas_height % 2
+    pictures = []
+    for index in range(length):
+        canvas = Image.new("RGB", (canvas_width, canvas_height), _PAPER)
+        draw = ImageDraw.Draw(canvas)
+        for place, (label, frames) in enumerate(zip(rows, panels, strict=True)):
+            left = margin + place * (width + gap)
+            draw.text((left, margin + 8), _shortened(label, font, width), _INK, font, anchor="lm")
+            canvas.paste(Image.fromarray(frames[index]), (left, margin + header))
+        caption, colour = _caption(index, context_frames)
+        below = margin + header + height
+        draw.text((margin, below + 22), caption, colour, font, anchor="lm")
+        draw.text((canvas_width - margin, below + 22), f"{index + 1} / {length}", _FAINT, font, anchor="rm")
+        _draw_progress(draw, (margin, below + 42, canvas_width - margin), index, length, context_frames)
+        pictures.append(np.asarray(canvas))
+    return np.stack(pictures)
+
+
+def _draw_progress(
+    draw: ImageDraw.ImageDraw, line: tuple[int, int, int], index: int, length: int, context_frames: int
+) -> None:
+    """A segment for each frame on ``line`` (left, y, right): the ones shown so far in the colour of their kind."""
+    left, y, right = line
+    for frame in range(length):
+        start = left + (right - left) * frame / length
+        stop = left + (right - left) * (frame + 1) / length - 2
+        colour = _caption(frame, context_frames)[1] if frame <= index else (226, 226, 222)
+        draw.rectangle((round(start), y, max(round(stop), round(start)), y + 4), colour)
+
+
+def _caption(index: int, context_frames: int) -> tuple[str, tuple[int, int, int]]:
+    if index < context_frames:
+        return "context", _CONTEXT
+    return (f"+{index - context_frames + 1}", _IMAGINED) if context_frames else (str(index), _FAINT)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text.rstrip() + "..."
+
+
+def _enlarged(frames: np.ndarray, shortest_side: int) -> np.ndarray:
+    factor = max(-(-shortest_side // min(frames.shape[1:3])), 1)
+    return repeat(frames, "t h w c -> t (h y) (w x) c", y=factor, x=factor)
+
+
+def _checked(frames: np.ndarray, name: str) -> np.ndarray:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
+        raise UserError(
+            f"{name} has frames of type {frames.dtype} and shape {list(frames.shape)}; expected uint8 [t h w 3] with t > 0"
+        )
+    return frames
+
+
+def _checked_rate(fps: float) -> float:
+    if not 0.01 <= fps <= 1000:
+        raise UserError(f"fps is {fps}; expected 0.01 to 1000 frames a second")
+    return fps
+
+
+def _checked_rows(rows: Mapping[str, np.ndarray], context_frames: int) -> Mapping[str, np.ndarray]:
+    if not rows:
+        raise UserError("there are no rows to draw; give at least one, for example {'true': frames}")
+    shapes = {label: _checked(frames, f"row {label!r}").shape for label, frames in rows.items()}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{label} {list(shape)}" for label, shape in shapes.items())
+        raise UserError(f"the rows differ in shape: {listed}; resize or cut them to one shape")
+    length = next(iter(shapes.values()))[0]
+    if not 0 <= context_frames <= length:
+        raise UserError(f"context_frames is {context_frames}; expected 0 to {length}, the number of frames")
+    return rows
+
+
+@contextmanager
+def _published(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that replaces it when all went well and vanishes when not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

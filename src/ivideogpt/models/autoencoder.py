@@ -1,0 +1,175 @@
+"""Encoder and decoder of single frames, with or without attention to the features of context frames.
+
+Source: thuml/iVideoGPT ivideogpt/ctx_tokenizer (same arithmetic; one class serves both the plain and the
+conditional network, which there are copies of each other).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ivideogpt.models.blocks import DownBlock, MidBlock, UpBlock, make_norm
+
+CROSS_ATTENTION_HEADS = 4
+CROSS_ATTENTION_GROUPS = 32  # the official blocks ignore norm_num_groups
+
+
+class CrossAttentionBlock(nn.Module):
+    """Pixels of a future frame look at the pixels of all context frames."""
+
+    def __init__(self, channels: int, resolution: int, context_frames: int, dropout: float) -> None:
+        """Position embeddings are learned for ``context_frames`` maps of ``resolution`` squared pixels."""
+        super().__init__()
+        self.q_norm = nn.GroupNorm(CROSS_ATTENTION_GROUPS, channels, eps=1e-5)
+        self.kv_norm = nn.GroupNorm(CROSS_ATTENTION_GROUPS, channels, eps=1e-5)
+        pixels = resolution * resolution
+        self.q_pos_emb = nn.Parameter(torch.randn(pixels, channels) * 0.02)
+        self.kv_pos_emb = nn.Parameter(torch.randn(context_frames * pixels, channels) * 0.02)
+        self.att = nn.MultiheadAttention(channels, CROSS_ATTENTION_HEADS, dropout=dropout, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Mixes the context into the future frames.
+
+        Args:
+            x: ``[(b f) ch h w]`` features of future frames.
+            context: ``[b c ch h w]`` features of the context frames of each of b clips.
+
+        Returns:
+            The same shape as ``x``.
+        """
+        clips, height = context.shape[0], x.shape[2]
+        # The frames are stacked along the height, so that the norm takes its statistics over all of them.
+        stacked = rearrange(context, "b c ch h w -> b ch (c h) w")
+        keys = rearrange(self.kv_norm(stacked), "b ch h w -> b (h w) ch") + self.kv_pos_emb
+        queries = rearrange(self.q_norm(x), "n ch h w -> n (h w) ch") + self.q_pos_emb
+        # All future frames of a clip ask the same keys: one long query instead of repeated keys.
+        queries = rearrange(queries, "(b f) p ch -> b (f p) ch", b=clips)
+        mixed, _ = self.att(queries, keys, keys, need_weights=False)
+        mixed = rearrange(mixed, "b (f h w) ch -> (b f) ch h w", h=height, w=x.shape[3])
+        return F.silu(x + self.dropout(mixed))
+
+
+
+class Encoder(nn.Module):
+    """Frame to latent map; conditional where ``context_frames`` is not 0."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        latent_channels: int,
+        block_channels: Sequence[int],
+        num_layers: int,
+        groups: int,
+        resolution: int,
+        mid_attention: bool,
+        context_frames: int = 0,
+        max_attention_resolution: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        """``resolution`` is that of the input; each level but the last halves it."""
+        super().__init__()
+        self.conv_in = nn.Conv2d(in_channels, block_channels[0], 3, padding=1)
+        widths = [block_channels[0], *block_channels]
+        last = len(block_channels) - 1
+        self.down_blocks = nn.ModuleList(
+            DownBlock(widths[i], widths[i + 1], num_layers, groups, downsample=i < last) for i in range(last + 1)
+        )
+        self.mid_block = MidBlock(block_channels[-1], groups, mid_attention)
+        self.conv_norm_out = make_norm(block_channels[-1], groups)
+        self.conv_out = nn.Conv2d(block_channels[-1], latent_channels, 3, padding=1)
+        sizes = [resolution // 2 ** min(i + 1, last) for i in range(last + 1)]
+        self.conditioned = [bool(context_frames) and size <= max_attention_resolution for size in sizes]
+        if context_frames:
+            self.cross_att_blocks = nn.ModuleList(
+                CrossAttentionBlock(width, size, context_frames, dropout)
+                for width, size, on in zip(block_channels, sizes, self.conditioned, strict=True)
+                if on
+            )
+
+    def forward(self, x: Tensor, context: Sequence[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Encodes frames.
+
+        Args:
+            x: ``[b ch h w]``.
+            context: features ``[b c ch h w]`` of the context frames at each level, for a conditional encoder.
+
+        Returns:
+            Latents ``[b latent h' w']`` and the features after each level.
+        """
+        x = self.conv_in(x)
+        features = []
+        blocks = iter(self.cross_att_blocks if context is not None else ())
+        for level, block in enumerate(self.down_blocks):
+            x = block(x)
+            if context is not None and self.conditioned[level]:
+                x = next(blocks)(x, context[level])
+            features.append(x)
+        x = self.mid_block(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x))), features
+
+
+class Decoder(nn.Module):
+    """Latent map to frame; conditional where ``context_frames`` is not 0."""
+
+    def __init__(
+        self,
+        *,
+        out_channels: int,
+        latent_channels: int,
+        block_channels: Sequence[int],
+        num_layers: int,
+        groups: int,
+        resolution: int,
+        mid_attention: bool,
+        context_frames: int = 0,
+        max_attention_resolution: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        """``block_channels`` as in the encoder; ``resolution`` is that of the latent map."""
+        super().__init__()
+        channels = list(reversed(block_channels))
+        last = len(channels) - 1
+        self.conv_in = nn.Conv2d(latent_channels, channels[0], 3, padding=1)
+        self.mid_block = MidBlock(channels[0], groups, mid_attention)
+        widths = [channels[0], *channels]
+        self.up_blocks = nn.ModuleList(
+            UpBlock(widths[i], widths[i + 1], num_layers + 1, groups, upsample=i < last) for i in range(last + 1)
+        )
+        self.conv_norm_out = make_norm(channels[-1], groups)
+        self.conv_out = nn.Conv2d(channels[-1], out_channels, 3, padding=1)
+        # Levels are: after the middle, then after each block that upsamples.
+        sizes = [resolution * 2**i for i in range(last + 1)]
+        self.conditioned = [bool(context_frames) and size <= max_attention_resolution for size in sizes]
+        if context_frames:
+            self.cross_att_blocks = nn.ModuleList(
+                CrossAttentionBlock(width, size, context_frames, dropout)
+                for width, size, on in zip(widths, sizes, self.conditioned, strict=False)
+                if on
+            )
+
+    def forward(self, z: Tensor, context: Sequence[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Decodes latent maps.
+
+        Args:
+            z: ``[b latent h w]``.
+            context: features ``[b c ch h w]`` of the decoded context frames at each level, for a conditional decoder.
+
+        Returns:
+            Frames ``[b ch h' w']`` (not clamped) and the features after the middle and each upsampling block.
+        """
+        x = self.mid_block(self.conv_in(z))
+        features = []
+        blocks = iter(self.cross_att_blocks if context is not None else ())
+        for level, block in enumerate(self.up_blocks):
+            if context is not None and self.conditioned[level]:
+                x = next(blocks)(x, context[level])
+            features.append(x)
+            x = block(x)
+        return self.conv_out(F.silu(self.conv_norm_out(x))), features

@@ -1,0 +1,100 @@
+"""Vector quantisation: the nearest code of a codebook, and how a codebook learns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class VectorQuantizer(nn.Module):
+    """A codebook.
+
+    Source: diffusers VectorQuantizer as used by thuml/iVideoGPT (``legacy=False``, beta 1); same.
+    """
+
+    def __init__(self, num_codes: int, dim: int) -> None:
+        """``num_codes`` codes of width ``dim``."""
+        super().__init__()
+        self.embedding = nn.Embedding(num_codes, dim)
+        nn.init.uniform_(self.embedding.weight, -1.0 / num_codes, 1.0 / num_codes)
+
+    def encode(self, z: Tensor) -> Tensor:
+        """Codes int64 ``[...]`` of vectors ``[... dim]``: the nearest, the first of equals, always in float32."""
+        flat = z.detach().reshape(-1, z.shape[-1]).float()
+        return torch.cdist(flat, self.embedding.weight.float()).argmin(dim=1).reshape(z.shape[:-1])
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Vectors ``[... dim]`` of codes int64 ``[...]``."""
+        return self.embedding(codes)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantises for training.
+
+        Args:
+            z: ``[... dim]``.
+
+        Returns:
+            The quantised vectors with a straight-through gradient, the loss (codebook and commitment, mean squared)
+            and the codes int64 ``[...]``.
+        """
+        codes = self.encode(z)
+        quantized = self.decode(codes)
+        loss = F.mse_loss(quantized.detach(), z) + F.mse_loss(quantized, z.detach())
+        return z + (quantized - z).detach(), loss, codes
+
+
+class CodebookAverage(nn.Module):
+    """Moves codes to the running mean of the vectors they stand for, and restarts codes that nobody uses.
+
+    It replaces the gradient of the codebook while a tokenizer is trained; its buffers are training state.
+
+    Source: van den Oord et al. 2017, appendix A.1; restarts as in Dhariwal et al. 2020 (Jukebox), section 3.1.
+    """
+
+    def __init__(self, quantizer: VectorQuantizer, decay: float = 0.99, dead_below: float = 0.05) -> None:
+        """``dead_below``: a code with fewer (averaged) uses a step than this is set to a random current vector."""
+        super().__init__()
+        num_codes, dim = quantizer.embedding.weight.shape
+        self.decay, self.dead_below = decay, dead_below
+        self.register_buffer("counts", torch.ones(num_codes))
+        self.register_buffer("sums", torch.zeros(num_codes, dim))
+
+    @torch.no_grad()
+    def start(self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator, rounds: int = 10) -> None:
+        """Places the codes by k-means on ``vectors`` ``[n dim]`` (distinct random ones first)."""
+        vectors = vectors.float()
+        weight = quantizer.embedding.weight
+        # Equal vectors (an empty background) would take most codes, so near-copies count once.
+        distinct = torch.unique((vectors * 16).round() / 16, dim=0)
+        pool = distinct if len(distinct) >= len(weight) else vectors
+        weight.copy_(pool[torch.randperm(len(pool), generator=generator)[: len(weight)].to(pool.device)])
+        for _ in range(rounds):
+            codes = quantizer.encode(pool)
+            counts = torch.bincount(codes, minlength=len(weight)).to(weight)
+            sums = torch.zeros_like(weight).index_add_(0, codes, pool)
+            weight.copy_(torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], weight))
+        self.counts.fill_(1.0)
+        self.sums.copy_(weight)
+
+    @torch.no_grad()
+    def update(self, quantizer: VectorQuantizer, vectors: Tensor, codes: Tensor, generator: torch.Generator) -> int:
+        """One step on ``vectors`` ``[... dim]`` with their ``codes`` ``[...]``; returns how many codes restarted."""
+        vectors = vectors.detach().reshape(-1, vectors.shape[-1]).float()
+        weight, codes = quantizer.embedding.weight, codes.reshape(-1)
+        counts = torch.bincount(codes, minlength=len(weight)).to(weight)
+        sums = torch.zeros_like(weight).index_add_(0, codes, vectors)
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        weight.copy_(self.sums / self.counts.clamp(min=1e-6)[:, None])
+        dead = (self.counts < self.dead_below).nonzero().flatten()
+        if len(dead):
+            # The vectors that the codebook serves worst are the best places for a new code.
+            error = (vectors - weight[codes]).pow(2).sum(dim=1)
+            worst = error.topk(min(len(error), 4 * len(dead))).indices
+            chosen = worst[torch.randperm(len(worst), generator=generator)[: len(dead)].to(worst.device)]
+            dead = dead[: len(chosen)]
+            weight[dead] = vectors[chosen]
+            self.counts[dead] = 1.0
+            self.sums[dead] = vectors[chosen]
+        return len(dead)

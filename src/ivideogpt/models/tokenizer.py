@@ -1,0 +1,325 @@
+"""Frames to tokens and back: full codes for context frames, few conditional codes for the frames after them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ivideogpt.core.checkpoint import load_tensors
+from ivideogpt.core.errors import UserError
+from ivideogpt.core.layout import TokenLayout
+from ivideogpt.models.autoencoder import Decoder, Encoder
+from ivideogpt.models.quantizer import VectorQuantizer
+from ivideogpt.models.tokenizer_config import TokenizerConfig
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True)
+class ContextFeatures:
+    """What the conditional networks need of the context frames; computed once, used for every future frame.
+
+    Attributes:
+        levels: features ``[b c ch h w]`` of each level; empty for a tokenizer that is not conditional.
+    """
+
+    levels: tuple[Tensor, ...]
+
+    def repeat(self, k: int) -> ContextFeatures:
+        """Each row k times."""
+        return ContextFeatures(tuple(level.repeat_interleave(k, dim=0) for level in self.levels))
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a training step sees.
+
+    Attributes:
+        context: reconstructed context frames ``[b c ch h w]``, not clamped.
+        future: reconstructed future frames ``[b f ch h w]``, not clamped.
+        context_loss, dynamics_loss: scalars, codebook and commitment loss of the two codebooks.
+        context_codes, dynamics_codes: int64 ``[b c n]`` and ``[b f m]``.
+        context_vectors, dynamics_vectors: what was quantised, ``[b c n d]`` and ``[b f m d]``.
+    """
+
+    context: Tensor
+    future: Tensor
+    context_loss: Tensor
+    dynamics_loss: Tensor
+    context_codes: Tensor
+    dynamics_codes: Tensor
+    context_vectors: Tensor
+    dynamics_vectors: Tensor
+
+
+class CompressiveTokenizer(nn.Module):
+    """Compressive VQGAN of iVideoGPT.
+
+    Source: paper section 3.1 and thuml/iVideoGPT ivideogpt/ctx_tokenizer/compressive_vqgan; same numbers.
+    """
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        """Random weights in the shape of ``config``."""
+        super().__init__()
+        self.config = config
+        side = config.pixel_unshuffle
+        shape = {
+            "latent_channels": config.latent_channels,
+            "block_channels": config.block_channels,
+            "num_layers": config.layers_per_block,
+            "groups": config.norm_groups,
+        }
+        condition = {
+            "context_frames": config.context_frames,
+            "max_attention_resolution": config.max_attention_resolution,
+            "dropout": config.dropout,
+            "mid_attention": True,
+        }
+        encoder = {"in_channels": 3 * side**2, "resolution": config.resolution // side, **shape}
+        decoder = {"out_channels": (4 if config.background else 3) * side**2, "resolution": config.context_grid, **shape}
+        width, latent = config.code_width, config.latent_channels
+        self.encoder = Encoder(**encoder, mid_attention=config.mid_attention)
+        self.decoder = Decoder(**decoder, mid_attention=config.mid_attention)
+        self.quantize = VectorQuantizer(config.context_codes, width)
+        self.quant_conv = nn.Conv2d(latent, width, 1)
+        self.post_quant_conv = nn.Conv2d(width, latent, 1)
+        if config.conditional:
+            self.cond_encoder = Encoder(**encoder, **condition)
+            self.cond_decoder = Decoder(**decoder, **condition)
+            self.dynamics_quantize = VectorQuantizer(config.dynamics_codes, width)
+            self.quant_linear = nn.Linear(config.patch_size**2 * latent, width)
+            self.post_quant_linear = nn.Linear(width, config.patch_size**2 * latent)
+        if config.background:
+            self.background = nn.Parameter(torch.ones(3, config.resolution, config.resolution))
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Where tokens sit and which ids they may have."""
+        return self.config.layout
+
+    # Files
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> CompressiveTokenizer:
+        """Loads a ``tokenizer/`` folder (official or ours) in evaluation mode.
+
+        Raises:
+            UserError: a file is missing or damaged, or holds another kind of model.
+        """
+        folder = Path(folder)
+        if not (folder / CONFIG_FILE).is_file():
+            raise UserError(f"{folder} has no {CONFIG_FILE}; expected a tokenizer folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+        try:
+            values = json.loads((folder / CONFIG_FILE).read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{folder / CONFIG_FILE} is not valid JSON ({error}); download it again") from error
+        tokenizer = cls(TokenizerConfig.from_official(values))
+        load_state(tokenizer, load_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
+        return tokenizer.eval()
+
+    def set_context_frames(self, context_frames: int) -> None:
+        """Makes the tokenizer look at fewer context frames: the position embeddings of the last ones are kept.
+
+        Source: thuml/iVideoGPT ``set_context_length``; same, but growing is refused.
+
+        Raises:
+            UserError: more frames than the weights were trained for.
+        """
+        if context_frames == self.config.context_frames:
+            return
+        if not 1 <= context_frames <= self.config.context_frames:
+            raise UserError(
+                f"context_frames is {context_frames}; expected 1 to {self.config.context_frames}, "
+                "the number this tokenizer was trained with"
+            )
+        self.config = replace(self.config, context_frames=context_frames)
+        if self.config.conditional:
+            for block in [*self.cond_encoder.cross_att_blocks, *self.cond_decoder.cross_att_blocks]:
+                rows = len(block.q_pos_emb) * context_frames
+                block.kv_pos_emb = nn.Parameter(block.kv_pos_emb.detach()[-rows:].clone())
+
+    # Frames to codes
+
+    def encode_context(self, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
+        """Codes of context frames, and their features for `encode_future`.
+
+        Args:
+            frames: ``[b c ch h w]`` in [0, 1].
+
+        Returns:
+            int64 ``[b c n]`` context codes and the encoder's features.
+        """
+        vectors, features = self._context_vectors(frames)
+        return self.quantize.encode(vectors), features
+
+    def encode_future(self, frames: Tensor, features: ContextFeatures) -> Tensor:
+        """Codes of frames after the context.
+
+        Args:
+            frames: ``[b f ch h w]`` in [0, 1].
+            features: what `encode_context` gave for the same rows.
+
+        Returns:
+            int64 ``[b f m]`` dynamics codes, from 0.
+        """
+        return self._dynamics_quantizer.encode(self._dynamics_vectors(frames, features))
+
+    def decode_context(self, codes: Tensor) -> tuple[Tensor, ContextFeatures]:
+        """Frames of context codes, and the decoder's features for `decode_future`.
+
+        Args:
+            codes: int64 ``[b c n]``.
+
+        Returns:
+            Frames ``[b c ch h w]``, not clamped, and the features.
+        """
+        return self._decode_context(self.quantize.decode(codes))
+
+    def decode_future(self, codes: Tensor, features: ContextFeatures) -> Tensor:
+        """Frames of dynamics codes.
+
+        Args:
+            codes: int64 ``[b f m]``, from 0.
+            features: what `decode_context` gave for the same rows.
+
+        Returns:
+            ``[b f ch h w]``, not clamped.
+        """
+        return self._decode_future(self._dynamics_quantizer.decode(codes), features)
+
+    # Whole sequences
+
+    def tokenize(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames to one sequence of tokens in the official order.
+
+        Args:
+            frames: float ``[b t c h w]`` in [0, 1]; the first ``context_frames`` of them are the context.
+
+        Returns:
+            ids int64 ``[b length]`` and labels of the same shape (-100 where no loss is taken).
+
+        Raises:
+            UserError: wrong size, channels or fewer frames than the context.
+        """
+        self.check_frames(frames, at_least=self.config.context_frames)
+        count = self.config.context_frames
+        context, features = self.encode_context(frames[:, :count])
+        future = self.encode_future(frames[:, count:], features) if frames.shape[1] > count else None
+        ids = self.layout.join(context, future)
+        return ids, self.layout.labels(ids, count)
+
+    def detokenize(self, ids: Tensor) -> Tensor:
+        """One sequence of tokens to frames ``[b t c h w]``, not clamped; what separator slots hold is ignored.
+
+        Raises:
+            UserError: the length holds no whole number of frames.
+        """
+        context_codes, dynamics_codes = self.layout.split(ids, self.config.context_frames)
+        context, features = self.decode_context(context_codes)
+        if not dynamics_codes.shape[1]:
+            return context
+        return torch.cat([context, self.decode_future(dynamics_codes, features)], dim=1)
+
+    def forward(self, frames: Tensor, context_frames: int | None = None, quantized: bool = True) -> Reconstruction:
+        """Encodes, quantises with straight-through gradients and decodes.
+
+        Args:
+            frames: ``[b t ch h w]`` in [0, 1]; more than the context.
+            context_frames: how many of them are the context (default: all that the tokenizer looks at).
+            quantized: False passes the vectors on as they are: a first phase of training without codes.
+        """
+        count = context_frames or self.config.context_frames
+        context_z, features = self._context_vectors(frames[:, :count])
+        dynamics_z = self._dynamics_vectors(frames[:, count:], features)
+        context_q, context_loss, context_codes = self.quantize(context_z)
+        dynamics_q, dynamics_loss, dynamics_codes = self._dynamics_quantizer(dynamics_z)
+        context, decoded = self._decode_context(context_q if quantized else context_z)
+        future = self._decode_future(dynamics_q if quantized else dynamics_z, decoded)
+        return Reconstruction(
+            context, future, context_loss, dynamics_loss, context_codes, dynamics_codes, context_z, dynamics_z
+        )
+
+    def check_frames(self, frames: Tensor, at_least: int = 1) -> None:
+        """Raises UserError where ``frames`` are not ``[b t 3 h w]`` of this tokenizer's resolution."""
+        size = self.config.resolution
+        if frames.ndim != 5 or frames.shape[2:] != (3, size, size):
+            raise UserError(f"frames have shape {list(frames.shape)}; expected [b t 3 {size} {size}]; resize them first")
+        if frames.shape[1] < at_least:
+            raise UserError(f"{frames.shape[1]} frames were given; expected at least {at_least}")
+
+    # Parts
+
+    @property
+    def _dynamics_quantizer(self) -> VectorQuantizer:
+        return self.dynamics_quantize if self.config.conditional else self.quantize
+
+    def _context_vectors(self, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
+        z, features = self.encoder(self._from_pixels(frames))
+        vectors = rearrange(self.quant_conv(z), "(b c) d h w -> b c (h w) d", b=len(frames))
+        return vectors, self._features(features, len(frames))
+
+    def _dynamics_vectors(self, frames: Tensor, features: ContextFeatures) -> Tensor:
+        if not self.config.conditional:
+            return self._context_vectors(frames)[0]
+        z, _ = self.cond_encoder(self._from_pixels(frames), features.levels)
+        side = self.config.patch_size
+        patches = rearrange(z, "(b f) d (h p) (w q) -> b f (h w) (p q d)", b=len(frames), p=side, q=side)
+        return self.quant_linear(patches)
+
+    def _decode_context(self, vectors: Tensor) -> tuple[Tensor, ContextFeatures]:
+        z = rearrange(vectors, "b c (h w) d -> (b c) d h w", h=self.config.context_grid)
+        frames, features = self.decoder(self.post_quant_conv(z))
+        return self._to_pixels(frames, len(vectors)), self._features(features, len(vectors))
+
+    def _decode_future(self, vectors: Tensor, features: ContextFeatures) -> Tensor:
+        if not self.config.conditional:
+            return self._decode_context(vectors)[0]
+        grid, side = self.config.dynamics_grid, self.config.patch_size
+        patches = self.post_quant_linear(vectors)
+        z = rearrange(patches, "b f (h w) (p q d) -> (b f) d (h p) (w q)", h=grid, p=side, q=side)
+        return self._to_pixels(self.cond_decoder(z, features.levels)[0], len(vectors))
+
+    def _features(self, features: list[Tensor], rows: int) -> ContextFeatures:
+        if not self.config.conditional:
+            return ContextFeatures(())
+        return ContextFeatures(tuple(rearrange(x, "(b c) d h w -> b c d h w", b=rows) for x in features))
+
+    def _from_pixels(self, frames: Tensor) -> Tensor:
+        if self.config.background:
+            frames = frames - self.background.detach()
+        x = F.pixel_unshuffle(rearrange(frames, "b t c h w -> (b t) c h w"), self.config.pixel_unshuffle)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _to_pixels(self, x: Tensor, rows: int) -> Tensor:
+        x = F.pixel_shuffle(x, self.config.pixel_unshuffle)
+        if self.config.background:
+            shown = torch.sigmoid(x[:, 3:])
+            x = x[:, :3] * shown + self.background * (1 - shown)
+        return rearrange(x, "(b t) c h w -> b t c h w", b=rows)
+
+
+def load_state(module: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
+    """Loads all weights of ``module`` and nothing else.
+
+    Raises:
+        UserError: names or shapes do not match; the first differences are named.
+    """
+    expected = module.state_dict()
+    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or unknown:
+        said = [f"{label} {', '.join(names[:3])}" for label, names in (("missing", missing), ("unknown", unknown)) if names]
+        raise UserError(f"{source} does not fit its config.json: {'; '.join(said)}; is it a checkpoint of another kind?")
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape:
+            raise UserError(
+                f"{source} does not fit its config.json: {name} has shape {list(value.shape)}, "
+                f"expected {list(expected[name].shape)}"
+            )
+    module.load_state_dict(tensors)

@@ -1,0 +1,161 @@
+"""All that fixes a tokenizer's shape, and how the official configuration file says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ivideogpt.core.errors import UserError
+from ivideogpt.core.layout import TokenLayout
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """Shape of a compressive tokenizer. The defaults are the official 64 px tokenizer.
+
+    Attributes:
+        resolution: height and width of a frame in pixels.
+        block_channels: width of each level of the encoder; each level but the last halves the map.
+        layers_per_block: residual blocks of a level (the decoder has one more).
+        latent_channels: width of the latent map.
+        code_channels: width of a code; None: the same as ``latent_channels``.
+        norm_groups: groups of the group norms; 0: each pixel is normalised over its channels, so that no token depends
+            on what happens elsewhere in the picture.
+        context_codes, dynamics_codes: sizes of the two codebooks.
+        context_frames: number of context frames that the cross attention can look at.
+        max_attention_resolution: levels up to this width attend to the context frames.
+        patch_size: latent pixels (per side) that share one dynamics token.
+        mid_attention: self-attention in the middle of the plain networks (the conditional ones always have it).
+        dropout: in cross attention, while training.
+        pixel_unshuffle: pixels (per side) that the first convolution sees as channels; 1 in the official models.
+        conditional: future frames have networks of their own that attend to the context. False: one plain network and
+            one codebook serves all frames (``patch_size`` is then 1): for small models that must learn fast.
+        background: a learned picture lies behind what is decoded, and a decoded mask says where it shows.
+    """
+
+    resolution: int = 64
+    block_channels: tuple[int, ...] = (128, 256, 512)
+    layers_per_block: int = 2
+    latent_channels: int = 64
+    code_channels: int | None = None
+    norm_groups: int = 32
+    context_codes: int = 8192
+    dynamics_codes: int = 8192
+    context_frames: int = 2
+    max_attention_resolution: int = 16
+    patch_size: int = 4
+    mid_attention: bool = False
+    dropout: float = 0.1
+    pixel_unshuffle: int = 1
+    conditional: bool = True
+    background: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UserError where the sizes do not fit together."""
+        factor = self.pixel_unshuffle * 2 ** (len(self.block_channels) - 1)
+        if self.resolution % factor:
+            raise UserError(f"resolution {self.resolution} is not a multiple of {factor}, by which this tokenizer shrinks")
+        if self.context_grid % self.patch_size:
+            raise UserError(
+                f"patch_size {self.patch_size} does not divide the {self.context_grid} x {self.context_grid} latent map"
+            )
+        if not self.conditional and (self.patch_size != 1 or self.context_codes != self.dynamics_codes):
+            raise UserError("a tokenizer that is not conditional needs patch_size 1 and two codebooks of one size")
+
+    @property
+    def context_grid(self) -> int:
+        """Side of the grid of context tokens, which is the latent map."""
+        return self.resolution // (self.pixel_unshuffle * 2 ** (len(self.block_channels) - 1))
+
+    @property
+    def dynamics_grid(self) -> int:
+        """Side of the grid of dynamics tokens."""
+        return self.context_grid // self.patch_size
+
+    @property
+    def code_width(self) -> int:
+        """Width of a code."""
+        return self.code_channels or self.latent_channels
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Where tokens sit and which ids they may have."""
+        return TokenLayout(
+            context_tokens=self.context_grid**2,
+            dynamics_tokens=self.dynamics_grid**2,
+            context_codes=self.context_codes,
+            dynamics_codes=self.dynamics_codes,
+        )
+
+    @property
+    def is_official(self) -> bool:
+        """Whether the official code can read it: a 16x16 latent map, 4x4 dynamics tokens and no option of ours."""
+        ours = self.pixel_unshuffle != 1 or not self.conditional or self.background or not self.norm_groups
+        return (self.context_grid, self.dynamics_grid) == (16, 4) and not ours
+
+    def to_official(self) -> dict[str, Any]:
+        """The fields of an official ``tokenizer/config.json``; options of ours are added only where they are used."""
+        levels = len(self.block_channels)
+        values: dict[str, Any] = {
+            "_class_name": "CompressiveVQModel",
+            "_diffusers_version": "0.27.2",
+            "act_fn": "silu",
+            "block_out_channels": list(self.block_channels),
+            "context_length": self.context_frames,
+            "down_block_types": ["DownEncoderBlock2D"] * levels,
+            "force_upcast": True,
+            "in_channels": 3,
+            "latent_channels": self.latent_channels,
+            "layers_per_block": self.layers_per_block,
+            "lookup_from_codebook": True,
+            "max_att_resolution": self.max_attention_resolution,
+            "mid_block_add_attention": self.mid_attention,
+            "norm_num_groups": self.norm_groups,
+            "norm_type": "group",
+            "num_dyn_embeddings": self.dynamics_codes,
+            "num_vq_embeddings": self.context_codes,
+            "out_channels": 3,
+            "patch_size": self.patch_size,
+            "resolution": self.resolution,
+            "sample_size": 32,
+            "scaling_factor": 0.18215,
+            "up_block_types": ["UpDecoderBlock2D"] * levels,
+            "vq_embed_dim": self.code_channels,
+        }
+        for name in ("dropout", "pixel_unshuffle", "conditional", "background"):
+            if getattr(self, name) != getattr(TokenizerConfig, name):
+                values[name] = getattr(self, name)
+        return values
+
+    @classmethod
+    def from_official(cls, values: dict[str, Any]) -> TokenizerConfig:
+        """Reads the fields of a ``tokenizer/config.json``, with the official defaults for those it leaves out.
+
+        Raises:
+            UserError: it describes another kind of model.
+        """
+        if "num_dyn_embeddings" not in values:
+            kind = values.get("_class_name") or values.get("model_type") or "no known class"
+            raise UserError(f"this config.json describes {kind}, not a compressive tokenizer: num_dyn_embeddings is missing")
+        expected = {"norm_type": "group", "act_fn": "silu", "in_channels": 3, "out_channels": 3}
+        for name, value in expected.items():
+            if values.get(name, value) != value:
+                raise UserError(f"tokenizer option {name}={values[name]!r} is not supported; expected {value!r}")
+        return cls(
+            resolution=values.get("resolution", 256),
+            block_channels=tuple(values["block_out_channels"]),
+            layers_per_block=values.get("layers_per_block", 1),
+            latent_channels=values.get("latent_channels", 3),
+            code_channels=values.get("vq_embed_dim"),
+            norm_groups=values.get("norm_num_groups", 32),
+            context_codes=values.get("num_vq_embeddings", 256),
+            dynamics_codes=values["num_dyn_embeddings"],
+            context_frames=values.get("context_length", 2),
+            max_attention_resolution=values.get("max_att_resolution", 32),
+            patch_size=values.get("patch_size", 4),
+            mid_attention=values.get("mid_block_add_attention", True),
+            dropout=values.get("dropout", 0.1),
+            pixel_unshuffle=values.get("pixel_unshuffle", 1),
+            conditional=values.get("conditional", True),
+            background=values.get("background", False),
+        )

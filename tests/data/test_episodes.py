@@ -1,0 +1,102 @@
+"""Episode files give back what was put in, or say in one sentence why not."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ivideogpt.core.episode import Episode
+from ivideogpt.core.errors import UserError
+from ivideogpt.data.episodes import load_episodes, load_folder, save_episodes
+
+
+def _episode(key: str, length: int = 5, split: str = "train", size: int = 16) -> Episode:
+    random = np.random.default_rng(length)
+    return Episode(
+        frames=random.integers(0, 256, (length, size, size + 2, 3), dtype=np.uint8),
+        actions=random.normal(size=(length, 2)).astype(np.float32),
+        rewards=random.normal(size=length).astype(np.float32),
+        terminated=np.zeros(length, bool),
+        state=random.normal(size=(length, 3)).astype(np.float32),
+        key=key,
+        split=split,
+        meta={"seed": 3, "note": "ü"},
+    )
+
+
+def test_what_was_saved_is_loaded(tmp_path):
+    saved = [_episode("a"), _episode("b", length=3, split="test", size=8)]
+    save_episodes(tmp_path / "new" / "some.safetensors", saved)
+    loaded = load_episodes(tmp_path / "new" / "some.safetensors")
+    assert len(loaded) == 2
+    for one, other in zip(saved, loaded, strict=True):
+        assert (one.key, one.split, one.meta) == (other.key, other.split, other.meta)
+        for label in ("frames", "actions", "rewards", "terminated", "state"):
+            np.testing.assert_array_equal(getattr(one, label), getattr(other, label))
+            assert getattr(one, label).dtype == getattr(other, label).dtype
+
+
+def test_absent_arrays_stay_absent(tmp_path):
+    save_episodes(tmp_path / "some.safetensors", [Episode(frames=np.zeros((2, 4, 4, 3), np.uint8))])
+    (loaded,) = load_episodes(tmp_path / "some.safetensors")
+    assert loaded.actions is None and loaded.rewards is None and loaded.terminated is None and loaded.state is None
+
+
+def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "some.safetensors"
+    save_episodes(path, [_episode("old")])
+
+    def full_disk(_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_episodes(path, [_episode("new")])
+    assert [episode.key for episode in load_episodes(path)] == ["old"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_file_is_explained(tmp_path):
+    with pytest.raises(UserError, match="no episode file"):
+        load_episodes(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.99])
+def test_cut_off_file_is_explained(tmp_path, keep):
+    path = tmp_path / "some.safetensors"
+    save_episodes(path, [_episode("a")])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(UserError, match="damaged"):
+        load_episodes(path)
+
+
+def test_damaged_picture_is_explained(tmp_path):
+    path = tmp_path / "some.safetensors"
+    save_episodes(path, [_episode("a")])
+    content = bytearray(path.read_bytes())
+    start = content.index(b"IDAT") + 40
+    content[start : start + 200] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        load_episodes(path)
+
+
+def test_other_safetensors_file_is_explained(tmp_path):
+    save_file({"weight": np.zeros(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="not an episode file"):
+        load_episodes(tmp_path / "model.safetensors")
+
+
+def test_folder_is_read_by_file_name_and_split(tmp_path):
+    save_episodes(tmp_path / "2.safetensors", [_episode("c")])
+    save_episodes(tmp_path / "1.safetensors", [_episode("a"), _episode("b", split="test")])
+    assert [episode.key for episode in load_folder(tmp_path)] == ["a", "b", "c"]
+    assert [episode.key for episode in load_folder(tmp_path, split="test")] == ["b"]
+
+
+def test_empty_folder_and_unknown_split_are_explained(tmp_path):
+    with pytest.raises(UserError, match="no episode files"):
+        load_folder(tmp_path)
+    save_episodes(tmp_path / "1.safetensors", [_episode("a")])
+    with pytest.raises(UserError, match="no episode in .* of split 'tset'"):
+        load_folder(tmp_path, split="tset")
