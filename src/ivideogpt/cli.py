@@ -41,7 +41,9 @@ VERBS: Mapping[str, Verb] = {
     "demo": Verb("ivideogpt.verbs.demo:demo", "imagine a held-out episode with the shipped model, beside the truth"),
     "predict": Verb("ivideogpt.verbs.predict:predict", "imagine the future of a video or an episode of your own"),
     "collect": Verb("ivideogpt.verbs.collect:collect", "record episodes in a simulator"),
-    "train-demo": Verb("ivideogpt.verbs.demo:train_demo", "train the shipped model again, from simulator to checkpoint"),
+    "train-demo": Verb(
+        "ivideogpt.verbs.demo:train_demo", "train the shipped model again, from simulator to checkpoint"
+    ),
     "eval-demo": Verb("ivideogpt.verbs.demo:eval_demo", "measure the shipped model on fresh episodes"),
 }
 

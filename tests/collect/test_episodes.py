@@ -14,7 +14,7 @@ def test_episode_follows_the_contract():
     (episode,) = collect_pusht([7], length=12)
     assert episode.frames.shape == (12, 64, 64, 3)
     assert episode.actions.shape == (12, 2) and episode.actions.dtype == np.float32
-    assert 0 <= episode.actions.min() and episode.actions.max() <= 512
+    assert episode.actions.min() >= 0 and episode.actions.max() <= 512
     assert episode.state.shape == (12, 5)
     assert not episode.actions[-1].any() and not episode.terminated.any()
     assert (episode.key, episode.split) == ("pusht_00000007", "train")
@@ -47,7 +47,9 @@ def test_seeds_from_10000_are_held_out():
 def test_most_episodes_push_the_block_far():
     episodes = list(collect_pusht(range(20), length=48))
     contact = np.mean([episode.meta["contact_steps"] / 47 for episode in episodes])
-    travelled = [np.linalg.norm(episode.state[14:, 2:4] - episode.state[:-14, 2:4], axis=-1).max() for episode in episodes]
+    travelled = [
+        np.linalg.norm(episode.state[14:, 2:4] - episode.state[:-14, 2:4], axis=-1).max() for episode in episodes
+    ]
     assert contact > 0.35
     assert np.mean(np.array(travelled) >= 64) > 0.5
 

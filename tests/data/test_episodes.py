@@ -81,6 +81,12 @@ def test_damaged_picture_is_explained(tmp_path):
         load_episodes(path)
 
 
+def test_long_episodes_are_no_decompression_bombs(tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10)
+    save_episodes(tmp_path / "some.safetensors", [_episode("a")])
+    assert len(load_episodes(tmp_path / "some.safetensors")[0]) == 5
+
+
 def test_other_safetensors_file_is_explained(tmp_path):
     save_file({"weight": np.zeros(3)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="not an episode file"):

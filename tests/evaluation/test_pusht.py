@@ -21,8 +21,8 @@ def _draw(agent: tuple[float, float] | None, block: tuple[float, float, float]) 
     def tee(centre_x: float, centre_y: float, angle: float) -> np.ndarray:
         right = (x - 8 * centre_x) * math.cos(angle) + (y - 8 * centre_y) * math.sin(angle)
         down = -(x - 8 * centre_x) * math.sin(angle) + (y - 8 * centre_y) * math.cos(angle) + 40.7
-        bar = (abs(right) < 60) & (0 <= down) & (down < 30)
-        return bar | ((abs(right) < 15) & (30 <= down) & (down < 120))
+        bar = (abs(right) < 60) & (down >= 0) & (down < 30)
+        return bar | ((abs(right) < 15) & (down >= 30) & (down < 120))
 
     image[tee(29, 36, math.pi / 4)] = GOAL
     image[tee(*block)] = BLOCK

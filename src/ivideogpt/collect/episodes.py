@@ -1,6 +1,6 @@
 """Episodes recorded in environments with scripted behaviour.
 
-    python -m ivideogpt.collect.episodes --seeds 0:3000 --out datasets/pusht
+Run: ``python -m ivideogpt.collect.episodes --seeds 0:3000 --out datasets/pusht``
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class DragPolicy:
         return legs
 
     def _speed(self, low: float, high: float) -> float:
-        """px a step, log-uniform; now and then a jump."""
+        """Speed in px a step, log-uniform; now and then a jump."""
         if self._random.random() < 0.08:
             return 600.0
         return float(np.exp(self._random.uniform(np.log(low), np.log(high))))

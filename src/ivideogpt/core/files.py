@@ -7,6 +7,7 @@ replace_folder("runs/a/checkpoints/step-00000010", writer)
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -36,7 +37,8 @@ def write_atomic(path: Path | str, writer: Callable[[Path], object]) -> None:
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error says more than a failed clean-up
+            temporary.unlink(missing_ok=True)
 
 
 def write_text_atomic(path: Path | str, text: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from einops import rearrange
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tqdm import tqdm
@@ -43,9 +43,7 @@ def save_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
             value = getattr(episode, label)
             if value is not None:
                 tensors[f"{index}.{label}"] = np.ascontiguousarray(value)
-        entries.append(
-            {"key": episode.key, "split": episode.split, "frames": len(episode), "meta": episode.meta},
-        )
+        entries.append({"key": episode.key, "split": episode.split, "frames": len(episode), "meta": episode.meta})
     content = save(tensors, metadata={"format": FORMAT, "episodes": json.dumps(entries)})
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_atomically(path, content)
@@ -64,13 +62,14 @@ def load_episodes(path: str | Path) -> list[Episode]:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise UserError(f"{path} is not an episode file: its format is {metadata.get('format')!r}, not {FORMAT!r}")
+                found = metadata.get("format")
+                raise UserError(f"{path} is not an episode file: its format is {found!r}, not {FORMAT!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
             entries = json.loads(metadata["episodes"])
         return [_unpack(index, entry, tensors) for index, entry in enumerate(entries)]
     except UserError:
         raise
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's bad PNG
         raise UserError(f"{path} is damaged ({error}); delete it and collect or convert it again") from error
 
 
@@ -104,7 +103,8 @@ def _pack_frames(frames: np.ndarray) -> np.ndarray:
 
 
 def _unpack(index: int, entry: dict, tensors: dict[str, np.ndarray]) -> Episode:
-    with Image.open(io.BytesIO(tensors[f"{index}.frames"].tobytes())) as image:
+    # Image.open would refuse long episodes as "decompression bombs"; these pictures are ours.
+    with PngImagePlugin.PngImageFile(io.BytesIO(tensors[f"{index}.frames"].tobytes())) as image:
         frames = rearrange(np.array(image), "(t h) w c -> t h w c", t=entry["frames"])
     rows = {label: tensors.get(f"{index}.{label}") for label in _ROWS}
     return Episode(frames=frames, key=entry["key"], split=entry["split"], meta=entry["meta"], **rows)

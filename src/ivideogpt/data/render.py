@@ -100,7 +100,8 @@ def write_strip(path: str | Path, rows: Mapping[str, np.ndarray], *, context_fra
     sheets = {label: _enlarged(frames, _TILE) for label, frames in _checked_rows(rows, context_frames).items()}
     length, height, width, _ = next(iter(sheets.values())).shape
     font, gap, margin, header, band_gap = _font(17), 4, 28, 34, 30
-    gutter = max(round(font.getlength(label)) for label in sheets) + 22
+    labels = [_shortened(label, font, 2 * _TILE) for label in sheets]
+    gutter = max(round(font.getlength(label)) for label in labels) + 22
     columns = min(max((_STRIP_WIDTH - gutter) // (width + gap), 1), _MOST_COLUMNS, length)
     bands, band = -(-length // columns), header + len(sheets) * (height + gap) - gap
     # A wider gap shows where imagination begins; on several bands it would push the columns out of line.
@@ -118,7 +119,7 @@ def write_strip(path: str | Path, rows: Mapping[str, np.ndarray], *, context_fra
         caption, colour = _caption(index, context_frames)
         draw.text((left + width / 2, upper + 10), caption, colour, font, anchor="mm")
         draw.rectangle((left, upper + 23, left + width - 1, upper + 26), colour)
-        for row, (label, frames) in enumerate(sheets.items()):
+        for row, (label, frames) in enumerate(zip(labels, sheets.values(), strict=True)):
             y = upper + header + row * (height + gap)
             canvas.paste(Image.fromarray(frames[index]), (left, y))
             if column == 0:

@@ -67,10 +67,9 @@ def colour_shares(frames: Tensor) -> Tensor:
         UserError: the shape is another.
     """
     if frames.shape[-3:] != (3, IMAGE_SIZE, IMAGE_SIZE):
-        raise UserError(f"frames have shape {list(frames.shape)}; PushT is measured on [.. 3 {IMAGE_SIZE} {IMAGE_SIZE}]")
-    values = frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
-    colours = torch.tensor(_COLOURS, device=values.device) / 255 - 1
-    shares = torch.einsum("...chw,cs->...shw", values - 1, torch.linalg.inv(colours))
+        raise UserError(f"frames have shape {list(frames.shape)}; expected [.. 3 {IMAGE_SIZE} {IMAGE_SIZE}] of PushT")
+    colours = torch.tensor(_COLOURS, device=frames.device) / 255 - 1
+    shares = torch.einsum("...chw,cs->...shw", _unit(frames) - 1, torch.linalg.inv(colours))
     return shares.clamp(0, 1)
 
 
@@ -152,7 +151,8 @@ def pusht_measures(
         UserError: the shapes differ.
     """
     if true.shape != imagined.shape or true.ndim != 5:
-        raise UserError(f"true is {list(true.shape)} and imagined is {list(imagined.shape)}; expected the same [n t 3 64 64]")
+        shapes = f"true is {list(true.shape)} and imagined is {list(imagined.shape)}"
+        raise UserError(f"{shapes}; expected the same [n t 3 {IMAGE_SIZE} {IMAGE_SIZE}]")
     true, imagined = _unit(true), _unit(imagined)
     true_agent, agent = locate_agent(true), locate_agent(imagined)
     right = agent.present & ((agent.xy - true_agent.xy).norm(dim=-1) <= near)
@@ -176,6 +176,7 @@ def pusht_measures(
 
 
 def _unit(frames: Tensor) -> Tensor:
+    """Frames of either type as float32 in [0, 1]."""
     return frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
 
 
