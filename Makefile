@@ -4,11 +4,13 @@ PYTHON := python3
 # every extra that the CI machine can use
 EXTRAS := pusht,dev
 SEEDS := 20000:20020
-# PyPI's torch for Linux is the CUDA build; on a PC without a GPU a smaller download is
-#   make demo PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
-PIP_OPTIONS :=
+# PyPI's torch for Linux brings gigabytes of CUDA: without an NVIDIA card, take the CPU build where it can be reached.
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+CPU_TORCH = $(shell command -v nvidia-smi >/dev/null || { \
+	$(PYTHON) -c "import urllib.request as u; u.urlopen('$(TORCH_INDEX)/torch/', timeout=3)" 2>/dev/null \
+	&& echo --extra-index-url $(TORCH_INDEX); })
 
-INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(PIP_OPTIONS)
+INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(CPU_TORCH)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint train-demo eval-demo

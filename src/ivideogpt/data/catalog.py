@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import Any
 
 from ivideogpt.core.errors import UserError
 
@@ -72,9 +73,10 @@ def dataset_info(name: str) -> DatasetInfo:
     raise UserError(f"there is no dataset named {name!r}; did you mean {closest!r}? Files of your own need no name")
 
 
-def _row(name: str, base_stride: float = 1, camera: str = "image", **differences) -> DatasetInfo:
+def _row(name: str, base_stride: float = 1, camera: str = "image", **differences: Any) -> DatasetInfo:
     cameras = {"camera_key": camera, "loader_camera_key": camera, "converter_camera_key": camera}
-    return DatasetInfo(**{"name": name, "base_stride": base_stride, "source": name} | cameras | differences)
+    fields: dict[str, Any] = {"name": name, "base_stride": base_stride, "source": name} | cameras | differences
+    return DatasetInfo(**fields)
 
 
 _ROWS = (

@@ -21,6 +21,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.error import FFmpegError
 from einops import rearrange
 from PIL import Image, ImageOps, ImageSequence
 
@@ -72,7 +73,7 @@ def read_episode(
         raise UserError(f"there is no file or folder {path}; check the path")
     kind = "folder" if path.is_dir() else path.suffix.lower()
     if kind != ".npz" and camera_key is not None:
-        raise UserError(f"camera_key is {camera_key!r}, but {path} is no .npz file and has no named arrays; leave it out")
+        raise UserError(f"camera_key is {camera_key!r}, but {path} is no .npz and has no named arrays; leave it out")
     meta = {"source": str(path), "dataset": dataset_name}
     if kind == ".npz":
         return _read_npz(path, dataset, camera_key, size, meta)
@@ -88,9 +89,7 @@ def read_episode(
     return Episode(frames=frames, key=path.stem, meta=meta | {"fps": rate})
 
 
-def _read_npz(
-    path: Path, dataset: DatasetInfo | None, camera_key: str | None, size: int | None, meta: dict
-) -> Episode:
+def _read_npz(path: Path, dataset: DatasetInfo | None, camera_key: str | None, size: int | None, meta: dict) -> Episode:
     try:
         archive = np.load(path, allow_pickle=False)
     except _DAMAGED_ARCHIVE as error:
@@ -121,7 +120,7 @@ def _read_npz(
 
 def _array(archive: np.lib.npyio.NpzFile, path: Path, name: str) -> np.ndarray:
     if name not in archive.files:
-        raise UserError(f"{path} has no array {name!r}; it has {_listed(archive.files)}: give one of these as camera_key")
+        raise UserError(f"{path} has no array {name!r}; it has {_listed(archive.files)}: give one as camera_key")
     try:
         return archive[name]
     except _DAMAGED_ARCHIVE as error:
@@ -144,7 +143,7 @@ def _only_camera(archive: np.lib.npyio.NpzFile, path: Path) -> str:
         return cameras[0]
     if cameras:
         raise UserError(
-            f"{path} has {len(cameras)} arrays of frames: {_listed(cameras)}; give one as camera_key, or the dataset_name"
+            f"{path} has {len(cameras)} arrays of frames: {_listed(cameras)}; give one as camera_key, or dataset_name"
         )
     found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()) or "nothing readable"
     raise UserError(f"{path} has no array of frames [t h w 3]; it has {found}; store RGB frames as 'frames'")
@@ -163,7 +162,7 @@ def _frames_of(stored: np.ndarray, name: str) -> np.ndarray:
     """Frames uint8 ``[t h w 3]`` from an array of any layout and number type that is understood."""
     shape = list(stored.shape)
     if stored.ndim != 4 or (layout := _layout(stored.shape)) is None:
-        raise UserError(f"{name} has shape {shape}; expected RGB frames [t h w 3], [t 3 h w] or stacks of three [t 9 h w]")
+        raise UserError(f"{name} has shape {shape}; expected RGB frames [t h w 3], [t 3 h w] or stacked [t 9 h w]")
     if 0 in stored.shape:
         raise UserError(f"{name} has shape {shape}: no frames; record the episode again")
     # Of stacked frames the last three channels are the newest.
@@ -176,7 +175,8 @@ def _frames_of(stored: np.ndarray, name: str) -> np.ndarray:
     # Written so that NaN fails too.
     if not (low >= 0 and high <= top):
         raise UserError(
-            f"{name} has {frames.dtype} values from {low:g} to {high:g}; expected floats from 0 to 1 or integers from 0 to 255"
+            f"{name} has {frames.dtype} values from {low:g} to {high:g}; "
+            "expected floats from 0 to 1 or integers from 0 to 255"
         )
     return np.rint(frames * (255 / top)).astype(np.uint8)
 
@@ -189,8 +189,8 @@ def _rows_of(stored: np.ndarray, name: str, length: int, leads_in: bool) -> np.n
     if leads_in:
         if values[0].any():
             raise UserError(
-                f"{name} starts with {values[0].tolist()}; a replay file starts with zeros, as its row t leads into frame t; "
-                "store frames and actions as 'frames' and 'actions' if row t leads from frame t to t + 1"
+                f"{name} starts with {values[0].tolist()}; a replay file starts with zeros, as its row t leads into "
+                "frame t; store frames and actions as 'frames' and 'actions' if row t leads from frame t to t + 1"
             )
         values = values[1:]
     rows = np.zeros((length, values.shape[1]), np.float32)
@@ -221,11 +221,11 @@ def _read_video(path: Path, size: int | None) -> tuple[np.ndarray, float | None]
             if not container.streams.video:
                 raise UserError(f"{path} has no pictures, only sound; give a file with a video stream")
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+            # The default threading: with frame threads a truncated file ends early and no error is seen.
             rate = float(stream.average_rate) if stream.average_rate else None
             pictures = (np.rot90(f.to_ndarray(format="rgb24"), f.rotation // 90) for f in container.decode(stream))
             return _gathered(pictures, path, size), rate
-    except av.FFmpegError as error:
+    except FFmpegError as error:
         raise UserError(f"{path} cannot be decoded as a video ({error}); convert or copy it again") from error
 
 
@@ -256,7 +256,7 @@ def _read_image(path: Path) -> np.ndarray:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith(("I", "F")):
                 raise UserError(f"{path} has more than 8 bits a channel ({upright.mode}); convert it to 8-bit RGB")
-            if upright.has_transparency_data and upright.convert("RGBA").getextrema()[3][0] < 255:
+            if upright.has_transparency_data and np.asarray(upright.convert("RGBA"))[..., 3].min() < 255:
                 raise UserError(f"{path} is partly transparent; put it on a background and save it as RGB")
             return np.asarray(upright.convert("RGB"))
     except UserError:

@@ -202,7 +202,8 @@ def _enlarged(frames: np.ndarray, shortest_side: int) -> np.ndarray:
 def _checked(frames: np.ndarray, name: str) -> np.ndarray:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         raise UserError(
-            f"{name} has frames of type {frames.dtype} and shape {list(frames.shape)}; expected uint8 [t h w 3] with t > 0"
+            f"{name} has frames of type {frames.dtype} and shape {list(frames.shape)}; "
+            "expected uint8 [t h w 3] with at least one frame"
         )
     return frames
 

@@ -82,7 +82,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """
     a, b = _checked(a, b)
     if min(a.shape[-2:]) < _WINDOW:
-        raise UserError(f"the frames are {a.shape[-1]} x {a.shape[-2]} pixels; SSIM needs at least {_WINDOW} x {_WINDOW}")
+        raise UserError(
+            f"the frames are {a.shape[-1]} x {a.shape[-2]} pixels; SSIM needs at least {_WINDOW} x {_WINDOW}"
+        )
     mean_a, mean_b = _blurred(a), _blurred(b)
     variances = _blurred(a * a) - mean_a**2 + _blurred(b * b) - mean_b**2
     covariance = _blurred(a * b) - mean_a * mean_b
@@ -110,12 +112,16 @@ def _blurred(frames: Tensor) -> Tensor:
 def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both as float32."""
     if a.shape != b.shape or a.ndim != 5 or a.numel() == 0:
-        raise UserError(f"the videos have shapes {list(a.shape)} and {list(b.shape)}; expected [b t c h w] twice, not empty")
+        raise UserError(
+            f"the videos have shapes {list(a.shape)} and {list(b.shape)}; expected [b t c h w] twice, not empty"
+        )
     for name, video in (("first", a), ("second", b)):
         if not video.is_floating_point():
             raise UserError(f"the {name} video has type {video.dtype}; expected floats in [0, 1]: divide uint8 by 255")
         low, high = (value.item() for value in video.detach().aminmax())
         # Written so that NaN fails too.
         if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
-            raise UserError(f"the {name} video has values from {low:g} to {high:g}; expected [0, 1]: clamp or divide by 255")
+            raise UserError(
+                f"the {name} video has values from {low:g} to {high:g}; expected [0, 1]: clamp or divide by 255"
+            )
     return a.float(), b.float()

@@ -1,0 +1,250 @@
+"""LLaMA-style decoder over embeddings, with an explicit static cache of keys and values.
+
+Source: Touvron et al. 2023 (LLaMA) in the arrangement of Hugging Face's ``LlamaForCausalLM``; same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ivideogpt.core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Shape of a transformer. The defaults are the official small one.
+
+    Attributes:
+        vocab_size: number of ids.
+        hidden_size: width d.
+        intermediate_size: width of the gated feed-forward layer.
+        num_layers: depth.
+        num_heads: attention heads; they divide ``hidden_size``.
+        max_positions: longest sequence.
+        rms_norm_eps: epsilon of the norms.
+        rope_theta: base of the rotary position embedding.
+        attention_dropout: while training.
+    """
+
+    vocab_size: int = 16386
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_layers: int = 12
+    num_heads: int = 12
+    max_positions: int = 1024
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+    attention_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises UserError where the heads do not divide the width."""
+        if self.hidden_size % (2 * self.num_heads):
+            raise UserError(f"hidden_size {self.hidden_size} is not an even multiple of num_heads {self.num_heads}")
+
+
+class KVCache:
+    """Keys and values of every layer, allocated once.
+
+    Attributes:
+        keys, values: ``[layers b heads positions head_dim]``.
+        length: positions filled so far, the same for all rows.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, length: int = 0) -> None:
+        """Wraps allocated tensors."""
+        self.keys, self.values, self.length = keys, values, length
+
+    @classmethod
+    def allocate(
+        cls, config: TransformerConfig, rows: int, positions: int, device: torch.device, dtype: torch.dtype
+    ) -> KVCache:
+        """An empty cache for ``rows`` sequences of at most ``positions``."""
+        head_dim = config.hidden_size // config.num_heads
+        shape = (config.num_layers, rows, config.num_heads, positions, head_dim)
+        return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+
+    @property
+    def positions(self) -> int:
+        """Positions there is room for."""
+        return self.keys.shape[3]
+
+    def repeat(self, k: int) -> KVCache:
+        """A copy with each row k times."""
+        keys, values = (x.repeat_interleave(k, dim=1) for x in (self.keys, self.values))
+        return KVCache(keys, values, self.length)
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes ``[b heads n head_dim]`` after the filled positions; returns all keys and values up to there.
+
+        The length moves on only when the whole network has run (`advance`).
+        """
+        stop = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : stop] = keys
+        self.values[layer, :, :, self.length : stop] = values
+        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+
+    def advance(self, count: int) -> None:
+        """Counts ``count`` new positions as filled."""
+        self.length += count
+
+    def truncate(self, length: int) -> None:
+        """Forgets all positions from ``length`` on."""
+        assert length <= self.length
+        self.length = length
+
+
+class RMSNorm(nn.Module):
+    """Divides by the root mean square over the width, in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        """One gain for each channel."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[... d]`` to the same shape and dtype."""
+        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions; one matrix makes queries, keys and values."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """No biases."""
+        super().__init__()
+        self.num_heads, self.dropout = config.num_heads, config.attention_dropout
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        """Attends to itself and to what the cache holds.
+
+        Args:
+            x: ``[b n d]``.
+            rope: cosines and sines ``[2 n head_dim]`` of the positions.
+            mask: bool ``[n total]``, or None: causal without a cache, everything with one.
+            cache: holds earlier positions, or None.
+            layer: which part of the cache is this layer's.
+        """
+        qkv = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        queries, keys = _rotate(qkv[:2], rope)
+        values = qkv[2]
+        if cache is not None:
+            keys, values = cache.append(layer, keys, values)
+        y = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=cache is None,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out(rearrange(y, "b h n d -> b n (h d)"))
+
+
+class FeedForward(nn.Module):
+    """SiLU-gated feed-forward layer; one matrix makes gate and value."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """No biases."""
+        super().__init__()
+        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[b n d]`` to the same shape."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each behind a norm and with a residual."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """One of ``num_layers``."""
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = Attention(config)
+        self.feed_forward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        """``[b n d]`` to the same shape; arguments as in `Attention`."""
+        x = x + self.attention(self.attention_norm(x), rope, mask, cache, layer)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Transformer(nn.Module):
+    """Embeddings in, hidden states out; `embed` and `logits` are the two ends."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        """Weights drawn with standard deviation .02, as LLaMA's."""
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.register_buffer("rope", _rope_table(config), persistent=False)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Hidden states after the final norm.
+
+        Args:
+            x: embeddings ``[b n d]`` of the next n positions.
+            cache: earlier positions; the new ones are added to it.
+
+        Returns:
+            ``[b n d]``.
+
+        Raises:
+            UserError: more positions than the model, or the cache, has room for.
+        """
+        start, count = (cache.length if cache else 0), x.shape[1]
+        room = min(self.config.max_positions, cache.positions if cache else self.config.max_positions)
+        if start + count > room:
+            raise UserError(f"position {start + count} lies beyond the {room} that this model has room for")
+        mask = None
+        if cache is not None and count > 1:
+            mask = torch.ones(count, start + count, dtype=torch.bool, device=x.device).tril(start)
+        rope = self.rope[:, start : start + count]
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rope, mask, cache, index)
+        if cache is not None:
+            cache.advance(count)
+        return self.norm(x)
+
+    def logits(self, hidden: Tensor, ids: range | None = None) -> Tensor:
+        """Scores in float32.
+
+        Args:
+            hidden: ``[... d]``.
+            ids: only these ids of the vocabulary; None: all.
+
+        Returns:
+            ``[... v]``, or ``[... len(ids)]``.
+        """
+        weight = self.head.weight if ids is None else self.head.weight[ids.start : ids.stop]
+        return F.linear(hidden, weight).float()
+
+
+def _rope_table(config: TransformerConfig) -> Tensor:
+    head_dim = config.hidden_size // config.num_heads
+    frequencies = 1.0 / config.rope_theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
+    angles = torch.outer(torch.arange(config.max_positions).float(), frequencies).repeat(1, 2)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def _rotate(x: Tensor, rope: Tensor) -> Tensor:
+    cosine, sine = rope.to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat([-second, first], dim=-1) * sine

@@ -1,0 +1,40 @@
+"""The model card that lies in every checkpoint we write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+
+def model_card(model: WorldModel) -> str:
+    """Markdown with the front matter that the Hub reads: what the model is, what it was trained on, how well it does."""
+    config, tokenizer, transformer = model.config, model.tokenizer.config, model.transformer.config
+    million = {
+        name: sum(p.numel() for p in part.parameters()) / 1e6
+        for name, part in (("tokenizer", model.tokenizer), ("transformer", model.transformer))
+    }
+    rows = {
+        "frames": f"{tokenizer.resolution} x {tokenizer.resolution}, {config.context_frames} context frames",
+        "tokens": f"{model.layout.context_tokens} a context frame, {model.layout.dynamics_tokens} a future frame",
+        "tokenizer": f"{million['tokenizer']:.1f}M parameters, {tokenizer.context_codes} + {tokenizer.dynamics_codes} codes",
+        "transformer": f"{million['transformer']:.1f}M parameters, {transformer.num_layers} layers of {transformer.hidden_size}",
+        "actions": f"{config.heads.action_dim} numbers" if config.heads.action_dim else "none",
+        "rewards": "yes" if config.heads.reward else "no",
+        "trained on clips of": f"{config.clip_frames} frames" if config.clip_frames else "unknown length",
+    }
+    lines = ["---", "license: mit", "library_name: ivideogpt", "tags: [world-model, video-prediction, robotics]", "---", ""]
+    lines += [f"# {config.name or 'An iVideoGPT world model'}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in rows.items()]
+    for title, values in config.metadata.items():
+        lines += ["", f"## {str(title).replace('_', ' ').capitalize()}", "", *_paragraph(values)]
+    use = config.name or "FOLDER"
+    lines += ["", "## Use", "", "```python", "from ivideogpt import WorldModel", f'model = WorldModel.from_pretrained("{use}")']
+    return "\n".join([*lines, "```", ""])
+
+
+def _paragraph(values: Any) -> list[str]:
+    if not isinstance(values, dict):
+        return [str(values)]
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())]

@@ -1,0 +1,305 @@
+"""One live imagination: stepped, observed, forked and rewound; the only rollout code there is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ivideogpt.core.errors import UserError
+from ivideogpt.models.tokenizer import ContextFeatures
+from ivideogpt.models.transformer import KVCache
+from ivideogpt.worldmodel import engine
+from ivideogpt.worldmodel.sampling import RandomStreams, Sampling
+
+if TYPE_CHECKING:
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Step:
+    """One frame of a session.
+
+    Attributes:
+        frames: ``[b c h w]`` in [0, 1].
+        ids: int64 ``[b m]`` of the full vocabulary.
+        log_probs: float32 ``[b m]``; of an observed frame: how much the model expected it.
+        rewards: ``[b]`` in reward units, or None without a reward head.
+    """
+
+    frames: Tensor
+    ids: Tensor
+    log_probs: Tensor
+    rewards: Tensor | None
+
+
+@dataclass(frozen=True)
+class Imagination:
+    """Imagined frames.
+
+    Attributes:
+        frames: ``[b horizon c h w]`` in [0, 1].
+        ids: int64 ``[b horizon m]`` of the full vocabulary, separators left out.
+        log_probs: float32 ``[b horizon m]``.
+        rewards: ``[b horizon]`` in reward units, or None; ``rewards[:, i]`` is paid for ``actions[:, i]``.
+    """
+
+    frames: Tensor
+    ids: Tensor
+    log_probs: Tensor
+    rewards: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Past:
+    """A step that was made: what is needed to make it again."""
+
+    tokens: engine.FrameTokens
+    separators: Tensor
+    action: Tensor | None
+    rewards: Tensor | None
+
+    def repeat(self, k: int) -> _Past:
+        def rows(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.repeat_interleave(k, dim=0)
+
+        tokens = engine.FrameTokens(*(x.repeat_interleave(k, dim=0) for x in self.tokens))
+        return _Past(tokens, self.separators.repeat_interleave(k, dim=0), rows(self.action), rows(self.rewards))
+
+
+@dataclass
+class _Segment:
+    """The steps since the context was last encoded: their cache and what the tokenizer needs."""
+
+    start: int
+    cache: KVCache
+    encoder: ContextFeatures
+    decoder: ContextFeatures = field(repr=False)
+
+
+class Session:
+    """A batch of b imaginations that go on in step, made by ``WorldModel.session``.
+
+    The cache is kept between frames. When a segment is full (see ``reanchor_every``) the last frames are encoded as a
+    new context and the session goes on, so that any number of steps runs in bounded memory (frames and tokens of the
+    past are kept; the cache is not).
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        context: Tensor,
+        *,
+        sampling: Sampling | None = None,
+        seed: int | Sequence[int] = 0,
+        reanchor_every: int | None = None,
+    ) -> None:
+        """Encodes the context.
+
+        Args:
+            model: the world model.
+            context: ``[b c_frames c h w]``, float in [0, 1] or uint8; for a goal-conditioned model [goal, last frame].
+            sampling: how tokens are drawn.
+            seed: of the random streams: one number, or one a row.
+            reanchor_every: imagined frames between two encodings of the context; None: what the model was trained on.
+
+        Raises:
+            UserError: wrong shape, type, range or number of context frames.
+        """
+        self.model = model
+        self.sampling = sampling or Sampling()
+        context = model.check_context(context)
+        self._frames: list[Tensor | None] = list(context.unbind(dim=1))
+        self._past: list[_Past] = []
+        self._streams = RandomStreams.from_seed(seed, len(context))
+        self._capacity = model.segment_frames(reanchor_every)
+        self._anchors: list[int] = []
+        self._segment = self._anchor(0)
+
+    @property
+    def steps(self) -> int:
+        """Frames imagined or observed so far."""
+        return len(self._past)
+
+    @property
+    def rows(self) -> int:
+        """Number b of imaginations."""
+        return len(self._streams.keys)
+
+    @property
+    def frames(self) -> Tensor:
+        """All frames, ``[b c_frames + steps c h w]`` in [0, 1]."""
+        self._decode()
+        return torch.stack([frame for frame in self._frames if frame is not None], dim=1)
+
+    @torch.inference_mode()
+    def step(self, action: Tensor | None = None) -> Step:
+        """Imagines the next frame.
+
+        Args:
+            action: ``[b a]`` in model units, applied at the last frame; None only for an action-free model.
+
+        Raises:
+            UserError: the action is missing, not wanted, or of another shape.
+        """
+        self.advance(action)
+        return self._last_step()
+
+    @torch.inference_mode()
+    def advance(self, action: Tensor | None = None) -> None:
+        """Imagines the next frame as tokens only; it is decoded when somebody looks at ``frames``."""
+        action, separators = self._open(action)
+        uniforms = self._streams.uniforms(self.steps, self.model.layout.frame_length)[:, : self.model.layout.dynamics_tokens]
+        tokens = engine.decode_frame(
+            self.model, self._segment.cache, separators, action, self.sampling, uniforms.to(separators.device)
+        )
+        self._close(tokens, separators, action, frame=None)
+
+    @torch.inference_mode()
+    def observe(self, frame: Tensor, action: Tensor | None = None) -> Step:
+        """Takes the real next frame instead of an imagined one.
+
+        Args:
+            frame: ``[b c h w]``, float in [0, 1] or uint8.
+            action: ``[b a]`` in model units, that led to it.
+
+        Returns:
+            The step, whose ``log_probs`` tell how much the model expected the frame.
+        """
+        frame = self.model.check_frames(frame[:, None], name="frame")
+        if len(frame) != self.rows:
+            raise UserError(f"frame has {len(frame)} rows; expected {self.rows}, as many as the session")
+        action, separators = self._open(action)
+        codes = self.model.tokenizer.encode_future(frame, self._segment.encoder)[:, 0]
+        ids = codes + self.model.layout.dynamics_ids.start
+        tokens = engine.read_frame(self.model, self._segment.cache, separators, ids, action, self.sampling)
+        self._close(tokens, separators, action, frame=frame[:, 0].float())
+        return self._last_step()
+
+    @torch.inference_mode()
+    def fork(self, k: int = 1, common_random: bool = False) -> Session:
+        """A new session with each row repeated k times; this one is left as it is.
+
+        Args:
+            k: children of each row; child 0 keeps the row's random stream.
+            common_random: all children keep it.
+        """
+        if k < 1:
+            raise UserError(f"k is {k}; expected at least 1 child a row")
+        self._decode()
+        child = copy.copy(self)
+        child._frames = [None if frame is None else frame.repeat_interleave(k, dim=0) for frame in self._frames]
+        child._past = [past.repeat(k) for past in self._past]
+        child._anchors = list(self._anchors)
+        child._streams = self._streams.fork(k, self.steps, common_random)
+        segment = self._segment
+        child._segment = _Segment(
+            segment.start, segment.cache.repeat(k), segment.encoder.repeat(k), segment.decoder.repeat(k)
+        )
+        return child
+
+    @torch.inference_mode()
+    def rewind(self, n: int) -> None:
+        """Goes n steps back, random streams included: the same actions lead to the same frames again.
+
+        Raises:
+            UserError: n is negative or more than the steps made.
+        """
+        if not 0 <= n <= self.steps:
+            raise UserError(f"cannot rewind {n} steps; expected 0 to {self.steps}, the steps made so far")
+        if n == 0:
+            return
+        self._decode()
+        steps = self.steps - n
+        past = self._past[:steps]
+        del self._frames[self.model.context_frames + steps :]
+        if steps >= self._segment.start:
+            self._past = past
+            kept = self._segment_length(steps - self._segment.start)
+            self._segment.cache.truncate(kept)
+            return
+        while self._anchors[-1] > 0 and self._anchors[-1] >= steps:
+            self._anchors.pop()
+        start = self._anchors.pop()
+        self._past = past[:start]
+        self._segment = self._anchor(start)
+        for step in past[start:]:
+            engine.read_frame(
+                self.model, self._segment.cache, step.separators, step.tokens.ids, step.action, self.sampling
+            )
+        self._past = past
+
+    # Parts
+
+    def _open(self, action: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """Checks the action, makes room, and tells the id that opens the next frame."""
+        action = self.model.check_action(action, self.rows)
+        if self.steps - self._segment.start >= self._capacity:
+            self._decode()
+            self._segment = self._anchor(self.steps)
+        layout, device = self.model.layout, self._segment.cache.keys.device
+        if not self.sampling.free_separators or self.steps == self._segment.start:
+            return action, torch.full((self.rows,), layout.dynamics_separator, device=device)
+        # The separator is the last number drawn for the frame before.
+        uniforms = self._streams.uniforms(self.steps - 1, layout.frame_length)[:, -1].to(device)
+        logits = self.model.transformer.logits(self._past[-1].tokens.hidden)
+        return action, self.sampling.choose(logits, uniforms)[0]
+
+    def _close(self, tokens: engine.FrameTokens, separators: Tensor, action: Tensor | None, frame: Tensor | None) -> None:
+        rewards = self.model.rewards(tokens.hidden)
+        if not self.sampling.free_separators:
+            tokens = tokens._replace(hidden=tokens.hidden[:, :0])
+        self._past.append(_Past(tokens, separators, action, rewards))
+        self._frames.append(frame)
+
+    def _last_step(self) -> Step:
+        self._decode()
+        past, frame = self._past[-1], self._frames[-1]
+        assert frame is not None
+        return Step(frame, past.tokens.ids, past.tokens.log_probs, past.rewards)
+
+    def _anchor(self, start: int) -> _Segment:
+        """Encodes the last frames before step ``start`` as a new context."""
+        count = self.model.context_frames
+        frames = self._frames[start : start + count]
+        if self.model.config.goal_conditioned:
+            frames = [self._frames[0], self._frames[start + count - 1]]
+        context = torch.stack([frame for frame in frames if frame is not None], dim=1)
+        with torch.inference_mode():
+            codes, encoder = self.model.tokenizer.encode_context(context.to(self.model.dtype))
+            _, decoder = self.model.tokenizer.decode_context(codes)
+            cache = engine.prefill(self.model, codes, self._capacity)
+        self._anchors.append(start)
+        return _Segment(start, cache, encoder, decoder)
+
+    def _segment_length(self, steps: int) -> int:
+        return self.model.layout.length(self.model.context_frames, steps)
+
+    @torch.inference_mode()
+    def _decode(self) -> None:
+        """Decodes, in one batch, the frames that nobody has looked at yet; all lie in the current segment."""
+        first = self.model.context_frames
+        waiting = [i for i in range(self._segment.start, self.steps) if self._frames[first + i] is None]
+        if not waiting:
+            return
+        codes = self.model.codes(torch.stack([self._past[i].tokens.ids for i in waiting], dim=1))
+        frames = self.model.tokenizer.decode_future(codes, self._segment.decoder).clamp(0, 1).float()
+        for index, frame in zip(waiting, frames.unbind(dim=1), strict=True):
+            self._frames[first + index] = frame
+
+
+def imagination(session: Session, start: int) -> Imagination:
+    """The steps of ``session`` from ``start`` on."""
+    past = session._past[start:]
+    return Imagination(
+        frames=session.frames[:, session.model.context_frames + start :],
+        ids=torch.stack([step.tokens.ids for step in past], dim=1),
+        log_probs=torch.stack([step.tokens.log_probs for step in past], dim=1),
+        rewards=None if past[0].rewards is None else torch.stack([step.rewards for step in past], dim=1),  # type: ignore[misc]
+    )
+
+

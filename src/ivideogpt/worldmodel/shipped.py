@@ -1,0 +1,10 @@
+"""The models that come inside the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+#: Folder of each shipped model, by the name that the command line and ``from_pretrained`` take.
+SHIPPED = {"pusht-64": ASSETS / "pusht-64"}

@@ -1,0 +1,398 @@
+"""The world model: tokenizer, transformer and heads; what a checkpoint is, and the one door to imagination."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ivideogpt.core.checkpoint import load_tensors, replace_folder, resolve_checkpoint, write_text_atomic
+from ivideogpt.core.config import from_dict, load_json, to_dict
+from ivideogpt.core.errors import UserError
+from ivideogpt.core.layout import TokenLayout
+from ivideogpt.core.run import choose_device
+from ivideogpt.models.heads import Heads
+from ivideogpt.models.tokenizer import CompressiveTokenizer, load_state
+from ivideogpt.models.transformer import Transformer
+from ivideogpt.worldmodel import engine, official
+from ivideogpt.worldmodel.card import model_card
+from ivideogpt.worldmodel.config import WorldModelConfig
+from ivideogpt.worldmodel.sampling import Sampling
+from ivideogpt.worldmodel.session import Imagination, Session, imagination
+from ivideogpt.worldmodel.shipped import SHIPPED
+
+CONFIG_FILE = "config.json"
+DEFAULT_HORIZON = 14
+
+
+class WorldModel(nn.Module):
+    """An interactive world model.
+
+    Source: paper section 3 and thuml/iVideoGPT; same numbers, see docs/parity.md for what differs.
+    """
+
+    def __init__(
+        self, config: WorldModelConfig, tokenizer: CompressiveTokenizer, transformer: Transformer, heads: Heads
+    ) -> None:
+        """Puts parts together.
+
+        Raises:
+            UserError: they do not fit each other.
+        """
+        super().__init__()
+        self.config, self.tokenizer, self.transformer, self.heads = config, tokenizer, transformer, heads
+        vocab_size = transformer.config.vocab_size
+        if vocab_size != tokenizer.layout.vocab_size:
+            raise UserError(
+                f"the transformer has {vocab_size} ids and the tokenizer {tokenizer.layout.vocab_size}; "
+                "expected a pair that was trained together"
+            )
+        if self.segment_limit < 1:
+            raise UserError(
+                f"{transformer.config.max_positions} positions hold no future frame after {config.context_frames} "
+                "context frames; use fewer context frames"
+            )
+
+    # Files
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_hub_id: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        context_frames: int | None = None,
+    ) -> WorldModel:
+        """Loads a checkpoint, official or ours, in evaluation mode.
+
+        Args:
+            folder_or_hub_id: a folder, a run folder (its newest checkpoint), a shipped model's name, or a Hub id.
+            revision: of the Hub repository.
+            device: "auto", "cpu", "cuda", ...; None: the CPU.
+            dtype: of the weights; None: float32.
+            context_frames: fewer than the checkpoint's; the position embeddings of the last ones are kept.
+
+        Raises:
+            UserError: it cannot be found or read, or is a checkpoint of another kind.
+        """
+        folder = resolve_checkpoint(str(folder_or_hub_id), revision=revision, shipped=SHIPPED)
+        tokenizer = CompressiveTokenizer.from_pretrained(folder / "tokenizer")
+        transformer, head_tensors = official.read_transformer(folder / "transformer")
+        if (folder / CONFIG_FILE).is_file() and "world_model" in (values := load_json(folder / CONFIG_FILE)):
+            config = from_dict(WorldModelConfig, values["world_model"], where=str(folder / CONFIG_FILE))
+            if not official.has_official_heads(config.heads):
+                head_tensors = load_tensors(folder / "heads.safetensors")
+        else:
+            name = str(folder_or_hub_id).rstrip("/").split("/")[-1]
+            config = official.world_model_config(name, tokenizer, official.heads_config(head_tensors))
+        heads = Heads(config.heads, transformer.config.hidden_size)
+        load_state(heads, head_tensors, folder)
+        if context_frames is not None:
+            tokenizer.set_context_frames(context_frames)
+            config = replace(config, context_frames=context_frames)
+        model = cls(config, tokenizer, transformer, heads)
+        return model.to(device=choose_device(str(device or "cpu")), dtype=dtype or torch.float32).eval()
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Writes a checkpoint folder that appears whole or not at all.
+
+        Args:
+            folder: new, empty, or an older checkpoint.
+            dtype: of the stored weights (bfloat16 halves them); None: as they are.
+
+        Raises:
+            UserError: the folder cannot be written, or holds something else.
+        """
+
+        def write(temporary: Path) -> None:
+            official.write_folders(temporary, self.tokenizer, self.transformer, self.heads, dtype)
+            about = {
+                "format": "ivideogpt",
+                "version": 1,
+                "layout": to_dict(self.layout),
+                "resolution": self.tokenizer.config.resolution,
+                "world_model": to_dict(self.config),
+            }
+            write_text_atomic(temporary / CONFIG_FILE, json.dumps(about, indent=2) + "\n")
+            write_text_atomic(temporary / "README.md", model_card(self))
+
+        replace_folder(folder, write)
+
+    def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
+        """Uploads the checkpoint with its model card to ``owner/name`` on the Hugging Face Hub; returns its address."""
+        from huggingface_hub import HfApi  # slow to import and needed only here
+
+        api = HfApi(token=token)
+        api.create_repo(repository, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            self.save_pretrained(Path(temporary) / "checkpoint")
+            return str(api.upload_folder(repo_id=repository, folder_path=Path(temporary) / "checkpoint"))
+
+    # What it is
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Where tokens sit and which ids they may have."""
+        return self.tokenizer.layout
+
+    @property
+    def context_frames(self) -> int:
+        """Frames a prompt holds."""
+        return self.config.context_frames
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers in an action; 0: action-free."""
+        return self.config.heads.action_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.transformer.embed.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.transformer.embed.weight.dtype
+
+    @property
+    def segment_limit(self) -> int:
+        """Most future frames that the positions have room for."""
+        return self.layout.future_frames(self.context_frames, self.transformer.config.max_positions)
+
+    def segment_frames(self, reanchor_every: int | None = None) -> int:
+        """Imagined frames between two encodings of the context.
+
+        Args:
+            reanchor_every: asked for; None: as many as the training clips had, at most what the positions allow.
+
+        Raises:
+            UserError: fewer than 1, or more than the positions allow.
+        """
+        limit = self.segment_limit
+        if reanchor_every is None:
+            trained = self.config.clip_frames
+            return limit if trained is None else max(1, min(limit, trained - self.context_frames))
+        if not 1 <= reanchor_every <= limit:
+            raise UserError(f"reanchor_every is {reanchor_every}; expected 1 to {limit}, what the positions have room for")
+        return reanchor_every
+
+    # The door
+
+    def imagine(
+        self,
+        context: Tensor,
+        actions: Tensor | None = None,
+        horizon: int | None = None,
+        sampling: Sampling | None = None,
+        seed: int | Sequence[int] = 0,
+        *,
+        observed: Tensor | None = None,
+        observed_actions: Tensor | None = None,
+        reanchor_every: int | None = None,
+    ) -> Imagination:
+        """Imagines what follows the context.
+
+        Args:
+            context: ``[b c_frames c h w]``, float in [0, 1] or uint8; for a goal-conditioned model [goal, last frame].
+            actions: ``[b horizon a]`` in model units; ``actions[:, i]`` is applied at the last known frame and leads
+                to future frame i. None only for an action-free model.
+            horizon: frames to imagine; default: as many as there are actions, else 14.
+            sampling: default ``Sampling(temperature=1.0, top_k=100)``.
+            seed: one number, or one a row.
+            observed: ``[b o c h w]`` real frames after the context, read as dynamics tokens before imagining.
+            observed_actions: ``[b o a]`` the actions that led to them.
+            reanchor_every: see `segment_frames`.
+
+        Raises:
+            UserError: shapes, types, ranges or lengths are wrong.
+        """
+        horizon = self._horizon(actions, horizon)
+        session = self.session(context, sampling=sampling, seed=seed, reanchor_every=reanchor_every)
+        actions = self.check_actions(actions, session.rows, horizon)
+        if observed is not None:
+            observed = self.check_frames(observed, name="observed")
+            known = self.check_actions(observed_actions, session.rows, observed.shape[1], name="observed_actions")
+            for index in range(observed.shape[1]):
+                session.observe(observed[:, index], None if known is None else known[:, index])
+        elif observed_actions is not None:
+            raise UserError("observed_actions were given without observed frames; give both")
+        start = session.steps
+        for index in range(horizon):
+            session.advance(None if actions is None else actions[:, index])
+        return imagination(session, start)
+
+    def session(
+        self,
+        context: Tensor,
+        sampling: Sampling | None = None,
+        seed: int | Sequence[int] = 0,
+        *,
+        reanchor_every: int | None = None,
+    ) -> Session:
+        """A live imagination; see `Session`."""
+        return Session(self, context, sampling=sampling, seed=seed, reanchor_every=reanchor_every)
+
+    def log_prob(self, context: Tensor, actions: Tensor | None, ids: Tensor, sampling: Sampling | None = None) -> Tensor:
+        """Log-probability of given tokens, teacher-forced in one pass and differentiable.
+
+        Args:
+            context: ``[b c_frames c h w]``, float in [0, 1] or uint8.
+            actions: ``[b horizon a]`` in model units, or None.
+            ids: int64 ``[b horizon m]`` of the full vocabulary, as in `Imagination`.
+            sampling: its temperature and legal ids count; top-k and top-p do not.
+
+        Returns:
+            float32 ``[b horizon m]``.
+
+        Raises:
+            UserError: shapes are wrong, or the horizon needs more positions than there are.
+        """
+        context = self.check_context(context)
+        layout, count = self.layout, self.context_frames
+        if ids.ndim != 3 or len(ids) != len(context) or ids.shape[2] != layout.dynamics_tokens:
+            raise UserError(f"ids have shape {list(ids.shape)}; expected [{len(context)} horizon {layout.dynamics_tokens}]")
+        actions = self.check_actions(actions, len(context), ids.shape[1])
+        if ids.shape[1] > self.segment_limit:
+            raise UserError(f"{ids.shape[1]} frames of ids do not fit; at most {self.segment_limit} follow one context")
+        with torch.no_grad():
+            codes, _ = self.tokenizer.encode_context(context.to(self.dtype))
+        sequence = layout.join(codes, ids - layout.dynamics_ids.start)
+        hidden = self.hidden_states(sequence, actions)
+        before = rearrange(
+            hidden[:, layout.context_length(count) :], "b (f m) d -> b f m d", m=layout.frame_length
+        )[:, :, :-1]
+        return engine.score_tokens(self, before, ids, sampling or Sampling())
+
+    def normalize_actions(self, raw: Tensor) -> Tensor:
+        """Raw actions ``[... a]`` in model units, by the statistics in the checkpoint (none: unchanged).
+
+        Raises:
+            UserError: another action dimension.
+        """
+        if raw.shape[-1] != self.action_dim:
+            raise UserError(f"actions have {raw.shape[-1]} numbers; this model was trained with {self.action_dim}")
+        mean, std = (raw.new_tensor(x) for x in (self.config.action_mean, self.config.action_std))
+        return (raw - (mean if len(mean) else 0.0)) / (std if len(std) else 1.0)
+
+    # Used by the engine, the session and training
+
+    def embed(self, ids: Tensor, slots: Tensor, added: Tensor | None = None) -> Tensor:
+        """Embeddings ``[b n d]`` of ids int64 ``[b n]`` that stand in ``slots`` ``[n]``, plus ``added`` ``[b n d]``."""
+        x = self.transformer.embed(ids)
+        if self.config.heads.slots:
+            x = x + self.heads.slot_embedding(slots.to(ids.device))
+        return x if added is None else x + added
+
+    def frame_actions(self, action: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What an action ``[b a]`` adds to the separator and to each token of its frame: ``[b 1 d]`` or None each."""
+        if action is None:
+            return None, None
+        embedded = self.heads.embed_actions(action.to(self.dtype))[:, None]
+        return embedded, embedded if self.config.heads.action_on_tokens else None
+
+    def hidden_states(self, ids: Tensor, actions: Tensor | None) -> Tensor:
+        """Hidden states ``[b length d]`` of a whole sequence.
+
+        Args:
+            ids: int64 ``[b length]``: context and f future frames.
+            actions: ``[b f a]`` in model units, or None.
+        """
+        layout, count = self.layout, self.context_frames
+        start = layout.context_length(count)
+        frames = (ids.shape[1] - start) // layout.frame_length
+        embeddings = self.embed(ids, layout.slots(count, frames))
+        if actions is not None:
+            added = self.heads.embed_actions(actions.to(self.dtype))
+            spread = embeddings.new_zeros(layout.frame_length)
+            spread[: layout.frame_length if self.config.heads.action_on_tokens else 1] = 1
+            added = rearrange(added[:, :, None] * spread[:, None], "b f m d -> b (f m) d")
+            embeddings = torch.cat([embeddings[:, :start], embeddings[:, start:] + added], dim=1)
+        return self.transformer(embeddings)
+
+    def rewards(self, hidden: Tensor) -> Tensor | None:
+        """Rewards ``[...]`` in reward units from hidden states ``[... d]`` of a frame's last token, or None."""
+        if not self.config.heads.reward:
+            return None
+        rewards = self.heads.reward_linear(hidden)[..., 0].float()
+        return rewards.sign() * rewards.abs().expm1() if self.config.symlog_rewards else rewards
+
+    def codes(self, ids: Tensor) -> Tensor:
+        """Dynamics codes, from 0, of ids of the full vocabulary; ids out of range are clamped."""
+        return (ids - self.layout.dynamics_ids.start).clamp(0, self.layout.dynamics_codes - 1)
+
+    # Input
+
+    def check_frames(self, frames: Tensor, name: str = "frames") -> Tensor:
+        """Frames ``[b t c h w]`` as float32 in [0, 1] on the model's device.
+
+        Raises:
+            UserError: wrong shape, type or range.
+        """
+        size = self.tokenizer.config.resolution
+        if frames.ndim != 5 or tuple(frames.shape[2:]) != (3, size, size):
+            raise UserError(
+                f"{name} has shape {list(frames.shape)}; expected [b t 3 {size} {size}] (resize the frames to {size} px)"
+            )
+        if frames.dtype == torch.uint8:
+            return frames.to(self.device).float() / 255
+        if not frames.is_floating_point():
+            raise UserError(f"{name} has type {frames.dtype}; expected uint8, or floating point in [0, 1]")
+        frames = frames.to(self.device).float()
+        low, high = frames.min().item(), frames.max().item()
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise UserError(f"{name} ranges from {low:.4g} to {high:.4g}; expected numbers in [0, 1], none of them NaN")
+        return frames
+
+    def check_context(self, context: Tensor) -> Tensor:
+        """Context frames ``[b c_frames c h w]`` as float32 in [0, 1].
+
+        Raises:
+            UserError: also where the number of frames is another one.
+        """
+        if context.ndim == 5 and context.shape[1] != self.context_frames:
+            what = " (goal, last frame)" if self.config.goal_conditioned else ""
+            raise UserError(f"context has {context.shape[1]} frames; this model takes exactly {self.context_frames}{what}")
+        return self.check_frames(context, name="context")
+
+    def check_actions(self, actions: Tensor | None, rows: int, horizon: int, name: str = "actions") -> Tensor | None:
+        """Actions ``[rows horizon a]`` on the model's device, or None for an action-free model.
+
+        Raises:
+            UserError: missing, not wanted, of another shape, or not finite.
+        """
+        if actions is None:
+            if self.action_dim:
+                raise UserError(f"{name} are missing; this model needs them: [{rows} {horizon} {self.action_dim}]")
+            return None
+        if not self.action_dim:
+            raise UserError(f"{name} were given, but this model is action-free; leave them out")
+        if tuple(actions.shape) != (rows, horizon, self.action_dim):
+            raise UserError(f"{name} have shape {list(actions.shape)}; expected [{rows} {horizon} {self.action_dim}]")
+        actions = actions.to(self.device).float()
+        if not torch.isfinite(actions).all():
+            raise UserError(f"{name} contain NaN or infinity; expected finite numbers")
+        return actions
+
+    def check_action(self, action: Tensor | None, rows: int) -> Tensor | None:
+        """One action ``[rows a]``; see `check_actions`."""
+        if action is not None and action.ndim != 2:
+            raise UserError(f"action has shape {list(action.shape)}; expected [{rows} {self.action_dim}]")
+        checked = self.check_actions(None if action is None else action[:, None], rows, 1, name="action")
+        return None if checked is None else checked[:, 0]
+
+    def _horizon(self, actions: Tensor | None, horizon: int | None) -> int:
+        given = actions.shape[1] if actions is not None and actions.ndim == 3 else None
+        if horizon is not None and horizon < 1:
+            raise UserError(f"horizon is {horizon}; expected at least 1")
+        if horizon is not None and given is not None and horizon != given:
+            raise UserError(f"horizon is {horizon}, but there are {given} actions a row; give one action a future frame")
+        return horizon or given or DEFAULT_HORIZON
