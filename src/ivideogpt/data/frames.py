@@ -20,12 +20,14 @@ class EpisodeArrays:
     Attributes:
         frames: uint8 ``[total c h w]``.
         actions: float32 ``[total a]`` raw, or None.
+        rewards: float32 ``[total]``, or None.
         starts: int64 ``[episodes]``: where each episode begins.
         lengths: int64 ``[episodes]``: frames of each.
     """
 
     frames: torch.Tensor
     actions: torch.Tensor | None
+    rewards: torch.Tensor | None
     starts: torch.Tensor
     lengths: torch.Tensor
 
@@ -45,16 +47,21 @@ class EpisodeArrays:
                     f"episode {episode.key!r} has frames of {list(episode.frames.shape[1:])}, "
                     f"others of {list(first.frames.shape[1:])}; resize them to one size"
                 )
-            if (episode.actions is None) != (first.actions is None):
-                raise UserError(f"episode {episode.key!r} and {first.key!r}: one has actions, the other has none")
+            for label in ("actions", "rewards"):
+                if (getattr(episode, label) is None) != (getattr(first, label) is None):
+                    raise UserError(f"of the episodes {first.key!r} and {episode.key!r} only one has {label}")
         lengths = torch.tensor([len(episode) for episode in episodes])
         frames = np.concatenate([episode.frames for episode in episodes])
-        actions = None
-        if first.actions is not None:
-            actions = torch.from_numpy(np.concatenate([episode.actions for episode in episodes]).astype(np.float32))
+
+        def joined(label: str) -> torch.Tensor | None:
+            if getattr(first, label) is None:
+                return None
+            return torch.from_numpy(np.concatenate([getattr(x, label) for x in episodes]).astype(np.float32))
+
         return cls(
             frames=rearrange(torch.from_numpy(frames), "t h w c -> t c h w").contiguous(),
-            actions=actions,
+            actions=joined("actions"),
+            rewards=joined("rewards"),
             starts=torch.cumsum(lengths, 0) - lengths,
             lengths=lengths,
         )
