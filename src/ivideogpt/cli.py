@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from ivideogpt import __version__
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
 
@@ -63,9 +64,7 @@ def main(arguments: Sequence[str] | None = None, verbs: Mapping[str, Verb] = VER
         print(_help(verbs))
         return 0
     if arguments[0] in ("-V", "--version"):
-        from importlib.metadata import version
-
-        print(f"ivideogpt {version('ivideogpt')}")
+        print(f"ivideogpt {__version__}")
         return 0
     name = arguments[0].replace("_", "-")
     try:

@@ -176,7 +176,7 @@ def collect(seeds: str, out: Path, shard: int = 250, length: int = 48) -> None:
     Raises:
         UserError: seeds is not "first:stop", or shard or length is too small.
     """
-    first, stop = _parse_seeds(seeds)
+    first, stop = parse_seeds(seeds)
     if shard < 1 or length < 2:
         raise UserError(f"shard is {shard} and length is {length}; expected at least 1 and 2")
     with tqdm(total=stop - first, unit="episode", smoothing=0.05) as progress:
@@ -193,7 +193,8 @@ def collect(seeds: str, out: Path, shard: int = 250, length: int = 48) -> None:
             save_episodes(path, episodes)
 
 
-def _parse_seeds(seeds: str) -> tuple[int, int]:
+def parse_seeds(seeds: str) -> tuple[int, int]:
+    """First and stop of "first:stop"; UserError where it is something else."""
     try:
         first, stop = (int(part) for part in seeds.split(":"))
     except ValueError:

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ivideogpt.core.checkpoint import load_tensors
+from ivideogpt.core.checkpoint import load_tensors, save_tensors, write_text_atomic
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.layout import TokenLayout
 from ivideogpt.models.autoencoder import Decoder, Encoder
@@ -123,6 +123,12 @@ class CompressiveTokenizer(nn.Module):
         tokenizer = cls(TokenizerConfig.from_official(values))
         load_state(tokenizer, load_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
         return tokenizer.eval()
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Writes a ``tokenizer/`` folder: weights (as ``dtype``, or as they are) and the official ``config.json``."""
+        state = {name: value.to(dtype) if dtype else value for name, value in self.state_dict().items()}
+        save_tensors(Path(folder) / WEIGHTS_FILE, state)
+        write_text_atomic(Path(folder) / CONFIG_FILE, json.dumps(self.config.to_official(), indent=2) + "\n")
 
     def set_context_frames(self, context_frames: int) -> None:
         """Makes the tokenizer look at fewer context frames: the position embeddings of the last ones are kept.

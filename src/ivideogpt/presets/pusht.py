@@ -1,9 +1,17 @@
-"""The shipped PushT model: shapes and training settings."""
+"""The shipped PushT model: its data, shapes and training settings, measured in docs/decisions.md."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
+from ivideogpt.models.heads import HeadsConfig
 from ivideogpt.models.tokenizer_config import TokenizerConfig
+from ivideogpt.models.transformer import TransformerConfig
 from ivideogpt.train.tokenizer import TokenizerTraining
+from ivideogpt.train.transformer import TransformerTraining
+
+CONTEXT_FRAMES = 2
+ACTION_FREQUENCIES = 4
 
 
 def pusht_tokenizer() -> TokenizerConfig:
@@ -16,6 +24,7 @@ def pusht_tokenizer() -> TokenizerConfig:
         norm_groups=0,
         context_codes=512,
         dynamics_codes=512,
+        context_frames=CONTEXT_FRAMES,
         max_attention_resolution=0,
         patch_size=1,
         pixel_unshuffle=4,
@@ -24,6 +33,64 @@ def pusht_tokenizer() -> TokenizerConfig:
     )
 
 
-def pusht_tokenizer_training() -> TokenizerTraining:
-    """About 20 minutes on 2 cores with bfloat16 units."""
-    return TokenizerTraining(tokenizer=pusht_tokenizer(), steps=5_500, batch_size=12, future_frames=2, learning_rate=8e-4, continuous_steps=500, save_every=500)
+def pusht_heads() -> HeadsConfig:
+    """Actions reach every token of their frame; tokens know their place in it; rewards are read off the last one."""
+    return HeadsConfig(
+        action_dim=2,
+        action_frequencies=ACTION_FREQUENCIES,
+        action_on_tokens=True,
+        slots=1 + pusht_tokenizer().layout.context_tokens,
+        reward=True,
+    )
+
+
+def pusht_transformer() -> TransformerConfig:
+    """Small enough that its weights stream through a CPU's caches 650 times a second."""
+    layout = pusht_tokenizer().layout
+    return TransformerConfig(
+        vocab_size=layout.vocab_size,
+        hidden_size=192,
+        intermediate_size=512,
+        num_layers=6,
+        num_heads=6,
+        max_positions=layout.length(CONTEXT_FRAMES, 14),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushTTraining:
+    """From simulator to checkpoint.
+
+    Attributes:
+        train_seeds, test_seeds: of the episodes, "first:last"; seeds from 10000 on are held out.
+        episode_frames: frames of an episode.
+        tokenizer, transformer: the two trainings.
+    """
+
+    train_seeds: str = "0:3200"
+    test_seeds: str = "10000:10100"
+    episode_frames: int = 48
+    tokenizer: TokenizerTraining = field(
+        default_factory=lambda: TokenizerTraining(
+            tokenizer=pusht_tokenizer(),
+            steps=5_500,
+            batch_size=12,
+            future_frames=2,
+            learning_rate=8e-4,
+            continuous_steps=500,
+            save_every=500,
+        )
+    )
+    transformer: TransformerTraining = field(
+        default_factory=lambda: TransformerTraining(
+            transformer=pusht_transformer(),
+            heads=pusht_heads(),
+            steps=10_000,
+            batch_size=8,
+            clip_frames=10,
+            learning_rate=1e-3,
+            warmup_steps=300,
+            final_ratio=0.02,
+            save_every=500,
+        )
+    )

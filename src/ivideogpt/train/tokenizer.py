@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +110,6 @@ def train_tokenizer(
     run: Run,
     *,
     evaluate: Evaluate | None = None,
-    save: Callable[[CompressiveTokenizer, Path], object] | None = None,
     until: int | None = None,
 ) -> CompressiveTokenizer:
     """Trains, or goes on where ``run`` stopped.
@@ -119,9 +117,8 @@ def train_tokenizer(
     Args:
         config: the settings; the schedule spans ``config.steps``.
         data: raw frames.
-        run: its folder, device and precision.
+        run: its folder, device and precision; each checkpoint in it has a ``tokenizer/`` folder.
         evaluate: measures the model at each checkpoint; its figures join the log.
-        save: writes the model beside the training state at each checkpoint.
         until: stops after this many updates without changing the schedule.
 
     Returns:
@@ -164,7 +161,7 @@ def train_tokenizer(
                     figures |= evaluate(tokenizer.eval())
                     tokenizer.train()
                 run.log(step, **figures)
-                run.save(step, also=None if save is None else lambda folder: save(tokenizer, folder), **parts)
+                run.save(step, also=lambda folder: tokenizer.save_pretrained(folder / "tokenizer"), **parts)
             else:
                 run.log(step, **figures)
     return tokenizer.eval()

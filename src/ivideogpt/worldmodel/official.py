@@ -16,7 +16,7 @@ from ivideogpt.core.checkpoint import load_tensors, save_tensors, write_text_ato
 from ivideogpt.core.config import load_json
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.heads import Heads, HeadsConfig
-from ivideogpt.models.tokenizer import CONFIG_FILE, WEIGHTS_FILE, CompressiveTokenizer, load_state
+from ivideogpt.models.tokenizer import CONFIG_FILE, CompressiveTokenizer, load_state
 from ivideogpt.models.transformer import Transformer, TransformerConfig
 from ivideogpt.worldmodel.config import WorldModelConfig
 
@@ -238,5 +238,4 @@ def write_folders(
         write_config(folder / "transformer" / "generation_config.json", generation)
     save_tensors(folder / "transformer" / TRANSFORMER_WEIGHTS, stored(tensors))
     write_config(folder / "transformer" / CONFIG_FILE, transformer_config_to_official(transformer.config))
-    save_tensors(folder / "tokenizer" / WEIGHTS_FILE, stored(dict(tokenizer.state_dict())))
-    write_config(folder / "tokenizer" / CONFIG_FILE, tokenizer.config.to_official())
+    tokenizer.save_pretrained(folder / "tokenizer", dtype)

@@ -1,0 +1,228 @@
+"""``ivideogpt demo``, ``train-demo`` and ``eval-demo``: the shipped PushT model, used, made and measured."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from ivideogpt.core.episode import Episode
+from ivideogpt.core.errors import UserError
+from ivideogpt.data.episodes import load_episodes, load_folder
+from ivideogpt.evaluation.pusht import pusht_measures
+from ivideogpt.evaluation.rollouts import Clips, imagine_with_progress, rollout_figures
+from ivideogpt.metrics.image import psnr, ssim
+from ivideogpt.verbs.showing import print_json, print_table, write_pictures
+from ivideogpt.worldmodel.sampling import Sampling
+from ivideogpt.worldmodel.shipped import SHIPPED
+from ivideogpt.worldmodel.world_model import WorldModel
+
+DEMO = "pusht-64"
+EPISODES_FILE = "episodes.safetensors"
+HORIZON = 14
+#: px of 512 that the block must travel in a clip for it to count as moved (8 px of 64).
+MOVED = 64.0
+SAMPLING = Sampling(greedy=True)
+
+
+def demo(
+    checkpoint: Annotated[str, tyro.conf.Positional] = DEMO,
+    *,
+    episode: int = 0,
+    horizon: int = HORIZON,
+    seed: int = 0,
+    sample: bool = False,
+    output: Path = Path("outputs/demo"),
+) -> None:
+    """Imagine the future of a held-out PushT episode from two frames and its actions, beside the truth.
+
+    Args:
+        checkpoint: a PushT model.
+        episode: which of the shipped held-out episodes.
+        horizon: frames to imagine.
+        seed: of the draw, with --sample.
+        sample: draw tokens; default: take the likeliest.
+        output: folder for the video and the strip.
+    """
+    model = WorldModel.from_pretrained(checkpoint)
+    episodes = load_episodes(SHIPPED[DEMO] / EPISODES_FILE)
+    if not 0 <= episode < len(episodes):
+        raise UserError(f"episode is {episode}; {len(episodes)} come with the model, so expected 0 to {len(episodes) - 1}")
+    recorded = episodes[episode]
+    count = model.context_frames
+    if not 1 <= horizon <= len(recorded) - count:
+        raise UserError(f"horizon is {horizon}; episode {episode} has actions for 1 to {len(recorded) - count} frames")
+    start = min(int(recorded.meta.get("start", 0)), len(recorded) - count - horizon)
+    clips = Clips.from_episodes([recorded.window(start, count + horizon)])
+    frames = clips.frames.float() / 255
+    assert clips.actions is not None
+    actions = model.normalize_actions(clips.actions[:, count - 1 : -1])
+    imagined, seconds = imagine_with_progress(
+        model, frames[:, :count], actions, horizon, sampling=Sampling() if sample else SAMPLING, seed=seed
+    )
+    true, copy = frames[:, count:], frames[:, count - 1 : count].expand(-1, horizon, -1, -1, -1)
+    rows = {"true": frames[0], "imagined": torch.cat([frames[0, :count], imagined.frames[0]])}
+    paths = write_pictures(output, "demo", rows, count, fps=5, gif=False)
+    figures = {
+        name: (float(psnr(x, true).mean()), float(psnr(x, true)[:, -1].mean()), float(ssim(x, true).mean()))
+        for name, x in (("imagined", imagined.frames), ("copy of the last frame", copy))
+    }
+    headings = [f"{recorded.key}, {horizon} frames", "PSNR (dB)", f"at frame {horizon}", "SSIM"]
+    print_table(headings, [[name, *values] for name, values in figures.items()])
+    print(f"{horizon / seconds:.1f} frames/s")
+    for path in paths:
+        print(path)
+    print_json(
+        {
+            "psnr": figures["imagined"][0],
+            "psnr_copy_last": figures["copy of the last frame"][0],
+            "ssim": figures["imagined"][2],
+            "frames_per_second": horizon / seconds,
+            "output": output,
+        }
+    )
+
+
+def train_demo(
+    *,
+    folder: Path = Path("runs/pusht-64"),
+    data: Path = Path("datasets"),
+    tokenizer_steps: int | None = None,
+    transformer_steps: int | None = None,
+    train_seeds: str | None = None,
+    test_seeds: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> None:
+    """Train the shipped model again, from simulator to checkpoint; go on where a stopped run ended.
+
+    Args:
+        folder: of the run; the finished model is in its "checkpoint" folder.
+        data: where collected episodes are kept.
+        tokenizer_steps, transformer_steps: other numbers of updates than the recipe's.
+        train_seeds, test_seeds: other episodes than the recipe's, as first:last.
+        device: auto, cpu or cuda.
+        precision: auto, float32 or bfloat16.
+    """
+    from ivideogpt.presets.pusht import PushTTraining
+    from ivideogpt.verbs.training import train_pusht
+
+    recipe = PushTTraining()
+    recipe = replace(recipe, train_seeds=train_seeds or recipe.train_seeds, test_seeds=test_seeds or recipe.test_seeds)
+    if tokenizer_steps is not None:
+        recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, steps=tokenizer_steps))
+    if transformer_steps is not None:
+        recipe = replace(recipe, transformer=replace(recipe.transformer, steps=transformer_steps))
+    model, test = train_pusht(recipe, folder, data, device=device, precision=precision)
+    figures = held_out_figures(model, test)
+    metadata = {
+        **model.config.metadata,
+        "held_out_results": {
+            f"{name}: {label}": round(value, 3) for name, values in figures.items() for label, value in values.items()
+        },
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    }
+    model.config = replace(model.config, metadata=metadata)
+    model.save_pretrained(folder / "checkpoint", dtype=torch.bfloat16)
+    print_figures(figures)
+    print_json({**summary(figures), "output": folder / "checkpoint"})
+
+
+def eval_demo(
+    checkpoint: Annotated[str, tyro.conf.Positional] = DEMO,
+    *,
+    seeds: str = "20000:20020",
+    sample: bool = False,
+    seed: int = 0,
+    output: Path = Path("outputs/eval-demo"),
+) -> None:
+    """Measure a PushT model on fresh episodes from the simulator, beside what each figure must be compared with.
+
+    Args:
+        checkpoint: a PushT model.
+        seeds: of the episodes to collect, first:last; from 10000 on they were never trained on.
+        sample: draw tokens; default: take the likeliest.
+        seed: of the draw.
+        output: folder for strips of the first clips.
+    """
+    from ivideogpt.collect.episodes import collect_pusht, parse_seeds
+
+    model = WorldModel.from_pretrained(checkpoint)
+    windows = contact_windows(list(collect_pusht(range(*parse_seeds(seeds)))), model.context_frames + HORIZON)
+    clips = Clips.from_episodes(windows)
+    sampling = Sampling() if sample else SAMPLING
+    figures = rollout_figures(model, clips, sampling=sampling, seed=seed, measures=demo_measures)
+    count = model.context_frames
+    for index in range(min(4, len(windows))):
+        frames = clips.frames[index : index + 1].float() / 255
+        assert clips.actions is not None
+        actions = model.normalize_actions(clips.actions[index : index + 1, count - 1 : -1])
+        imagined = model.imagine(frames[:, :count], actions, sampling=sampling, seed=seed)
+        rows = {"true": frames[0], "imagined": torch.cat([frames[0, :count], imagined.frames[0]])}
+        write_pictures(output, windows[index].key, rows, count, fps=5, gif=False)
+    print_figures(figures)
+    print(f"strips of the first clips: {output}")
+    print_json({**summary(figures), "clips": len(windows), "figures": figures, "output": output})
+
+
+def demo_measures(true: Tensor, imagined: Tensor, context_frame: Tensor) -> dict[str, float]:
+    """The PushT measures, read from the pictures."""
+    return pusht_measures(true, imagined, context_frame=context_frame)
+
+
+def held_out_figures(model: WorldModel, episodes: Sequence[Episode], count: int = 50) -> dict[str, dict[str, float]]:
+    """The figures of the first ``count`` held-out episodes."""
+    windows = contact_windows(episodes[:count], model.context_frames + HORIZON)
+    return rollout_figures(model, Clips.from_episodes(windows), sampling=SAMPLING, measures=demo_measures)
+
+
+def contact_windows(episodes: Sequence[Episode], length: int) -> list[Episode]:
+    """One window of each episode: the first of every fourth in which the block moves 8 px of 64, else the middle one."""
+    windows = []
+    for episode in episodes:
+        starts = range(0, len(episode) - length + 1, 4)
+        moved = [start for start in starts if block_travel(episode, start + 1, start + length - 1) >= MOVED]
+        windows.append(episode.window(moved[0] if moved else starts[len(starts) // 2], length))
+    return windows
+
+
+def block_travel(episode: Episode, first: int, last: int) -> float:
+    """Distance in px of 512 between the block's positions at two frames."""
+    assert episode.state is not None
+    return float(np.linalg.norm(episode.state[last, 2:4] - episode.state[first, 2:4]))
+
+
+COLUMNS = {
+    "psnr": "PSNR",
+    "psnr_last": "at last",
+    "ssim": "SSIM",
+    "changed_psnr": "changed px",
+    "agent_near": "agent 2 px",
+    "agent_near_last": "at last",
+    "agent_missing": "missing",
+    "block_error_moved": "block px",
+}
+
+
+def print_figures(figures: dict[str, dict[str, float]]) -> None:
+    """One row a method."""
+    headings = ["held-out clips", *COLUMNS.values()]
+    print_table(headings, [[name.replace("_", " "), *(v[key] for key in COLUMNS)] for name, v in figures.items()])
+
+
+def summary(figures: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The figures a reader looks for first."""
+    imagined = figures["imagined"]
+    return {
+        "psnr": imagined["psnr"],
+        "psnr_copy_last": figures["copy_last"]["psnr"],
+        "ssim": imagined["ssim"],
+        "frames_per_second": imagined["frames_per_second"],
+    }

@@ -1,0 +1,61 @@
+"""What commands show people: pictures, videos, a table, and one JSON line last."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ivideogpt.data.render import side_by_side, write_gif, write_mp4, write_strip
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """float ``[t c h w]`` in [0, 1] to uint8 ``[t h w c]``."""
+    return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def write_pictures(
+    folder: Path, stem: str, rows: Mapping[str, Tensor], context_frames: int, fps: float, gif: bool = True
+) -> list[Path]:
+    """Writes ``stem.mp4``, ``stem.png`` (a strip) and ``stem.gif`` of rows of frames ``[t c h w]`` in [0, 1]."""
+    pictures = {label: to_uint8(frames) for label, frames in rows.items()}
+    together = side_by_side(pictures, context_frames=context_frames)
+    paths = [folder / f"{stem}.mp4", folder / f"{stem}.png"]
+    write_mp4(paths[0], together, fps=fps)
+    write_strip(paths[1], pictures, context_frames=context_frames)
+    if gif:
+        paths.append(folder / f"{stem}.gif")
+        write_gif(paths[2], together, fps=fps)
+    return paths
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+    """Prints a table; numbers with two decimals, right-aligned."""
+
+    def text(cell: str | float) -> str:
+        if isinstance(cell, str):
+            return cell
+        return "-" if math.isnan(cell) else f"{cell:.2f}"
+
+    cells = [list(headings), *([text(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
+    for row in cells:
+        first, *rest = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        print("  ".join([first, *rest]).rstrip())
+
+
+def print_json(values: Mapping[str, object]) -> None:
+    """Prints one line of JSON: floats with four decimals, NaN as null."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, float):
+            return round(value, 4) if math.isfinite(value) else None
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        return str(value) if isinstance(value, Path) else value
+
+    print(json.dumps({key: plain(value) for key, value in values.items()}))

@@ -1,0 +1,113 @@
+"""The recipe of the shipped model: collect, train the tokenizer, train the transformer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ivideogpt.collect.episodes import collect
+from ivideogpt.core.episode import Episode
+from ivideogpt.core.run import Run, choose_precision
+from ivideogpt.data.episodes import load_folder
+from ivideogpt.data.frames import EpisodeArrays
+from ivideogpt.envs.pusht import ACTION_MEAN, ACTION_STD
+from ivideogpt.models.heads import Heads
+from ivideogpt.models.tokenizer import CompressiveTokenizer
+from ivideogpt.models.transformer import Transformer
+from ivideogpt.presets.pusht import CONTEXT_FRAMES, PushTTraining
+from ivideogpt.train.tokenizer import train_tokenizer
+from ivideogpt.train.transformer import train_transformer
+from ivideogpt.worldmodel.config import WorldModelConfig
+from ivideogpt.worldmodel.losses import transformer_losses
+from ivideogpt.worldmodel.world_model import WorldModel
+
+
+def train_pusht(
+    recipe: PushTTraining, folder: Path, data: Path, *, device: str = "auto", precision: str = "auto"
+) -> tuple[WorldModel, list[Episode]]:
+    """Trains the PushT model; what is collected or trained already is not done again.
+
+    Args:
+        recipe: the settings.
+        folder: of the two runs.
+        data: where episodes are kept.
+        device: "auto", "cpu" or "cuda".
+        precision: "auto", "float32" or "bfloat16".
+
+    Returns:
+        The trained model and the held-out episodes.
+    """
+    collect(recipe.train_seeds, data / "pusht", shard=100, length=recipe.episode_frames)
+    collect(recipe.test_seeds, data / "pusht-test", shard=100, length=recipe.episode_frames)
+    train = EpisodeArrays.from_episodes(load_folder(data / "pusht"))
+    test = load_folder(data / "pusht-test")
+    runs = {
+        name: Run(
+            folder / name,
+            seed=config.seed,
+            device=device,
+            precision=choose_precision(precision, device),
+            log_every=config.log_every,
+            save_every=config.save_every,
+        )
+        for name, config in (("tokenizer", recipe.tokenizer), ("transformer", recipe.transformer))
+    }
+    tokenizer = train_tokenizer(recipe.tokenizer, train, runs["tokenizer"])
+    model = new_pusht_model(recipe, tokenizer)
+    clips = EpisodeArrays.from_episodes(test)
+
+    def validate(trained: WorldModel) -> dict[str, float]:
+        return validation(trained, clips, recipe.transformer.clip_frames)
+
+    model = train_transformer(recipe.transformer, model, train, runs["transformer"], evaluate=validate)
+    about = {
+        "data": f"PushT episodes of {recipe.episode_frames} frames, seeds {recipe.train_seeds}; "
+        f"held out: {recipe.test_seeds}",
+        "training": {
+            "tokenizer": f"{recipe.tokenizer.steps} updates, {runs['tokenizer'].seconds:.0f} s",
+            "transformer": f"{recipe.transformer.steps} updates, {runs['transformer'].seconds:.0f} s",
+        },
+    }
+    model.config = replace(model.config, metadata=about)
+    return model, test
+
+
+def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> WorldModel:
+    """A world model around a trained tokenizer, with a new transformer.
+
+    The codes of a context frame and of a future frame are the same, so their embeddings start out equal: what the
+    transformer learns about one it knows about the other.
+    """
+    torch.manual_seed(recipe.transformer.seed)
+    config = WorldModelConfig(
+        name="pusht-64",
+        context_frames=CONTEXT_FRAMES,
+        clip_frames=recipe.transformer.clip_frames,
+        action_mean=tuple(map(float, ACTION_MEAN)),
+        action_std=tuple(map(float, ACTION_STD)),
+        heads=recipe.transformer.heads,
+    )
+    transformer = Transformer(recipe.transformer.transformer)
+    codes = tokenizer.layout.context_codes
+    transformer.embed.weight.data[codes : 2 * codes] = transformer.embed.weight.data[:codes]
+    return WorldModel(config, tokenizer, transformer, Heads(config.heads, recipe.transformer.transformer.hidden_size))
+
+
+@torch.inference_mode()
+def validation(model: WorldModel, clips: EpisodeArrays, clip_frames: int, batch_size: int = 10) -> dict[str, float]:
+    """Mean token loss and accuracy on the clips in the middle of held-out episodes."""
+    starts = clips.starts + (clips.lengths - clip_frames) // 2
+    count, sums = model.context_frames, {"validation_tokens": 0.0, "validation_accuracy": 0.0}
+    batches = starts.split(batch_size)
+    for rows in tqdm(batches, desc="validation", leave=False):
+        clip = clips.clips(rows[:, None] + torch.arange(clip_frames), count)
+        ids, _ = model.tokenizer.tokenize(clip.frames.to(model.device))
+        assert clip.actions is not None
+        actions = model.normalize_actions(clip.actions[:, count - 1 : -1]).to(model.device)
+        losses = transformer_losses(model, ids, actions)
+        sums["validation_tokens"] += float(losses.tokens) / len(batches)
+        sums["validation_accuracy"] += float(losses.accuracy) / len(batches)
+    return sums
