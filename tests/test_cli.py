@@ -42,8 +42,13 @@ def train(
     calls.append((checkpoint, num_steps, kind, input, sizes, debug, model.num_channels))
 
 
-def needs(*, input: Path) -> None:
-    """Needs an input."""
+def needs(*, input: Path, output: Path) -> None:
+    """Needs an input.
+
+    Args:
+        input: described in so many words that the help of this option has to be wrapped onto a second line.
+        output: the result.
+    """
 
 
 def fails(*, how: str = "user") -> int:
@@ -146,7 +151,8 @@ def test_a_flag_can_be_taken_back(run):
         ("train --kind medium", "invalid choice 'medium' for argument '--kind'. Expected one of ('small', 'large')"),
         ("train debug=perhaps", "--debug is 'perhaps'; expected true or false"),
         ("train model.num_channels=0", "num_channels is 0; expected 1 or more"),
-        ("needs", "missing --input PATH"),
+        ("needs", "missing --input PATH and --output PATH; see ivideogpt needs --help"),
+        ("needs --input a", "missing --output PATH; see"),
         ("fails", "the file is broken; make another"),
     ],
 )

@@ -190,9 +190,12 @@ def _spelled(name: str, value: str | None, hint: Any, program: str) -> list[str]
 def _one_sentence(box: str, program: str) -> str:
     """What tyro says in a box of several lines, as one sentence."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│ ") for line in plain.splitlines() if line.strip() and line.strip()[0] not in "╭╰"]
-    parts = re.split(r"─{3,}", " ".join(lines))
-    sentence = " ".join(parts[0].split()).rstrip(".").replace(f"Missing from {program}:", "missing")
-    if len(parts) > 1 and parts[1].strip().startswith("Argument helptext:"):
-        sentence += f"; expected {' '.join(parts[1].split()[2:])}"
+    lines = [line.strip("│").rstrip() for line in plain.splitlines() if line.strip() and line.strip()[0] not in "╭╰"]
+    if lines and lines[0].strip() == f"Missing from {program}:":
+        # One option a line, each above its help, which is indented further.
+        return "missing " + " and ".join(line.strip() for line in lines if re.match(r" {5}\S", line))
+    parts = [" ".join(part.split()) for part in re.split(r"─{3,}", " ".join(lines))]
+    sentence = parts[0].rstrip(".")
+    if len(parts) > 1 and parts[1].startswith("Argument helptext: "):
+        sentence += f"; expected {parts[1].removeprefix('Argument helptext: ')}"
     return sentence or "the command line could not be read"

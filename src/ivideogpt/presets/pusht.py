@@ -52,7 +52,7 @@ def pusht_transformer() -> TransformerConfig:
         hidden_size=192,
         intermediate_size=512,
         num_layers=6,
-        num_heads=6,
+        num_heads=4,
         max_positions=layout.length(CONTEXT_FRAMES, 14),
     )
 
@@ -85,10 +85,10 @@ class PushTTraining:
         default_factory=lambda: TransformerTraining(
             transformer=pusht_transformer(),
             heads=pusht_heads(),
-            steps=10_000,
+            steps=7_500,
             batch_size=8,
             clip_frames=10,
-            learning_rate=1e-3,
+            learning_rate=1.5e-3,
             warmup_steps=300,
             final_ratio=0.02,
             save_every=500,
