@@ -1,3 +1,5 @@
+import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -70,6 +72,7 @@ def run(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "fake_verbs", module)
     verbs = {name: Verb(f"fake_verbs:{name}", f"{name} things") for name in ("train", "needs", "fails")}
     verbs["fail-later"] = Verb("a_module_that_does_not_exist:x", "never loaded")
+    monkeypatch.setenv("COLUMNS", "80")
     calls.clear()
 
     def call(line):
@@ -164,6 +167,15 @@ def test_bad_input_is_one_sentence_and_exit_code_2(run, line, sentence):
     assert len(err.splitlines()) == 1
     assert "Traceback" not in err
     assert calls == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_sentence_is_the_same_where_the_terminal_cannot_draw_lines(encoding):
+    words = ["-c", "import sys; from ivideogpt.cli import main; sys.exit(main(['predict']))"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, *words], check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert re.fullmatch(r"ivideogpt: missing \w+ and --input PATH; see ivideogpt predict --help\n", done.stderr)
 
 
 def test_a_stop_is_130(run):

@@ -189,13 +189,21 @@ def _spelled(name: str, value: str | None, hint: Any, program: str) -> list[str]
 
 def _one_sentence(box: str, program: str) -> str:
     """What tyro says in a box of several lines, as one sentence."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│").rstrip() for line in plain.splitlines() if line.strip() and line.strip()[0] not in "╭╰"]
-    if lines and lines[0].strip() == f"Missing from {program}:":
+    sections: list[list[str]] = [[]]
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+        text = line.replace("│", " ").rstrip()
+        if re.fullmatch(r" *[─-]{3,}", text):
+            sections.append([])
+        elif text and text[0] not in "╭╰":
+            sections[-1].append(text)
+    if "╭" not in box:  # where the terminal cannot draw lines, the title is a section too
+        del sections[0]
+    said, *more = [" ".join(" ".join(section).split()) for section in sections] or [""]
+    if said.startswith(f"Missing from {program}:"):
         # One option a line, each above its help, which is indented further.
-        return "missing " + " and ".join(line.strip() for line in lines if re.match(r" {5}\S", line))
-    parts = [" ".join(part.split()) for part in re.split(r"─{3,}", " ".join(lines))]
-    sentence = parts[0].rstrip(".")
-    if len(parts) > 1 and parts[1].startswith("Argument helptext: "):
-        sentence += f"; expected {parts[1].removeprefix('Argument helptext: ')}"
-    return sentence or "the command line could not be read"
+        indents = [len(text) - len(text.lstrip()) for text in sections[0]]
+        names = [text.strip() for text, indent in zip(sections[0], indents, strict=True) if indent == indents[0] + 4]
+        return "missing " + " and ".join(names)
+    if more and more[0].startswith("Argument helptext: "):
+        said = f"{said}; expected {more[0].removeprefix('Argument helptext: ')}"
+    return said.rstrip(".") or "the command line could not be read"

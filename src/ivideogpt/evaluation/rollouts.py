@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.metrics.image import psnr, ssim
+from ivideogpt.worldmodel import inputs
 from ivideogpt.worldmodel.sampling import Sampling
 from ivideogpt.worldmodel.session import Imagination, imagination
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -41,7 +42,9 @@ class Clips:
             UserError: there are none, or they differ in length.
         """
         if len({len(window) for window in windows}) != 1:
-            raise UserError(f"windows have {sorted({len(w) for w in windows})} frames; expected one length and at least one window")
+            raise UserError(
+                f"windows have {sorted({len(w) for w in windows})} frames; expected one length and at least one window"
+            )
         frames = torch.stack([torch.from_numpy(window.frames) for window in windows]).permute(0, 1, 4, 2, 3)
         if any(window.actions is None for window in windows):
             return cls(frames, None)
@@ -50,7 +53,12 @@ class Clips:
 
 
 def imagine_with_progress(
-    model: WorldModel, context: Tensor, actions: Tensor | None, horizon: int, label: str = "imagining", **options: object
+    model: WorldModel,
+    context: Tensor,
+    actions: Tensor | None,
+    horizon: int,
+    label: str = "imagining",
+    **options: object,
 ) -> tuple[Imagination, float]:
     """`WorldModel.imagine` with a progress bar.
 
@@ -59,8 +67,8 @@ def imagine_with_progress(
     """
     start = time.perf_counter()
     session = model.session(context, **options)  # type: ignore[arg-type]
-    actions = model.check_actions(actions, session.rows, horizon)
-    for index in tqdm(range(horizon), desc=label, unit="frame", leave=False):
+    actions = inputs.check_actions(model, actions, session.rows, horizon)
+    for index in tqdm(range(horizon), desc=label, unit="frame", leave=False, disable=None):
         session.advance(None if actions is None else actions[:, index])
     imagined = imagination(session, 0)
     return imagined, time.perf_counter() - start
@@ -97,7 +105,9 @@ def rollout_figures(
     if model.action_dim and clips.actions is not None:
         actions = model.normalize_actions(clips.actions[:, count - 1 : -1])
     found = {"copy_last": context[:, -1:].expand_as(true), "reconstruction": reconstruct(model, frames)}
-    found["imagined"], seconds = _imagine(model, context, actions, true.shape[1], batch_size, sampling, seed, "imagining")
+    found["imagined"], seconds = _imagine(
+        model, context, actions, true.shape[1], batch_size, sampling, seed, "imagining"
+    )
     if actions is not None:
         # Each clip gets the actions of the next one: the same distribution, the wrong future.
         wrong = actions.roll(1, dims=0)

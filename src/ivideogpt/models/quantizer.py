@@ -55,10 +55,9 @@ class CodebookAverage(nn.Module):
     def __init__(self, quantizer: VectorQuantizer, decay: float = 0.99, dead_below: float = 0.05) -> None:
         """``dead_below``: a code with fewer (averaged) uses a step than this is set to a random current vector."""
         super().__init__()
-        num_codes, dim = quantizer.embedding.weight.shape
         self.decay, self.dead_below = decay, dead_below
-        self.register_buffer("counts", torch.ones(num_codes))
-        self.register_buffer("sums", torch.zeros(num_codes, dim))
+        self.register_buffer("counts", torch.ones(len(quantizer.embedding.weight)))
+        self.register_buffer("sums", quantizer.embedding.weight.detach().clone())
 
     @torch.no_grad()
     def start(self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator, rounds: int = 10) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ivideogpt.core.checkpoint import load_tensors, save_tensors, write_text_atomic
+from ivideogpt.core.config import load_json
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.layout import TokenLayout
 from ivideogpt.models.autoencoder import Decoder, Encoder
@@ -20,6 +21,7 @@ from ivideogpt.models.tokenizer_config import TokenizerConfig
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+BACKGROUND_TOLERANCE = 4 / 255
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,11 @@ class CompressiveTokenizer(nn.Module):
             "mid_attention": True,
         }
         encoder = {"in_channels": 3 * side**2, "resolution": config.resolution // side, **shape}
-        decoder = {"out_channels": (4 if config.background else 3) * side**2, "resolution": config.context_grid, **shape}
+        decoder = {
+            "out_channels": (4 if config.background else 3) * side**2,
+            "resolution": config.context_grid,
+            **shape,
+        }
         width, latent = config.code_width, config.latent_channels
         self.encoder = Encoder(**encoder, mid_attention=config.mid_attention)
         self.decoder = Decoder(**decoder, mid_attention=config.mid_attention)
@@ -97,7 +103,7 @@ class CompressiveTokenizer(nn.Module):
             self.quant_linear = nn.Linear(config.patch_size**2 * latent, width)
             self.post_quant_linear = nn.Linear(width, config.patch_size**2 * latent)
         if config.background:
-            self.background = nn.Parameter(torch.ones(3, config.resolution, config.resolution))
+            self.register_buffer("background", torch.ones(3, config.resolution, config.resolution))
 
     @property
     def layout(self) -> TokenLayout:
@@ -115,12 +121,10 @@ class CompressiveTokenizer(nn.Module):
         """
         folder = Path(folder)
         if not (folder / CONFIG_FILE).is_file():
-            raise UserError(f"{folder} has no {CONFIG_FILE}; expected a tokenizer folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
-        try:
-            values = json.loads((folder / CONFIG_FILE).read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{folder / CONFIG_FILE} is not valid JSON ({error}); download it again") from error
-        tokenizer = cls(TokenizerConfig.from_official(values))
+            raise UserError(
+                f"{folder} has no {CONFIG_FILE}; expected a tokenizer folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+            )
+        tokenizer = cls(TokenizerConfig.from_official(load_json(folder / CONFIG_FILE)))
         load_state(tokenizer, load_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
         return tokenizer.eval()
 
@@ -253,12 +257,16 @@ class CompressiveTokenizer(nn.Module):
         )
 
     def check_frames(self, frames: Tensor, at_least: int = 1) -> None:
-        """Raises UserError where ``frames`` are not ``[b t 3 h w]`` of this tokenizer's resolution."""
+        """Raises UserError where ``frames`` are not float ``[b t 3 h w]`` of this tokenizer's resolution."""
         size = self.config.resolution
         if frames.ndim != 5 or frames.shape[2:] != (3, size, size):
-            raise UserError(f"frames have shape {list(frames.shape)}; expected [b t 3 {size} {size}]; resize them first")
+            raise UserError(
+                f"frames have shape {list(frames.shape)}; expected [b t 3 {size} {size}]; resize them first"
+            )
         if frames.shape[1] < at_least:
             raise UserError(f"{frames.shape[1]} frames were given; expected at least {at_least}")
+        if not frames.is_floating_point():
+            raise UserError(f"frames have type {frames.dtype}; expected floating point in [0, 1]; divide uint8 by 255")
 
     # Parts
 
@@ -269,6 +277,8 @@ class CompressiveTokenizer(nn.Module):
     def _context_vectors(self, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
         z, features = self.encoder(self._from_pixels(frames))
         vectors = rearrange(self.quant_conv(z), "(b c) d h w -> b c (h w) d", b=len(frames))
+        if self.config.background:
+            vectors = vectors * self._shows_something(frames)
         return vectors, self._features(features, len(frames))
 
     def _dynamics_vectors(self, frames: Tensor, features: ContextFeatures) -> Tensor:
@@ -297,9 +307,15 @@ class CompressiveTokenizer(nn.Module):
             return ContextFeatures(())
         return ContextFeatures(tuple(rearrange(x, "(b c) d h w -> b c d h w", b=rows) for x in features))
 
+    def _shows_something(self, frames: Tensor) -> Tensor:
+        """Which patches ``[b c n 1]`` differ from the background, by more than rounding does."""
+        differs = (frames - self.background).abs() > BACKGROUND_TOLERANCE
+        grid = self.config.context_grid
+        return reduce(differs.float(), "b c ch (h p) (w q) -> b c (h w) 1", "max", h=grid, w=grid)
+
     def _from_pixels(self, frames: Tensor) -> Tensor:
         if self.config.background:
-            frames = frames - self.background.detach()
+            frames = frames - self.background
         x = F.pixel_unshuffle(rearrange(frames, "b t c h w -> (b t) c h w"), self.config.pixel_unshuffle)
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -320,8 +336,12 @@ def load_state(module: nn.Module, tensors: dict[str, Tensor], source: str | Path
     expected = module.state_dict()
     missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unknown:
-        said = [f"{label} {', '.join(names[:3])}" for label, names in (("missing", missing), ("unknown", unknown)) if names]
-        raise UserError(f"{source} does not fit its config.json: {'; '.join(said)}; is it a checkpoint of another kind?")
+        said = [
+            f"{label} {', '.join(names[:3])}" for label, names in (("missing", missing), ("unknown", unknown)) if names
+        ]
+        raise UserError(
+            f"{source} does not fit its config.json: {'; '.join(said)}; is it a checkpoint of another kind?"
+        )
     for name, value in tensors.items():
         if value.shape != expected[name].shape:
             raise UserError(

@@ -5,8 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ivideogpt.core.config import from_dict
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.layout import TokenLayout
+
+_SIZES = (
+    "resolution",
+    "layers_per_block",
+    "latent_channels",
+    "context_codes",
+    "dynamics_codes",
+    "context_frames",
+    "patch_size",
+    "pixel_unshuffle",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +42,9 @@ class TokenizerConfig:
         pixel_unshuffle: pixels (per side) that the first convolution sees as channels; 1 in the official models.
         conditional: future frames have networks of their own that attend to the context. False: one plain network and
             one codebook serves all frames (``patch_size`` is then 1): for small models that must learn fast.
-        background: a learned picture lies behind what is decoded, and a decoded mask says where it shows.
+        background: a fixed picture (the usual one of the data) lies behind what is decoded, and a decoded mask says
+            where it shows; a patch that shows nothing else has the code of nothing, whatever is around it. Needs
+            ``conditional`` False.
     """
 
     resolution: int = 64
@@ -51,16 +65,28 @@ class TokenizerConfig:
     background: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError where the sizes do not fit together."""
+        """Raises UserError where a size is out of range or the sizes do not fit together."""
+        sizes = {name: getattr(self, name) for name in _SIZES} | {"block_channels": min(self.block_channels, default=0)}
+        for name, value in sizes.items():
+            if value < 1:
+                raise UserError(f"{name} is {value}; expected at least 1")
+        if self.norm_groups < 0 or any(width % self.norm_groups for width in self.block_channels if self.norm_groups):
+            raise UserError(
+                f"norm_groups {self.norm_groups} does not divide block_channels {list(self.block_channels)}"
+            )
         factor = self.pixel_unshuffle * 2 ** (len(self.block_channels) - 1)
         if self.resolution % factor:
-            raise UserError(f"resolution {self.resolution} is not a multiple of {factor}, by which this tokenizer shrinks")
+            raise UserError(
+                f"resolution {self.resolution} is not a multiple of {factor}, by which this tokenizer shrinks"
+            )
         if self.context_grid % self.patch_size:
             raise UserError(
                 f"patch_size {self.patch_size} does not divide the {self.context_grid} x {self.context_grid} latent map"
             )
         if not self.conditional and (self.patch_size != 1 or self.context_codes != self.dynamics_codes):
             raise UserError("a tokenizer that is not conditional needs patch_size 1 and two codebooks of one size")
+        if self.background and self.conditional:
+            raise UserError("a tokenizer with a background needs conditional False")
 
     @property
     def context_grid(self) -> int:
@@ -136,26 +162,44 @@ class TokenizerConfig:
         """
         if "num_dyn_embeddings" not in values:
             kind = values.get("_class_name") or values.get("model_type") or "no known class"
-            raise UserError(f"this config.json describes {kind}, not a compressive tokenizer: num_dyn_embeddings is missing")
+            raise UserError(
+                f"this config.json describes {kind}, not a compressive tokenizer: num_dyn_embeddings is missing"
+            )
         expected = {"norm_type": "group", "act_fn": "silu", "in_channels": 3, "out_channels": 3}
         for name, value in expected.items():
             if values.get(name, value) != value:
                 raise UserError(f"tokenizer option {name}={values[name]!r} is not supported; expected {value!r}")
-        return cls(
-            resolution=values.get("resolution", 256),
-            block_channels=tuple(values["block_out_channels"]),
-            layers_per_block=values.get("layers_per_block", 1),
-            latent_channels=values.get("latent_channels", 3),
-            code_channels=values.get("vq_embed_dim"),
-            norm_groups=values.get("norm_num_groups", 32),
-            context_codes=values.get("num_vq_embeddings", 256),
-            dynamics_codes=values["num_dyn_embeddings"],
-            context_frames=values.get("context_length", 2),
-            max_attention_resolution=values.get("max_att_resolution", 32),
-            patch_size=values.get("patch_size", 4),
-            mid_attention=values.get("mid_block_add_attention", True),
-            dropout=values.get("dropout", 0.1),
-            pixel_unshuffle=values.get("pixel_unshuffle", 1),
-            conditional=values.get("conditional", True),
-            background=values.get("background", False),
-        )
+        official = {**_OFFICIAL_DEFAULTS, **{name: values[name] for name in _OFFICIAL_NAMES.values() if name in values}}
+        ours = {name: official[there] for name, there in _OFFICIAL_NAMES.items() if there in official}
+        return from_dict(cls, ours, where="tokenizer/config.json")
+
+
+# Ours and theirs; the last four are options of ours, written only where they are used.
+_OFFICIAL_NAMES = {
+    "resolution": "resolution",
+    "block_channels": "block_out_channels",
+    "layers_per_block": "layers_per_block",
+    "latent_channels": "latent_channels",
+    "code_channels": "vq_embed_dim",
+    "norm_groups": "norm_num_groups",
+    "context_codes": "num_vq_embeddings",
+    "dynamics_codes": "num_dyn_embeddings",
+    "context_frames": "context_length",
+    "max_attention_resolution": "max_att_resolution",
+    "patch_size": "patch_size",
+    "mid_attention": "mid_block_add_attention",
+    "dropout": "dropout",
+    "pixel_unshuffle": "pixel_unshuffle",
+    "conditional": "conditional",
+    "background": "background",
+}
+# Where the official class differs from ours in what it takes for granted.
+_OFFICIAL_DEFAULTS = {
+    "resolution": 256,
+    "block_out_channels": [64],
+    "layers_per_block": 1,
+    "latent_channels": 3,
+    "num_vq_embeddings": 256,
+    "max_att_resolution": 32,
+    "mid_block_add_attention": True,
+}

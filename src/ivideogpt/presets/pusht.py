@@ -15,7 +15,7 @@ ACTION_FREQUENCIES = 4
 
 
 def pusht_tokenizer() -> TokenizerConfig:
-    """8x8 codes a frame, one network for all frames, a learned background."""
+    """8x8 codes a frame, one network for all frames, a fixed background."""
     return TokenizerConfig(
         resolution=64,
         block_channels=(64, 128),
@@ -73,11 +73,11 @@ class PushTTraining:
     tokenizer: TokenizerTraining = field(
         default_factory=lambda: TokenizerTraining(
             tokenizer=pusht_tokenizer(),
-            steps=5_500,
+            steps=6_000,
             batch_size=12,
             future_frames=2,
             learning_rate=8e-4,
-            continuous_steps=500,
+            continuous_steps=400,
             save_every=500,
         )
     )

@@ -109,6 +109,7 @@ def train_tokenizer(
     data: EpisodeArrays,
     run: Run,
     *,
+    initial: CompressiveTokenizer | None = None,
     evaluate: Evaluate | None = None,
     until: int | None = None,
 ) -> CompressiveTokenizer:
@@ -118,15 +119,17 @@ def train_tokenizer(
         config: the settings; the schedule spans ``config.steps``.
         data: raw frames.
         run: its folder, device and precision; each checkpoint in it has a ``tokenizer/`` folder.
+        initial: weights to start from, of the same shape (it is trained in place); its codes are placed anew.
         evaluate: measures the model at each checkpoint; its figures join the log.
         until: stops after this many updates without changing the schedule.
 
     Returns:
         The trained tokenizer in evaluation mode.
     """
-    tokenizer = CompressiveTokenizer(config.tokenizer).to(run.device, memory_format=torch.channels_last)
+    tokenizer = initial or CompressiveTokenizer(config.tokenizer)
+    tokenizer.to(run.device, memory_format=torch.channels_last)
     if config.tokenizer.background:
-        tokenizer.background.data.copy_(usual_picture(data))
+        tokenizer.background.copy_(usual_picture(data))
     pixel_loss = PixelLoss(config, data).to(run.device)
     averages = Codebooks(tokenizer, config.codebook_decay).to(run.device)
     optimizer = adamw(tokenizer, learning_rate=config.learning_rate, betas=(0.9, 0.99))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.episodes import load_episodes, load_folder
+from ivideogpt.data.episodes import load_episodes, save_episodes
 from ivideogpt.evaluation.pusht import pusht_measures
 from ivideogpt.evaluation.rollouts import Clips, imagine_with_progress, rollout_figures
 from ivideogpt.metrics.image import psnr, ssim
@@ -131,6 +131,7 @@ def train_demo(
     }
     model.config = replace(model.config, metadata=metadata)
     model.save_pretrained(folder / "checkpoint", dtype=torch.bfloat16)
+    save_episodes(folder / "checkpoint" / EPISODES_FILE, shipped_episodes(test))
     print_figures(figures)
     print_json({**summary(figures), "output": folder / "checkpoint"})
 
@@ -187,10 +188,21 @@ def contact_windows(episodes: Sequence[Episode], length: int) -> list[Episode]:
     """One window of each episode: the first of every fourth in which the block moves 8 px of 64, else the middle one."""
     windows = []
     for episode in episodes:
-        starts = range(0, len(episode) - length + 1, 4)
-        moved = [start for start in starts if block_travel(episode, start + 1, start + length - 1) >= MOVED]
-        windows.append(episode.window(moved[0] if moved else starts[len(starts) // 2], length))
+        moved = moving_starts(episode, length)
+        windows.append(episode.window(moved[0] if moved else (len(episode) - length) // 2, length))
     return windows
+
+
+def moving_starts(episode: Episode, length: int) -> list[int]:
+    """Every fourth first frame of ``length`` frames during whose future the block moves 8 px of 64."""
+    starts = range(0, len(episode) - length + 1, 4)
+    return [start for start in starts if block_travel(episode, start + 1, start + length - 1) >= MOVED]
+
+
+def shipped_episodes(episodes: Sequence[Episode], count: int = 8) -> list[Episode]:
+    """The first ``count`` episodes in which the block moves; ``meta["start"]`` tells where."""
+    found = [(episode, moving_starts(episode, 2 + HORIZON)) for episode in episodes]
+    return [replace(x, meta={**x.meta, "start": starts[0]}) for x, starts in found if starts][:count]
 
 
 def block_travel(episode: Episode, first: int, last: int) -> float:

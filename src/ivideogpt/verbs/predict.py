@@ -16,7 +16,7 @@ from ivideogpt.data.episodes import load_episodes
 from ivideogpt.data.media import read_episode
 from ivideogpt.evaluation.rollouts import imagine_with_progress
 from ivideogpt.metrics.image import psnr, ssim
-from ivideogpt.verbs.showing import print_json, print_table, write_pictures
+from ivideogpt.verbs.showing import check_folder, print_json, print_table, write_pictures
 from ivideogpt.worldmodel.sampling import Sampling
 from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON, WorldModel
 
@@ -68,8 +68,10 @@ def predict(
         raise UserError(f"repeat is {repeat}; expected at least 1")
     if horizon is not None and horizon < 1:
         raise UserError(f"horizon is {horizon}; expected at least 1")
-    if fps <= 0:
-        raise UserError(f"fps is {fps}; expected more than 0")
+    if not 0.01 <= fps <= 1000:
+        raise UserError(f"fps is {fps}; expected 0.01 to 1000 frames a second")
+    folder = output or Path("outputs") / "predict" / input.stem
+    check_folder(folder)
     sampling = Sampling(temperature=temperature, top_k=top_k or None, greedy=greedy)
     if stride is None:
         stride = dataset_info(dataset_name).stride() if dataset_name else 1
@@ -102,7 +104,6 @@ def predict(
         "imagined" if repeat == 1 else f"imagined {index + 1}": torch.cat([pixels(context), frames])
         for index, frames in enumerate(futures)
     }
-    folder = output or Path("outputs") / "predict" / input.stem
     paths = write_pictures(folder, "imagined", strip, model.context_frames, fps)
     figures = _figures(futures, true, pixels(context)[-1])
     _print(figures, repeat, steps, steps * repeat / seconds, paths)
@@ -111,7 +112,11 @@ def predict(
 
 def _read(path: Path, index: int, dataset_name: str | None, camera_key: str | None, size: int) -> Episode:
     if path.suffix != ".safetensors":
+        if index:
+            raise UserError(f"episode is {index}, but {path} is one recording; only .safetensors files hold several")
         return read_episode(path, dataset_name=dataset_name, camera_key=camera_key, size=size)
+    if camera_key is not None:
+        raise UserError(f"camera_key is {camera_key!r}, but {path} is no .npz and has no named arrays; leave it out")
     episodes = load_episodes(path)
     if not 0 <= index < len(episodes):
         raise UserError(f"episode is {index}; {path} holds {len(episodes)}, so expected 0 to {len(episodes) - 1}")
@@ -152,14 +157,18 @@ def _actions(model: WorldModel, clip: Episode, horizon: int) -> torch.Tensor | N
     if not model.action_dim:
         return None
     if clip.actions is None:
-        raise UserError(f"this model needs actions of {model.action_dim} numbers, and the input has none; give an episode with actions")
+        raise UserError(
+            f"this model needs actions of {model.action_dim} numbers, and the input has none; give an episode with actions"
+        )
     if clip.actions.shape[1] != model.action_dim:
         raise UserError(
             f"the input's actions have {clip.actions.shape[1]} numbers; this model was trained with {model.action_dim}"
         )
     usable = clip.actions[model.context_frames - 1 : -1]
     if len(usable) < horizon:
-        raise UserError(f"horizon is {horizon}, but the input has actions for {len(usable)} future frames; use at most that")
+        raise UserError(
+            f"horizon is {horizon}, but the input has actions for {len(usable)} future frames; use at most that"
+        )
     return model.normalize_actions(torch.from_numpy(usable[:horizon]).float())
 
 
@@ -181,10 +190,10 @@ def _figures(futures: torch.Tensor, true: torch.Tensor, last: torch.Tensor) -> d
     }
 
 
-def _print(
-    figures: dict[str, dict[str, float]], repeat: int, steps: int, speed: float, paths: list[Path]
-) -> None:
-    lines = [["imagined" if repeat == 1 else f"imagined, best of {repeat}", figures["best"]["psnr"], figures["best"]["ssim"]]]
+def _print(figures: dict[str, dict[str, float]], repeat: int, steps: int, speed: float, paths: list[Path]) -> None:
+    lines = [
+        ["imagined" if repeat == 1 else f"imagined, best of {repeat}", figures["best"]["psnr"], figures["best"]["ssim"]]
+    ]
     if repeat > 1:
         lines.append([f"imagined, mean of {repeat}", figures["mean"]["psnr"], figures["mean"]["ssim"]])
     lines.append(["copy of the last frame", figures["copy_last"]["psnr"], figures["copy_last"]["ssim"]])

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from ivideogpt.core.errors import UserError
 from ivideogpt.data.render import side_by_side, write_gif, write_mp4, write_strip
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError where results cannot be written into ``folder``, before the work that makes them."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"output is {folder}, but {nearest} is a file; choose a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"output is {folder}, but {nearest} cannot be written; choose another folder")
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:
@@ -44,7 +55,9 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str | float]]) 
     cells = [list(headings), *([text(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     for row in cells:
-        first, *rest = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        first, *rest = (
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         print("  ".join([first, *rest]).rstrip())
 
 

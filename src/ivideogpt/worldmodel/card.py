@@ -8,8 +8,13 @@ if TYPE_CHECKING:
     from ivideogpt.worldmodel.world_model import WorldModel
 
 
-def model_card(model: WorldModel) -> str:
-    """Markdown with the front matter that the Hub reads: what the model is, what it was trained on, how well it does."""
+def model_card(model: WorldModel, repository: str | None = None) -> str:
+    """Markdown with the front matter that the Hub reads: what the model is, what it was trained on, how well it does.
+
+    Args:
+        model: the world model.
+        repository: where on the Hub it goes, to say how it is loaded from there.
+    """
     config, tokenizer, transformer = model.config, model.tokenizer.config, model.transformer.config
     million = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
@@ -24,13 +29,27 @@ def model_card(model: WorldModel) -> str:
         "rewards": "yes" if config.heads.reward else "no",
         "trained on clips of": f"{config.clip_frames} frames" if config.clip_frames else "unknown length",
     }
-    lines = ["---", "license: mit", "library_name: ivideogpt", "tags: [world-model, video-prediction, robotics]", "---", ""]
+    lines = [
+        "---",
+        "license: mit",
+        "library_name: ivideogpt",
+        "tags: [world-model, video-prediction, robotics]",
+        "---",
+        "",
+    ]
     lines += [f"# {config.name or 'An iVideoGPT world model'}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in rows.items()]
     for title, values in config.metadata.items():
         lines += ["", f"## {str(title).replace('_', ' ').capitalize()}", "", *_paragraph(values)]
-    use = config.name or "FOLDER"
-    lines += ["", "## Use", "", "```python", "from ivideogpt import WorldModel", f'model = WorldModel.from_pretrained("{use}")']
+    use = repository or config.name or "FOLDER"
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from ivideogpt import WorldModel",
+        f'model = WorldModel.from_pretrained("{use}")',
+    ]
     return "\n".join([*lines, "```", ""])
 
 

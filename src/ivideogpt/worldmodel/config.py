@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,12 @@ class WorldModelConfig:
             count = len(getattr(self, label))
             if count not in (0, self.heads.action_dim):
                 raise UserError(f"{label} has {count} numbers; expected {self.heads.action_dim}, the action dimension")
-        if any(std <= 0 for std in self.action_std):
-            raise UserError(f"action_std is {list(self.action_std)}; expected only numbers above 0")
+        if not all(map(math.isfinite, self.action_mean)):
+            raise UserError(f"action_mean is {list(self.action_mean)}; expected only finite numbers")
+        if not all(0 < std < math.inf for std in self.action_std):
+            raise UserError(f"action_std is {list(self.action_std)}; expected only finite numbers above 0")
+        for label in ("context_frames", "frame_stride", "clip_frames"):
+            if getattr(self, label) is not None and getattr(self, label) < 1:
+                raise UserError(f"{label} is {getattr(self, label)}; expected at least 1")
         if self.goal_conditioned and self.context_frames != 2:
             raise UserError(f"a goal-conditioned model has 2 context frames (goal, last); got {self.context_frames}")

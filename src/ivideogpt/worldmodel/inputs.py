@@ -46,9 +46,7 @@ def check_context(model: WorldModel, context: Tensor) -> Tensor:
     """
     if isinstance(context, Tensor) and context.ndim == 5 and context.shape[1] != model.context_frames:
         what = " (goal, last frame)" if model.config.goal_conditioned else ""
-        raise UserError(
-            f"context has {context.shape[1]} frames; this model takes exactly {model.context_frames}{what}"
-        )
+        raise UserError(f"context has {context.shape[1]} frames; this model takes exactly {model.context_frames}{what}")
     return check_frames(model, context, "context")
 
 
@@ -80,10 +78,11 @@ def check_ids(model: WorldModel, ids: Tensor, rows: int, sampling: Sampling) -> 
     Raises:
         UserError: wrong shape or type, or ids that ``sampling`` cannot draw.
     """
-    tokens, legal = model.layout.dynamics_tokens, sampling.legal_ids(model.layout)
+    layout, tokens = model.layout, model.layout.dynamics_tokens
+    legal = layout.dynamics_ids if sampling.legal_only else range(layout.vocab_size)
     _check_shape(ids, (rows, None, tokens), f"[{rows} horizon {tokens}]", "ids")
     if ids.is_floating_point() or ids.dtype == torch.bool:
-        raise UserError(f"ids have type {ids.dtype}; expected whole numbers (int64)")
+        raise UserError(f"ids came with type {ids.dtype}; expected whole numbers (int64)")
     low, high = ids.min().item(), ids.max().item()
     if low < legal.start or high >= legal.stop:
         raise UserError(
@@ -95,33 +94,35 @@ def check_ids(model: WorldModel, ids: Tensor, rows: int, sampling: Sampling) -> 
 
 def _check_shape(value: Tensor | None, shape: tuple[int | None, ...], expected: str, name: str) -> None:
     if not isinstance(value, Tensor):
-        raise UserError(f"{name} is a {type(value).__name__}; expected a torch tensor {expected}")
+        raise UserError(f"{name} came as {type(value).__name__}; expected a torch tensor {expected}")
     fits = value.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
     if not fits or value.numel() == 0:
-        raise UserError(f"{name} has shape {list(value.shape)}; expected {expected}")
+        raise UserError(f"{name} came with shape {list(value.shape)}; expected {expected}")
 
 
 def _in_range(model: WorldModel, frames: Tensor, name: str) -> Tensor:
     if frames.dtype == torch.uint8:
         return frames.to(model.device).float() / 255
     if not frames.is_floating_point():
-        raise UserError(f"{name} has type {frames.dtype}; expected uint8, or floating point in [0, 1]")
+        raise UserError(f"{name} came with type {frames.dtype}; expected uint8, or floating point in [0, 1]")
     low, high = frames.min().item(), frames.max().item()
     if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
-        raise UserError(f"{name} ranges from {low:.4g} to {high:.4g}; expected numbers in [0, 1], none of them NaN")
+        raise UserError(
+            f"{name} came with values from {low:.4g} to {high:.4g}; expected numbers in [0, 1], none of them NaN"
+        )
     return frames.to(model.device, torch.float32, copy=True)
 
 
 def _are_wanted(model: WorldModel, actions: Tensor | None, expected: str, name: str) -> bool:
     if actions is None and model.action_dim:
-        raise UserError(f"{name}: none given, but this model needs them: {expected}")
+        raise UserError(f"no {name} came, but this model needs them: {expected}")
     if actions is not None and not model.action_dim:
-        raise UserError(f"{name}: given, but this model is action-free; leave them out")
+        raise UserError(f"{name} came, but this model is action-free; leave them out")
     return actions is not None
 
 
 def _finite(model: WorldModel, actions: Tensor | None, name: str) -> Tensor:
     assert actions is not None
     if not torch.isfinite(actions).all():
-        raise UserError(f"{name} has NaN or infinity in it; expected finite numbers")
+        raise UserError(f"{name} came with NaN or infinity; expected finite numbers")
     return actions.to(model.device, torch.float32, copy=True)

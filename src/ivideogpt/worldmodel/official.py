@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ivideogpt.core.checkpoint import load_tensors, save_tensors, write_text_atomic
-from ivideogpt.core.config import load_json
+from ivideogpt.core.config import from_dict, load_json
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.heads import Heads, HeadsConfig
 from ivideogpt.models.tokenizer import CONFIG_FILE, CompressiveTokenizer, load_state
@@ -48,6 +48,16 @@ _FUSED = (
     ("attention.qkv", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
     ("feed_forward.gate_up", ("mlp.gate_proj", "mlp.up_proj")),
 )
+_CONFIG_FIELDS = {
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "max_positions": "max_position_embeddings",
+    "rms_norm_eps": "rms_norm_eps",
+    "rope_theta": "rope_theta",
+    "attention_dropout": "attention_dropout",
+}
 _ENDS = (("embed", "model.embed_tokens"), ("norm", "model.norm"), ("head", "lm_head"))
 
 
@@ -102,9 +112,13 @@ def transformer_config_from_official(values: dict[str, Any], vocab_size: int) ->
     """
     if values.get("model_type", "llama") != "llama" or "hidden_size" not in values:
         raise UserError(f"transformer/config.json describes {values.get('model_type')!r}; expected a 'llama' model")
-    heads = values["num_attention_heads"]
+    for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        if not isinstance(values.get(name), int) or values[name] < 1:
+            raise UserError(
+                f"transformer/config.json says {name}={values.get(name)!r}; expected a number of at least 1"
+            )
     expected = {
-        "num_key_value_heads": heads,
+        "num_key_value_heads": values["num_attention_heads"],
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
@@ -114,17 +128,12 @@ def transformer_config_from_official(values: dict[str, Any], vocab_size: int) ->
     for name, value in expected.items():
         if values.get(name, value) != value:
             raise UserError(f"transformer option {name}={values[name]!r} is not supported; expected {value!r}")
-    return TransformerConfig(
-        vocab_size=vocab_size,
-        hidden_size=values["hidden_size"],
-        intermediate_size=values["intermediate_size"],
-        num_layers=values["num_hidden_layers"],
-        num_heads=heads,
-        max_positions=values.get("max_position_embeddings", 1024),
-        rms_norm_eps=values.get("rms_norm_eps", 1e-6),
-        rope_theta=values.get("rope_theta", 10000.0),
-        attention_dropout=values.get("attention_dropout", 0.0),
-    )
+    rope = values.get("rope_parameters") or {}  # where newer releases of transformers keep theta
+    if rope.get("rope_type", "default") != "default":
+        raise UserError(f"transformer option rope_type={rope['rope_type']!r} is not supported; expected 'default'")
+    values = {**values, "rope_theta": values.get("rope_theta", rope.get("rope_theta", 10000.0))}
+    ours = {name: values[official] for name, official in _CONFIG_FIELDS.items() if official in values}
+    return from_dict(TransformerConfig, {**ours, "vocab_size": vocab_size}, where="transformer/config.json")
 
 
 def transformer_config_to_official(config: TransformerConfig) -> dict[str, Any]:
@@ -173,7 +182,9 @@ def read_transformer(folder: Path) -> tuple[Transformer, dict[str, Tensor]]:
     heads = {name: plain.pop(name) for name in list(plain) if name.split(".")[0] in OFFICIAL_HEADS}
     embedding = plain.get("model.embed_tokens.weight")
     if embedding is None:
-        raise UserError(f"{folder / TRANSFORMER_WEIGHTS} has no model.embed_tokens.weight; expected a LLaMA transformer")
+        raise UserError(
+            f"{folder / TRANSFORMER_WEIGHTS} has no model.embed_tokens.weight; expected a LLaMA transformer"
+        )
     config = transformer_config_from_official(values, len(embedding))
     transformer = Transformer(config)
     ours = transformer_from_official(plain, config.num_layers)
@@ -197,8 +208,11 @@ def heads_config(tensors: dict[str, Tensor]) -> HeadsConfig:
     )
 
 
-def world_model_config(name: str, tokenizer: CompressiveTokenizer, heads: HeadsConfig) -> WorldModelConfig:
+def world_model_config(folder: Path, tokenizer: CompressiveTokenizer, heads: HeadsConfig) -> WorldModelConfig:
     """What an official folder leaves unsaid, by the name of its repository."""
+    name = folder.absolute().name
+    if folder.absolute().parent.name == "snapshots":  # the cache of the Hub: models--owner--name/snapshots/commit
+        name = folder.absolute().parent.parent.name.split("--")[-1]
     clip_frames, goal_conditioned = RELEASED.get(name, (None, "goal-cond" in name))
     return WorldModelConfig(
         name=name,

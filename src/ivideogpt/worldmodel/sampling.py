@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -38,7 +39,9 @@ class Sampling:
     def __post_init__(self) -> None:
         """Raises UserError where a value is out of range."""
         if not self.temperature > 0:
-            raise UserError(f"temperature is {self.temperature}; expected more than 0 (use greedy for the likeliest token)")
+            raise UserError(
+                f"temperature is {self.temperature}; expected more than 0 (use greedy for the likeliest token)"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top_k is {self.top_k}; expected at least 1, or none to draw from all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -100,8 +103,8 @@ class RandomStreams:
         Raises:
             UserError: another number of seeds than rows.
         """
-        if isinstance(seed, int):
-            return cls(tuple(_key(seed, row) for row in range(rows)))
+        if isinstance(seed, Integral):
+            return cls(tuple(_key(int(seed), row) for row in range(rows)))
         if len(seed) != rows:
             raise UserError(f"{len(seed)} seeds were given for {rows} rows; expected one number, or one a row")
         return cls(tuple(_key(int(value), 0) for value in seed))

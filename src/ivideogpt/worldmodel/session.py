@@ -13,7 +13,7 @@ from torch import Tensor
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.tokenizer import ContextFeatures
 from ivideogpt.models.transformer import KVCache
-from ivideogpt.worldmodel import engine
+from ivideogpt.worldmodel import engine, inputs
 from ivideogpt.worldmodel.sampling import RandomStreams, Sampling
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Session:
         """
         self.model = model
         self.sampling = sampling or Sampling()
-        context = model.check_context(context)
+        context = inputs.check_context(model, context)
         self._frames: list[Tensor | None] = list(context.unbind(dim=1))
         self._past: list[_Past] = []
         self._streams = RandomStreams.from_seed(seed, len(context))
@@ -136,7 +136,6 @@ class Session:
         self._decode()
         return torch.stack([frame for frame in self._frames if frame is not None], dim=1)
 
-    @torch.inference_mode()
     def step(self, action: Tensor | None = None) -> Step:
         """Imagines the next frame.
 
@@ -153,13 +152,14 @@ class Session:
     def advance(self, action: Tensor | None = None) -> None:
         """Imagines the next frame as tokens only; it is decoded when somebody looks at ``frames``."""
         action, separators = self._open(action)
-        uniforms = self._streams.uniforms(self.steps, self.model.layout.frame_length)[:, : self.model.layout.dynamics_tokens]
+        uniforms = self._streams.uniforms(self.steps, self.model.layout.frame_length)[
+            :, : self.model.layout.dynamics_tokens
+        ]
         tokens = engine.decode_frame(
             self.model, self._segment.cache, separators, action, self.sampling, uniforms.to(separators.device)
         )
         self._close(tokens, separators, action, frame=None)
 
-    @torch.inference_mode()
     def observe(self, frame: Tensor, action: Tensor | None = None) -> Step:
         """Takes the real next frame instead of an imagined one.
 
@@ -169,15 +169,12 @@ class Session:
 
         Returns:
             The step, whose ``log_probs`` tell how much the model expected the frame.
+
+        Raises:
+            UserError: the frame or the action is of another shape, type or range, or an action is missing.
         """
-        frame = self.model.check_frames(frame[:, None], name="frame")
-        if len(frame) != self.rows:
-            raise UserError(f"frame has {len(frame)} rows; expected {self.rows}, as many as the session")
-        action, separators = self._open(action)
-        codes = self.model.tokenizer.encode_future(frame, self._segment.encoder)[:, 0]
-        ids = codes + self.model.layout.dynamics_ids.start
-        tokens = engine.read_frame(self.model, self._segment.cache, separators, ids, action, self.sampling)
-        self._close(tokens, separators, action, frame=frame[:, 0].float())
+        frame = inputs.check_frame(self.model, frame, self.rows)
+        self._read(frame, action)
         return self._last_step()
 
     @torch.inference_mode()
@@ -235,9 +232,21 @@ class Session:
 
     # Parts
 
+    @torch.inference_mode()
+    def _read(self, frame: Tensor, action: Tensor | None) -> None:
+        """Appends the real next frame ``[b c h w]`` as tokens."""
+        action, separators = self._open(action)
+        pixels = frame[:, None].to(self.model.dtype)
+        ids = (
+            self.model.tokenizer.encode_future(pixels, self._segment.encoder)[:, 0]
+            + self.model.layout.dynamics_ids.start
+        )
+        tokens = engine.read_frame(self.model, self._segment.cache, separators, ids, action, self.sampling)
+        self._close(tokens, separators, action, frame)
+
     def _open(self, action: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Checks the action, makes room, and tells the id that opens the next frame."""
-        action = self.model.check_action(action, self.rows)
+        action = inputs.check_action(self.model, action, self.rows)
         if self.steps - self._segment.start >= self._capacity:
             self._decode()
             self._segment = self._anchor(self.steps)
@@ -249,10 +258,14 @@ class Session:
         logits = self.model.transformer.logits(self._past[-1].tokens.hidden)
         return action, self.sampling.choose(logits, uniforms)[0]
 
-    def _close(self, tokens: engine.FrameTokens, separators: Tensor, action: Tensor | None, frame: Tensor | None) -> None:
+    def _close(
+        self, tokens: engine.FrameTokens, separators: Tensor, action: Tensor | None, frame: Tensor | None
+    ) -> None:
         rewards = self.model.rewards(tokens.hidden)
         if not self.sampling.free_separators:
-            tokens = tokens._replace(hidden=tokens.hidden[:, :0])
+            tokens = tokens._replace(hidden=tokens.hidden.new_empty(self.rows, 0))  # a view would keep the memory
+        else:
+            tokens = tokens._replace(hidden=tokens.hidden.clone())
         self._past.append(_Past(tokens, separators, action, rewards))
         self._frames.append(frame)
 
@@ -260,7 +273,9 @@ class Session:
         self._decode()
         past, frame = self._past[-1], self._frames[-1]
         assert frame is not None
-        return Step(frame, past.tokens.ids, past.tokens.log_probs, past.rewards)
+        # Copies, made outside inference mode: callers may change them in place and train on them.
+        rewards = None if past.rewards is None else past.rewards.clone()
+        return Step(frame.clone(), past.tokens.ids.clone(), past.tokens.log_probs.clone(), rewards)
 
     def _anchor(self, start: int) -> _Segment:
         """Encodes the last frames before step ``start`` as a new context."""
@@ -301,5 +316,3 @@ def imagination(session: Session, start: int) -> Imagination:
         log_probs=torch.stack([step.tokens.log_probs for step in past], dim=1),
         rewards=None if past[0].rewards is None else torch.stack([step.rewards for step in past], dim=1),  # type: ignore[misc]
     )
-
-

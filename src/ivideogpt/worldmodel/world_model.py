@@ -20,7 +20,7 @@ from ivideogpt.core.run import choose_device
 from ivideogpt.models.heads import Heads
 from ivideogpt.models.tokenizer import CompressiveTokenizer, load_state
 from ivideogpt.models.transformer import Transformer
-from ivideogpt.worldmodel import engine, official
+from ivideogpt.worldmodel import engine, inputs, official
 from ivideogpt.worldmodel.card import model_card
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.sampling import Sampling
@@ -52,6 +52,16 @@ class WorldModel(nn.Module):
             raise UserError(
                 f"the transformer has {vocab_size} ids and the tokenizer {tokenizer.layout.vocab_size}; "
                 "expected a pair that was trained together"
+            )
+        if config.context_frames != tokenizer.config.context_frames:
+            raise UserError(
+                f"the model takes {config.context_frames} context frames and its tokenizer "
+                f"{tokenizer.config.context_frames}; expected the same number"
+            )
+        places = 1 + max(tokenizer.layout.context_tokens, tokenizer.layout.dynamics_tokens)
+        if config.heads.slots not in (0, places):
+            raise UserError(
+                f"slots is {config.heads.slots}; expected 0, or {places}: a separator and each token of a frame"
             )
         if self.segment_limit < 1:
             raise UserError(
@@ -89,10 +99,9 @@ class WorldModel(nn.Module):
         if (folder / CONFIG_FILE).is_file() and "world_model" in (values := load_json(folder / CONFIG_FILE)):
             config = from_dict(WorldModelConfig, values["world_model"], where=str(folder / CONFIG_FILE))
             if not official.has_official_heads(config.heads):
-                head_tensors = load_tensors(folder / "heads.safetensors")
+                head_tensors |= load_tensors(folder / "heads.safetensors")
         else:
-            name = str(folder_or_hub_id).rstrip("/").split("/")[-1]
-            config = official.world_model_config(name, tokenizer, official.heads_config(head_tensors))
+            config = official.world_model_config(folder, tokenizer, official.heads_config(head_tensors))
         heads = Heads(config.heads, transformer.config.hidden_size)
         load_state(heads, head_tensors, folder)
         if context_frames is not None:
@@ -131,10 +140,12 @@ class WorldModel(nn.Module):
         from huggingface_hub import HfApi  # slow to import and needed only here
 
         api = HfApi(token=token)
-        api.create_repo(repository, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as temporary:
-            self.save_pretrained(Path(temporary) / "checkpoint")
-            return str(api.upload_folder(repo_id=repository, folder_path=Path(temporary) / "checkpoint"))
+            folder = Path(temporary) / "checkpoint"
+            self.save_pretrained(folder)
+            write_text_atomic(folder / "README.md", model_card(self, repository))
+            api.create_repo(repository, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repository, folder_path=folder))
 
     # What it is
 
@@ -182,7 +193,9 @@ class WorldModel(nn.Module):
             trained = self.config.clip_frames
             return limit if trained is None else max(1, min(limit, trained - self.context_frames))
         if not 1 <= reanchor_every <= limit:
-            raise UserError(f"reanchor_every is {reanchor_every}; expected 1 to {limit}, what the positions have room for")
+            raise UserError(
+                f"reanchor_every is {reanchor_every}; expected 1 to {limit}, what the positions have room for"
+            )
         return reanchor_every
 
     # The door
@@ -217,10 +230,10 @@ class WorldModel(nn.Module):
         """
         horizon = self._horizon(actions, horizon)
         session = self.session(context, sampling=sampling, seed=seed, reanchor_every=reanchor_every)
-        actions = self.check_actions(actions, session.rows, horizon)
+        actions = inputs.check_actions(self, actions, session.rows, horizon)
         if observed is not None:
-            observed = self.check_frames(observed, name="observed")
-            known = self.check_actions(observed_actions, session.rows, observed.shape[1], name="observed_actions")
+            observed = inputs.check_frames(self, observed, "observed")
+            known = inputs.check_actions(self, observed_actions, session.rows, observed.shape[1], "observed_actions")
             for index in range(observed.shape[1]):
                 session.observe(observed[:, index], None if known is None else known[:, index])
         elif observed_actions is not None:
@@ -241,7 +254,15 @@ class WorldModel(nn.Module):
         """A live imagination; see `Session`."""
         return Session(self, context, sampling=sampling, seed=seed, reanchor_every=reanchor_every)
 
-    def log_prob(self, context: Tensor, actions: Tensor | None, ids: Tensor, sampling: Sampling | None = None) -> Tensor:
+    def log_prob(
+        self,
+        context: Tensor,
+        actions: Tensor | None,
+        ids: Tensor,
+        sampling: Sampling | None = None,
+        *,
+        reanchor_every: int | None = None,
+    ) -> Tensor:
         """Log-probability of given tokens, teacher-forced in one pass and differentiable.
 
         Args:
@@ -249,28 +270,30 @@ class WorldModel(nn.Module):
             actions: ``[b horizon a]`` in model units, or None.
             ids: int64 ``[b horizon m]`` of the full vocabulary, as in `Imagination`.
             sampling: its temperature and legal ids count; top-k and top-p do not.
+            reanchor_every: what the ids were imagined with; see `segment_frames`.
 
         Returns:
             float32 ``[b horizon m]``.
 
         Raises:
-            UserError: shapes are wrong, or the horizon needs more positions than there are.
+            UserError: shapes are wrong, ids cannot have been drawn, or the horizon reaches beyond a re-anchoring.
         """
-        context = self.check_context(context)
-        layout, count = self.layout, self.context_frames
-        if ids.ndim != 3 or len(ids) != len(context) or ids.shape[2] != layout.dynamics_tokens:
-            raise UserError(f"ids have shape {list(ids.shape)}; expected [{len(context)} horizon {layout.dynamics_tokens}]")
-        actions = self.check_actions(actions, len(context), ids.shape[1])
-        if ids.shape[1] > self.segment_limit:
-            raise UserError(f"{ids.shape[1]} frames of ids do not fit; at most {self.segment_limit} follow one context")
+        sampling = sampling or Sampling()
+        context = inputs.check_context(self, context)
+        ids = inputs.check_ids(self, ids, len(context), sampling)
+        actions = inputs.check_actions(self, actions, len(context), ids.shape[1])
+        layout, limit = self.layout, self.segment_frames(reanchor_every)
+        if ids.shape[1] > limit:
+            raise UserError(
+                f"{ids.shape[1]} frames of ids came; a session encodes its context anew after {limit}: give at most "
+                "that many, each part with the context that it followed"
+            )
         with torch.no_grad():
             codes, _ = self.tokenizer.encode_context(context.to(self.dtype))
-        sequence = layout.join(codes, ids - layout.dynamics_ids.start)
-        hidden = self.hidden_states(sequence, actions)
-        before = rearrange(
-            hidden[:, layout.context_length(count) :], "b (f m) d -> b f m d", m=layout.frame_length
-        )[:, :, :-1]
-        return engine.score_tokens(self, before, ids, sampling or Sampling())
+        hidden = self.hidden_states(layout.join(codes, ids - layout.dynamics_ids.start), actions)
+        future = hidden[:, layout.context_length(self.context_frames) :]
+        before = rearrange(future, "b (f m) d -> b f m d", m=layout.frame_length)[:, :, :-1]
+        return engine.score_tokens(self, before, ids, sampling)
 
     def normalize_actions(self, raw: Tensor) -> Tensor:
         """Raw actions ``[... a]`` in model units, by the statistics in the checkpoint (none: unchanged).
@@ -278,8 +301,9 @@ class WorldModel(nn.Module):
         Raises:
             UserError: another action dimension.
         """
-        if raw.shape[-1] != self.action_dim:
-            raise UserError(f"actions have {raw.shape[-1]} numbers; this model was trained with {self.action_dim}")
+        raw = raw if raw.is_floating_point() else raw.float()
+        if not raw.ndim or raw.shape[-1] != self.action_dim:
+            raise UserError(f"actions came with shape {list(raw.shape)}; expected [... {self.action_dim}]")
         mean, std = (raw.new_tensor(x) for x in (self.config.action_mean, self.config.action_std))
         return (raw - (mean if len(mean) else 0.0)) / (std if len(std) else 1.0)
 
@@ -329,70 +353,12 @@ class WorldModel(nn.Module):
         """Dynamics codes, from 0, of ids of the full vocabulary; ids out of range are clamped."""
         return (ids - self.layout.dynamics_ids.start).clamp(0, self.layout.dynamics_codes - 1)
 
-    # Input
-
-    def check_frames(self, frames: Tensor, name: str = "frames") -> Tensor:
-        """Frames ``[b t c h w]`` as float32 in [0, 1] on the model's device.
-
-        Raises:
-            UserError: wrong shape, type or range.
-        """
-        size = self.tokenizer.config.resolution
-        if frames.ndim != 5 or tuple(frames.shape[2:]) != (3, size, size):
-            raise UserError(
-                f"{name} has shape {list(frames.shape)}; expected [b t 3 {size} {size}] (resize the frames to {size} px)"
-            )
-        if frames.dtype == torch.uint8:
-            return frames.to(self.device).float() / 255
-        if not frames.is_floating_point():
-            raise UserError(f"{name} has type {frames.dtype}; expected uint8, or floating point in [0, 1]")
-        frames = frames.to(self.device).float()
-        low, high = frames.min().item(), frames.max().item()
-        if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise UserError(f"{name} ranges from {low:.4g} to {high:.4g}; expected numbers in [0, 1], none of them NaN")
-        return frames
-
-    def check_context(self, context: Tensor) -> Tensor:
-        """Context frames ``[b c_frames c h w]`` as float32 in [0, 1].
-
-        Raises:
-            UserError: also where the number of frames is another one.
-        """
-        if context.ndim == 5 and context.shape[1] != self.context_frames:
-            what = " (goal, last frame)" if self.config.goal_conditioned else ""
-            raise UserError(f"context has {context.shape[1]} frames; this model takes exactly {self.context_frames}{what}")
-        return self.check_frames(context, name="context")
-
-    def check_actions(self, actions: Tensor | None, rows: int, horizon: int, name: str = "actions") -> Tensor | None:
-        """Actions ``[rows horizon a]`` on the model's device, or None for an action-free model.
-
-        Raises:
-            UserError: missing, not wanted, of another shape, or not finite.
-        """
-        if actions is None:
-            if self.action_dim:
-                raise UserError(f"{name} are missing; this model needs them: [{rows} {horizon} {self.action_dim}]")
-            return None
-        if not self.action_dim:
-            raise UserError(f"{name} were given, but this model is action-free; leave them out")
-        if tuple(actions.shape) != (rows, horizon, self.action_dim):
-            raise UserError(f"{name} have shape {list(actions.shape)}; expected [{rows} {horizon} {self.action_dim}]")
-        actions = actions.to(self.device).float()
-        if not torch.isfinite(actions).all():
-            raise UserError(f"{name} contain NaN or infinity; expected finite numbers")
-        return actions
-
-    def check_action(self, action: Tensor | None, rows: int) -> Tensor | None:
-        """One action ``[rows a]``; see `check_actions`."""
-        if action is not None and action.ndim != 2:
-            raise UserError(f"action has shape {list(action.shape)}; expected [{rows} {self.action_dim}]")
-        checked = self.check_actions(None if action is None else action[:, None], rows, 1, name="action")
-        return None if checked is None else checked[:, 0]
-
     def _horizon(self, actions: Tensor | None, horizon: int | None) -> int:
         given = actions.shape[1] if actions is not None and actions.ndim == 3 else None
         if horizon is not None and horizon < 1:
             raise UserError(f"horizon is {horizon}; expected at least 1")
         if horizon is not None and given is not None and horizon != given:
-            raise UserError(f"horizon is {horizon}, but there are {given} actions a row; give one action a future frame")
+            raise UserError(
+                f"horizon is {horizon}, but there are {given} actions a row; give one action a future frame"
+            )
         return horizon or given or DEFAULT_HORIZON

@@ -1,0 +1,163 @@
+"""Both loops on tiny generated data: they learn, stop and go on as if they had never stopped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ivideogpt.core.episode import Episode
+from ivideogpt.core.run import Run
+from ivideogpt.data.frames import EpisodeArrays
+from ivideogpt.models.heads import Heads, HeadsConfig
+from ivideogpt.models.tokenizer import CompressiveTokenizer
+from ivideogpt.models.tokenizer_config import TokenizerConfig
+from ivideogpt.models.transformer import Transformer, TransformerConfig
+from ivideogpt.train.tokenizer import PixelLoss, TokenizerTraining, train_tokenizer
+from ivideogpt.train.transformer import ClipTokens, TransformerTraining, corrupt, train_transformer
+from ivideogpt.worldmodel.config import WorldModelConfig
+from ivideogpt.worldmodel.world_model import WorldModel
+
+PLAIN = TokenizerConfig(
+    resolution=16,
+    block_channels=(8, 8),
+    layers_per_block=1,
+    latent_channels=4,
+    norm_groups=0,
+    context_codes=8,
+    dynamics_codes=8,
+    patch_size=1,
+    pixel_unshuffle=2,
+    conditional=False,
+    background=True,
+)
+CONDITIONAL = replace(
+    PLAIN, block_channels=(32, 32), norm_groups=8, patch_size=2, conditional=True, background=False, dropout=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> EpisodeArrays:
+    """A square that moves right by the action, 1 or 2 px a frame."""
+    generator = np.random.default_rng(0)
+    made = []
+    for _ in range(6):
+        frames = np.full((10, 16, 16, 3), 255, np.uint8)
+        actions = generator.integers(1, 3, (10, 1)).astype(np.float32)
+        x, y = 0, int(generator.integers(0, 12))
+        for t in range(10):
+            frames[t, y : y + 4, min(x, 12) : min(x, 12) + 4] = (200, 30, 30)
+            x += int(actions[t, 0])
+        made.append(Episode(frames=frames, actions=actions, rewards=actions[:, 0] / 2))
+    return EpisodeArrays.from_episodes(made)
+
+
+def tokenizer_training(shape: TokenizerConfig, **changes: object) -> TokenizerTraining:
+    config = TokenizerTraining(
+        tokenizer=shape, steps=4, batch_size=2, horizon=4, continuous_steps=2, log_every=0, save_every=2, warmup_steps=1
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def new_model(shape: TokenizerConfig) -> WorldModel:
+    torch.manual_seed(0)
+    heads = HeadsConfig(action_dim=1, reward=True)
+    config = WorldModelConfig(context_frames=2, clip_frames=5, heads=heads, action_mean=(1.5,), action_std=(0.5,))
+    tokenizer = CompressiveTokenizer(shape).eval()
+    transformer = Transformer(
+        TransformerConfig(
+            vocab_size=tokenizer.layout.vocab_size,
+            hidden_size=32,
+            intermediate_size=64,
+            num_layers=1,
+            num_heads=2,
+            max_positions=tokenizer.layout.length(2, 3),
+        )
+    )
+    return WorldModel(config, tokenizer, transformer, Heads(heads, 32))
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+@pytest.mark.parametrize("shape", [PLAIN, CONDITIONAL], ids=["plain", "conditional"])
+def test_a_stopped_tokenizer_run_goes_on_as_if_it_had_never_stopped(
+    shape: TokenizerConfig, data: EpisodeArrays, tmp_path: Path
+) -> None:
+    config = tokenizer_training(shape)
+    straight = train_tokenizer(config, data, Run(tmp_path / "a", save_every=2, log_every=0))
+    train_tokenizer(config, data, Run(tmp_path / "b", save_every=2, log_every=0), until=2)
+    resumed = train_tokenizer(config, data, Run(tmp_path / "b", save_every=2, log_every=0))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    saved = CompressiveTokenizer.from_pretrained(tmp_path / "b" / "checkpoints" / "step-00000004" / "tokenizer")
+    assert torch.equal(saved.quantize.embedding.weight, straight.quantize.embedding.weight)
+
+
+def test_a_tokenizer_learns_to_draw(data: EpisodeArrays, tmp_path: Path) -> None:
+    config = tokenizer_training(PLAIN, steps=60, batch_size=4, continuous_steps=30, learning_rate=3e-3, save_every=60)
+    train_tokenizer(config, data, Run(tmp_path, save_every=60, log_every=0))
+    found = losses(tmp_path)
+    assert found[-1][1] < 0.5 * found[0][1]
+
+
+@pytest.mark.parametrize("shape", [PLAIN, CONDITIONAL], ids=["plain", "conditional"])
+def test_a_stopped_transformer_run_goes_on_as_if_it_had_never_stopped(
+    shape: TokenizerConfig, data: EpisodeArrays, tmp_path: Path
+) -> None:
+    config = TransformerTraining(steps=4, batch_size=2, clip_frames=5, corrupt_share=0.1, warmup_steps=1)
+    straight = train_transformer(config, new_model(shape), data, Run(tmp_path / "a", save_every=2, log_every=0))
+    train_transformer(config, new_model(shape), data, Run(tmp_path / "b", save_every=2, log_every=0), until=2)
+    resumed = train_transformer(config, new_model(shape), data, Run(tmp_path / "b", save_every=2, log_every=0))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    saved = WorldModel.from_pretrained(tmp_path / "b")  # a run folder is a checkpoint: its newest
+    assert torch.equal(saved.transformer.embed.weight, straight.transformer.embed.weight)
+
+
+def test_a_transformer_learns_and_leaves_the_tokenizer_as_it_is(data: EpisodeArrays, tmp_path: Path) -> None:
+    model = new_model(PLAIN)
+    before = {name: value.clone() for name, value in model.tokenizer.state_dict().items()}
+    config = TransformerTraining(steps=40, batch_size=4, clip_frames=5, learning_rate=3e-3, warmup_steps=1)
+    train_transformer(config, model, data, Run(tmp_path, save_every=40, log_every=0))
+    found = losses(tmp_path)
+    assert found[-1][1] < 0.7 * found[0][1]
+    assert all(torch.equal(value, before[name]) for name, value in model.tokenizer.state_dict().items())
+
+
+def test_the_token_cache_holds_what_the_tokenizer_says(data: EpisodeArrays) -> None:
+    model = new_model(PLAIN)
+    clips = ClipTokens(model, data, clip_frames=5)
+    ids, actions, rewards = clips.draw(3, torch.Generator().manual_seed(1))
+    starts = data.draw(3, 5, torch.Generator().manual_seed(1))
+    rows = starts[:, None] + torch.arange(5)
+    expected, _ = model.tokenizer.tokenize(data.clips(rows, 2).frames)
+    assert torch.equal(ids, expected)
+    assert data.actions is not None and data.rewards is not None
+    assert actions is not None and rewards is not None
+    assert torch.allclose(actions, (data.actions[rows[:, 1:-1]] - 1.5) / 0.5)
+    assert torch.equal(rewards, data.rewards[rows[:, 1:-1]])
+
+
+def test_corruption_changes_only_dynamics_tokens(data: EpisodeArrays) -> None:
+    model = new_model(PLAIN)
+    ids, _, _ = ClipTokens(model, data, clip_frames=5).draw(8, torch.Generator().manual_seed(0))
+    noised = corrupt(model, ids, 0.5, torch.Generator().manual_seed(0))
+    assert noised is not None
+    legal = (ids >= model.layout.dynamics_ids.start) & (ids < model.layout.dynamics_ids.stop)
+    assert torch.equal(noised[~legal], ids[~legal])
+    assert 0.3 < (noised[legal] != ids[legal]).float().mean() < 0.6
+    assert corrupt(model, ids, 0.0, torch.Generator()) is None
+
+
+def test_pixels_of_rare_colours_count_more(data: EpisodeArrays) -> None:
+    loss = PixelLoss(tokenizer_training(PLAIN), data)
+    white = torch.ones(1, 1, 3, 16, 16)
+    red = torch.tensor([200, 30, 30])[:, None, None].float().expand(1, 1, 3, 16, 16) / 255
+    assert loss(red + 0.1, red) > 2 * loss(white - 0.1, white)
