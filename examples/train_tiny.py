@@ -22,7 +22,8 @@ from ivideogpt.worldmodel.config import WorldModelConfig
 
 CELL, CELLS, CLIP, WIDTH = 4, 3, 6, 64
 MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # cells down and to the right; walls stop the square
-FLOOR = np.random.default_rng(0).integers(0, 128, (3, CELLS, CELLS), np.uint8).repeat(CELL, 1).repeat(CELL, 2)  # tiles
+# Tiles of different dark colours, so that a token says where its cell is.
+FLOOR = np.random.default_rng(0).integers(0, 128, (3, CELLS, CELLS), np.uint8).repeat(CELL, 1).repeat(CELL, 2)
 # fmt: off
 SHAPE = TokenizerConfig(  # one token a cell, the same networks and codes for context and future frames
     resolution=CELL * CELLS, block_channels=(48,), layers_per_block=1, latent_channels=8, norm_groups=0, patch_size=1,
@@ -56,20 +57,22 @@ def cell(frames: torch.Tensor) -> torch.Tensor:
 def main(tokenizer_steps: int = 100, transformer_steps: int = 200) -> None:
     data = EpisodeArrays.from_episodes([record(seed) for seed in range(200)])
     with tempfile.TemporaryDirectory() as folder:
-        runs = {name: Run(Path(folder) / name, device="cpu", log_every=25) for name in ("tokenizer", "transformer")}
-        first = TokenizerTraining(tokenizer=SHAPE, steps=tokenizer_steps, horizon=4, continuous_steps=tokenizer_steps // 3)
+        runs = {name: Run(Path(folder) / name, device="cpu", log_every=50) for name in ("tokenizer", "transformer")}
+        shared = {"warmup_steps": 20, "learning_rate": 3e-3}
+        first = TokenizerTraining(tokenizer=SHAPE, steps=tokenizer_steps, horizon=4, continuous_steps=25, **shared)
         tokenizer = train_tokenizer(first, data, runs["tokenizer"])
         config = WorldModelConfig(name="tiny", context_frames=1, clip_frames=CLIP, heads=HEADS)
         model = WorldModel(config, tokenizer, Transformer(LAYERS), Heads(HEADS, WIDTH))
-        second = TransformerTraining(steps=transformer_steps, batch_size=32, clip_frames=CLIP, learning_rate=3e-3, warmup_steps=20)
+        second = TransformerTraining(steps=transformer_steps, batch_size=32, clip_frames=CLIP, **shared)
         model = train_transformer(second, model, data, runs["transformer"])
 
     held_out = EpisodeArrays.from_episodes([record(seed) for seed in range(1000, 1050)])
     clip = held_out.clips(held_out.starts[:, None] + torch.arange(CLIP), context_frames=1)
     imagined = model.imagine(clip.frames[:, :1], clip.actions[:, :-1], sampling=Sampling(greedy=True))
-    true, copied = cell(clip.frames[:, 1:]), cell(clip.frames[:, :1])
+    true = cell(clip.frames[:, 1:])
     print("held-out frames with the square in the right cell:")
-    print(f"imagined {(cell(imagined.frames) == true).float().mean():.0%}, copy of the last {(copied == true).float().mean():.0%}")
+    for name, found in (("imagined", imagined.frames), ("copy of the last frame", clip.frames[:, :1])):
+        print(f"{name}: {(cell(found) == true).float().mean():.0%}")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,12 @@ PLAIN = TokenizerConfig(
 )
 # 16x16 and 4x4, the official grids
 OFFICIAL = replace(
-    CONDITIONAL, resolution=64, block_channels=(32, 32, 64), context_codes=40, dynamics_codes=32, max_attention_resolution=16
+    CONDITIONAL,
+    resolution=64,
+    block_channels=(32, 32, 64),
+    context_codes=40,
+    dynamics_codes=32,
+    max_attention_resolution=16,
 )
 
 PLAIN_HEADS = HeadsConfig(action_dim=2, action_frequencies=2, action_on_tokens=True, slots=17, reward=True)

@@ -10,7 +10,9 @@ SMALL = TokenLayout(context_tokens=9, dynamics_tokens=4, context_codes=7, dynami
 
 
 def codes(layout, frames, rows=2, dynamics=False, seed=0):
-    count, size = (layout.dynamics_tokens, layout.dynamics_codes) if dynamics else (layout.context_tokens, layout.context_codes)
+    count, size = (
+        (layout.dynamics_tokens, layout.dynamics_codes) if dynamics else (layout.context_tokens, layout.context_codes)
+    )
     return torch.randint(size, (rows, frames, count), generator=torch.Generator().manual_seed(seed))
 
 

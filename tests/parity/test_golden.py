@@ -74,7 +74,9 @@ def golden(request, tmp_path_factory):
         WorldModel.from_pretrained(checkpoint(folder, name, temporary / name))
         for name in ("transformer", "transformer_action")
     )
-    return Golden(folder, load_file(folder / "inputs.safetensors"), load_file(folder / "outputs.safetensors"), free, action)
+    return Golden(
+        folder, load_file(folder / "inputs.safetensors"), load_file(folder / "outputs.safetensors"), free, action
+    )
 
 
 def close(found, expected):
@@ -253,7 +255,10 @@ def test_what_we_save_has_the_official_keys_shapes_and_fields(golden, kind, tmp_
 def test_bfloat16_halves_the_files_and_loses_nothing(golden, tmp_path):
     golden.action.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
     weights = "transformer/model.safetensors"
-    half, whole = (tmp_path / "half" / weights).stat().st_size, (golden.folder / "transformer_action/model.safetensors").stat().st_size
+    half, whole = (
+        (tmp_path / "half" / weights).stat().st_size,
+        (golden.folder / "transformer_action/model.safetensors").stat().st_size,
+    )
     assert half < 0.55 * whole
     loaded = WorldModel.from_pretrained(tmp_path / "half")
     assert loaded.dtype == torch.float32

@@ -51,6 +51,14 @@ def select(step, rows):
     )
 
 
+def at_most(actions, rows):
+    return None if actions is None else actions[:rows]
+
+
+def model_ids(steps):
+    return torch.stack([step.ids for step in steps], dim=1)
+
+
 # Stepping, imagining and scoring
 
 
@@ -109,7 +117,10 @@ def test_an_imagination_has_the_promised_shapes_types_and_ranges(any_model, fram
 def test_a_step_is_an_imagination_without_the_horizon_axis(model, frames_for, actions_for):
     session = model.session(frames_for(model, rows=3))
     step = session.step(at(actions_for(model, rows=3), 0))
-    assert step.frames.shape == (3, 3, 16, 16) and step.ids.shape == step.log_probs.shape == (3, model.layout.dynamics_tokens)
+    assert step.frames.shape == (3, 3, 16, 16) and step.ids.shape == step.log_probs.shape == (
+        3,
+        model.layout.dynamics_tokens,
+    )
     assert step.rewards is None or step.rewards.shape == (3,)
     assert session.frames.shape == (3, 3, 3, 16, 16) and session.steps == 1
 
@@ -168,20 +179,16 @@ def test_log_prob_does_not_reach_beyond_a_re_anchoring(model_of, frames_for, act
 
 
 def test_a_row_alone_equals_the_same_row_in_a_batch_of_eight(model, frames_for, actions_for):
-    context, actions = frames_for(model, rows=8), actions_for(model, rows=8, horizon=STEPS)
+    context, actions = frames_for(model, rows=8, seed=1), actions_for(model, rows=8, horizon=STEPS)
     seeds = list(range(20, 28))
     batch = model.imagine(context, actions, horizon=STEPS, seed=seeds)
     for row in (0, 5):
         only = slice(row, row + 1)
-        alone = model.imagine(context[only], None if actions is None else actions[only], horizon=STEPS, seed=[seeds[row]])
+        alone = model.imagine(
+            context[only], None if actions is None else actions[only], horizon=STEPS, seed=[seeds[row]]
+        )
         assert torch.equal(alone.ids, batch.ids[only])
         torch.testing.assert_close(alone.frames, batch.frames[only], atol=1e-4, rtol=0)
-    few = model.imagine(context[:3], None if actions is None else actions[:3], horizon=4, seed=3)
-    many = model.imagine(context, None if actions is None else actions[:, :4], horizon=4, seed=3) if actions is None else (
-        model.imagine(context, actions[:, :4], seed=3)
-    )
-    if actions is None:
-        assert torch.equal(few.ids, many.ids[:3])
 
 
 def test_one_seed_gives_each_row_its_own_stream(model, frames_for, actions_for):
@@ -194,10 +201,6 @@ def test_one_seed_gives_each_row_its_own_stream(model, frames_for, actions_for):
     assert torch.equal(model.imagine(context[:2], at_most(actions, 2), horizon=3, seed=3).ids, ids[:2])
 
 
-def at_most(actions, rows):
-    return None if actions is None else actions[:rows]
-
-
 def test_the_likeliest_tokens_are_greedy_top_1_and_cold_ones(model, frames_for, actions_for):
     context, actions = frames_for(model), actions_for(model)
     greedy = model.imagine(context, actions, horizon=3, sampling=Sampling(greedy=True))
@@ -207,11 +210,11 @@ def test_the_likeliest_tokens_are_greedy_top_1_and_cold_ones(model, frames_for, 
 
 
 def test_sampling_follows_the_model(model_of, frames_for, actions_for):
-    model, count = model_of("conditional"), 3000
+    model, count = model_of("conditional"), 1000
     context, actions = frames_for(model, rows=1), actions_for(model, rows=1, horizon=1)
-    first = model.imagine(
-        context.expand(count, -1, -1, -1, -1), actions.expand(count, -1, -1), sampling=Sampling(top_k=None), seed=0
-    ).ids[:, 0, 0]
+    children = model.session(context, sampling=Sampling(top_k=None)).fork(count)
+    children.advance(actions[:, 0].expand(count, -1))
+    first = children._past[-1].tokens.ids[:, 0]
     each = torch.tensor(model.layout.dynamics_ids)
     ids = torch.full((len(each), 1, 4), int(each[0]))
     ids[:, 0, 0] = each
@@ -315,10 +318,6 @@ def test_children_with_common_randomness_differ_by_their_actions_alone(model_of,
     assert torch.equal(ids[0], ids[1]) and not torch.equal(ids[0], ids[2])
 
 
-def model_ids(steps):
-    return torch.stack([step.ids for step in steps], dim=1)
-
-
 def test_a_fork_of_a_fork_and_a_fork_before_the_first_step(model_of, frames_for, actions_for):
     model = model_of("conditional")
     context, actions = frames_for(model, rows=1), actions_for(model, rows=1, horizon=4)
@@ -347,7 +346,9 @@ def test_rewinding_and_going_on_equals_never_having_been_there(model, frames_for
     session.rewind(back)
     assert session.steps == made - back and session.frames.shape[1] == 2 + made - back
     assert_same(play(session, actions, made - back, STEPS), straight[made - back :])
-    torch.testing.assert_close(session.frames[:, 2:], torch.stack([step.frames for step in straight], dim=1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        session.frames[:, 2:], torch.stack([step.frames for step in straight], dim=1), atol=1e-4, rtol=0
+    )
 
 
 def test_rewinding_a_fork_beyond_its_birth(model_of, frames_for, actions_for):
@@ -366,6 +367,7 @@ def test_rewinding_a_fork_beyond_its_birth(model_of, frames_for, actions_for):
 
 def test_rewinding_over_observed_frames(model, frames_for, actions_for):
     frames, actions = frames_for(model, count=9), actions_for(model, horizon=8)
+
     def begin():
         session = model.session(frames[:, :2], seed=3)
         steps = [session.observe(frames[:, 2 + index], at(actions, index)) for index in range(6)]
@@ -470,7 +472,9 @@ def fed(monkeypatch):
     return counts
 
 
-def test_a_frame_costs_its_separator_and_its_tokens_and_the_context_is_read_once(any_model, frames_for, actions_for, fed):
+def test_a_frame_costs_its_separator_and_its_tokens_and_the_context_is_read_once(
+    any_model, frames_for, actions_for, fed
+):
     layout, frames, actions = any_model.layout, frames_for(any_model, count=4), actions_for(any_model, horizon=4)
     session = any_model.session(frames[:, :2])
     assert sum(fed) == layout.context_length(2)
@@ -512,7 +516,7 @@ def test_the_context_is_encoded_once_a_segment(model, frames_for, actions_for, m
 def test_two_hundred_steps_run_in_bounded_memory(model_of, frames_for, actions_for):
     def held():
         gc.collect()
-        tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+        tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
         return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
 
     model = model_of("conditional")
@@ -596,7 +600,9 @@ def test_a_reward_is_read_off_the_last_token_of_its_frame(model_of, frames_for, 
     codes, _ = model.tokenizer.encode_context(context)
     sequence = model.layout.join(codes, imagined.ids - model.layout.dynamics_ids.start)
     hidden = model.hidden_states(sequence, actions)[:, model.layout.context_length(2) :]
-    torch.testing.assert_close(model.rewards(hidden.unflatten(1, (4, -1))[:, :, -1]), imagined.rewards, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        model.rewards(hidden.unflatten(1, (4, -1))[:, :, -1]), imagined.rewards, atol=1e-4, rtol=0
+    )
 
 
 def test_callers_may_reuse_their_buffers(model_of, frames_for, actions_for):
@@ -612,8 +618,9 @@ def test_callers_may_reuse_their_buffers(model_of, frames_for, actions_for):
     for index in range(1, 6):
         action.copy_(actions[:, index])
         step = session.step(action)
-        found.append(replace(step, frames=step.frames.clone()))
-        step.frames.zero_(), step.ids.zero_(), step.rewards.zero_()
+        found.append(select(step, [0, 1]))
+        for part in (step.frames, step.ids, step.log_probs, step.rewards):
+            part.zero_()
     action.zero_()
     session.rewind(4)
     del found[2:]
@@ -648,13 +655,14 @@ def test_a_bfloat16_model_steps_observes_and_scores(build, frames_for, actions_f
 
 # What is refused
 
-FRAMES = "frames_of_two_rows"
-
 
 def bad_calls():
     nan = float("nan")
     return {
-        "too few context frames": (lambda m, f, a: m.session(f[:, :1]), "context has 1 frames; this model takes exactly 2"),
+        "too few context frames": (
+            lambda m, f, a: m.session(f[:, :1]),
+            "context has 1 frames; this model takes exactly 2",
+        ),
         "too many context frames": (lambda m, f, a: m.imagine(f[:, :3], a), "context has 3 frames"),
         "context of another size": (lambda m, f, a: m.session(f[:, :2, :, :8]), r"expected \[b t 3 16 16\] \(resize"),
         "grey context": (lambda m, f, a: m.session(f[:, :2, :1]), r"shape \[2, 2, 1, 16, 16\]"),
@@ -666,24 +674,51 @@ def bad_calls():
         "context of numpy": (lambda m, f, a: m.session(f[:, :2].numpy()), "came as ndarray; expected a torch tensor"),
         "no actions": (lambda m, f, a: m.imagine(f[:, :2]), "no actions came, but this model needs them"),
         "no action": (lambda m, f, a: m.session(f[:, :2]).step(), r"no action came.*\[2 3\]"),
-        "actions of another dimension": (lambda m, f, a: m.imagine(f[:, :2], a[..., :2]), r"\[2, 4, 2\]; expected \[2 4 3\]"),
+        "actions of another dimension": (
+            lambda m, f, a: m.imagine(f[:, :2], a[..., :2]),
+            r"\[2, 4, 2\]; expected \[2 4 3\]",
+        ),
         "actions of other rows": (lambda m, f, a: m.imagine(f[:, :2], a[:1]), r"\[1, 4, 3\]; expected \[2 4 3\]"),
-        "actions of another length": (lambda m, f, a: m.imagine(f[:, :2], a, horizon=5), "horizon is 5, but there are 4 actions"),
-        "action of another dimension": (lambda m, f, a: m.session(f[:, :2]).step(a[:, 0, :2]), r"\[2, 2\]; expected \[2 3\]"),
-        "action with a time axis": (lambda m, f, a: m.session(f[:, :2]).step(a[:, :1]), r"\[2, 1, 3\]; expected \[2 3\]"),
+        "actions of another length": (
+            lambda m, f, a: m.imagine(f[:, :2], a, horizon=5),
+            "horizon is 5, but there are 4 actions",
+        ),
+        "action of another dimension": (
+            lambda m, f, a: m.session(f[:, :2]).step(a[:, 0, :2]),
+            r"\[2, 2\]; expected \[2 3\]",
+        ),
+        "action with a time axis": (
+            lambda m, f, a: m.session(f[:, :2]).step(a[:, :1]),
+            r"\[2, 1, 3\]; expected \[2 3\]",
+        ),
         "actions of NaN": (lambda m, f, a: m.imagine(f[:, :2], a * nan), "NaN or infinity"),
         "no horizon": (lambda m, f, a: m.imagine(f[:, :2], horizon=0), "horizon is 0; expected at least 1"),
-        "frame of other rows": (lambda m, f, a: m.session(f[:, :2]).observe(f[:1, 2], a[:1, 0]), r"expected \[2 3 16 16\]"),
-        "frame with a time axis": (lambda m, f, a: m.session(f[:, :2]).observe(f[:, 2:3], a[:, 0]), "one frame for each row"),
+        "frame of other rows": (
+            lambda m, f, a: m.session(f[:, :2]).observe(f[:1, 2], a[:1, 0]),
+            r"expected \[2 3 16 16\]",
+        ),
+        "frame with a time axis": (
+            lambda m, f, a: m.session(f[:, :2]).observe(f[:, 2:3], a[:, 0]),
+            "one frame for each row",
+        ),
         "frame of NaN": (lambda m, f, a: m.session(f[:, :2]).observe(f[:, 2] * nan, a[:, 0]), "frame came with values"),
-        "observed without actions": (lambda m, f, a: m.imagine(f[:, :2], a, observed=f[:, 2:]), "no observed_actions came"),
-        "observed actions alone": (lambda m, f, a: m.imagine(f[:, :2], a, observed_actions=a), "without observed frames"),
+        "observed without actions": (
+            lambda m, f, a: m.imagine(f[:, :2], a, observed=f[:, 2:]),
+            "no observed_actions came",
+        ),
+        "observed actions alone": (
+            lambda m, f, a: m.imagine(f[:, :2], a, observed_actions=a),
+            "without observed frames",
+        ),
         "nothing observed": (
             lambda m, f, a: m.imagine(f[:, :2], a, observed=f[:, :0], observed_actions=a[:, :0]),
             "observed came with shape",
         ),
         "seeds": (lambda m, f, a: m.imagine(f[:, :2], a, seed=[1, 2, 3]), "3 seeds were given for 2 rows"),
-        "ids of another shape": (lambda m, f, a: m.log_prob(f[:, :2], a, torch.zeros(2, 4, 3).long()), r"expected \[2 horizon 4\]"),
+        "ids of another shape": (
+            lambda m, f, a: m.log_prob(f[:, :2], a, torch.zeros(2, 4, 3).long()),
+            r"expected \[2 horizon 4\]",
+        ),
         "ids of floats": (lambda m, f, a: m.log_prob(f[:, :2], a, torch.full((2, 4, 4), 30.0)), "ids came with type"),
         "ids of codes": (
             lambda m, f, a: m.log_prob(f[:, :2], a, torch.zeros(2, 4, 4).long()),

@@ -71,10 +71,10 @@ class Episode:
         def cut(value: np.ndarray | None, transition: bool) -> np.ndarray | None:
             if value is None:
                 return None
-            value = value[start:stop].copy()
+            piece = value[start:stop].copy()
             if transition:
-                value[-1] = 0
-            return value
+                piece[-1] = 0
+            return piece
 
         return replace(
             self,

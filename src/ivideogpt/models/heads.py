@@ -19,6 +19,9 @@ class HeadsConfig:
         action_dim: numbers in an action; 0: action-free.
         action_frequencies: sines and cosines of this many octaves join each number of the action; 0 is official.
         action_on_tokens: the action is added to the tokens of its frame too, not to its separator alone (official).
+        lookback: embeddings of the tokens that stood in the next place of this many earlier frames join each position, so
+            that "as before" needs no attention to be learned first; needs as many dynamics as context tokens; 0 is
+            official.
         slots: size of a learned embedding of a token's place in its frame; 0 is official.
         reward: a reward is read off the last token of a frame.
         action_reconstruction: an auxiliary head predicts the action.
@@ -27,6 +30,7 @@ class HeadsConfig:
     action_dim: int = 0
     action_frequencies: int = 0
     action_on_tokens: bool = False
+    lookback: int = 0
     slots: int = 0
     reward: bool = False
     action_reconstruction: bool = False
@@ -45,11 +49,11 @@ class HeadsConfig:
 class Heads(nn.Module):
     """The linear layers around the transformer, under their official names.
 
-    Source: thuml/iVideoGPT ``HeadModelWithAction``; same. Slots and frequencies are ours.
+    Source: thuml/iVideoGPT ``HeadModelWithAction``; same. Slots, lookback and frequencies are ours.
     """
 
-    def __init__(self, config: HeadsConfig, hidden_size: int) -> None:
-        """Only the layers that ``config`` asks for exist."""
+    def __init__(self, config: HeadsConfig, hidden_size: int, vocab_size: int = 0) -> None:
+        """Only the layers that ``config`` asks for exist; ``vocab_size`` is needed for ``lookback``."""
         super().__init__()
         self.config = config
         if config.action_dim:
@@ -61,6 +65,10 @@ class Heads(nn.Module):
         if config.slots:
             self.slot_embedding = nn.Embedding(config.slots, hidden_size)
             nn.init.normal_(self.slot_embedding.weight, std=0.02)
+        if config.lookback:
+            self.lookback_embeddings = nn.ModuleList(nn.Embedding(vocab_size, hidden_size) for _ in range(config.lookback))
+            for table in self.lookback_embeddings:
+                nn.init.normal_(table.weight, std=0.02)
 
     def embed_actions(self, actions: Tensor) -> Tensor:
         """Embeddings ``[... d]`` of actions ``[... a]`` in the units the layer was trained on."""

@@ -52,12 +52,13 @@ class KVCache:
 
     Attributes:
         keys, values: ``[layers b heads positions head_dim]``.
+        ids: int64 ``[b positions]``: the tokens that were read, for embeddings that look back.
         length: positions filled so far, the same for all rows.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, length: int = 0) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, ids: Tensor, length: int = 0) -> None:
         """Wraps allocated tensors."""
-        self.keys, self.values, self.length = keys, values, length
+        self.keys, self.values, self.ids, self.length = keys, values, ids, length
 
     @classmethod
     def allocate(
@@ -66,7 +67,8 @@ class KVCache:
         """An empty cache for ``rows`` sequences of at most ``positions``."""
         head_dim = config.hidden_size // config.num_heads
         shape = (config.num_layers, rows, config.num_heads, positions, head_dim)
-        return cls(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+        keys, values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
+        return cls(keys, values, torch.zeros(rows, positions, device=device, dtype=torch.long))
 
     @property
     def positions(self) -> int:
@@ -76,7 +78,13 @@ class KVCache:
     def repeat(self, k: int) -> KVCache:
         """A copy with each row k times."""
         keys, values = (x.repeat_interleave(k, dim=1) for x in (self.keys, self.values))
-        return KVCache(keys, values, self.length)
+        return KVCache(keys, values, self.ids.repeat_interleave(k, dim=0), self.length)
+
+    def remember(self, ids: Tensor) -> Tensor:
+        """Notes ids ``[b n]`` of the next n positions; returns all ids up to there, ``[b length + n]``."""
+        stop = self.length + ids.shape[1]
+        self.ids[:, self.length : stop] = ids
+        return self.ids[:, :stop]
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Writes ``[b heads n head_dim]`` after the filled positions; returns all keys and values up to there.

@@ -34,11 +34,12 @@ def pusht_tokenizer() -> TokenizerConfig:
 
 
 def pusht_heads() -> HeadsConfig:
-    """Actions reach every token of their frame; tokens know their place in it; rewards are read off the last one."""
+    """Actions reach every token of their frame; a token knows its place and what stood in the next one before."""
     return HeadsConfig(
         action_dim=2,
         action_frequencies=ACTION_FREQUENCIES,
         action_on_tokens=True,
+        lookback=2,
         slots=1 + pusht_tokenizer().layout.context_tokens,
         reward=True,
     )

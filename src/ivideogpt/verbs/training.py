@@ -92,8 +92,10 @@ def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> W
     )
     transformer = Transformer(recipe.transformer.transformer)
     codes = tokenizer.layout.context_codes
-    transformer.embed.weight.data[codes : 2 * codes] = transformer.embed.weight.data[:codes]
-    return WorldModel(config, tokenizer, transformer, Heads(config.heads, recipe.transformer.transformer.hidden_size))
+    heads = Heads(config.heads, transformer.config.hidden_size, transformer.config.vocab_size)
+    for table in [transformer.embed, *heads.lookback_embeddings]:
+        table.weight.data[codes : 2 * codes] = table.weight.data[:codes]
+    return WorldModel(config, tokenizer, transformer, heads)
 
 
 @torch.inference_mode()

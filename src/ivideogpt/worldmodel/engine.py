@@ -6,6 +6,8 @@ the cache is complete and the reward can be read off it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -16,6 +18,26 @@ from ivideogpt.worldmodel.sampling import Sampling
 
 if TYPE_CHECKING:
     from ivideogpt.worldmodel.world_model import WorldModel
+
+
+#: Weights up to this size stay in a CPU's cache: products this small are slower shared between threads, and many times
+#: slower where another program keeps one of the cores busy.
+CACHED_BYTES = 24 * 2**20
+
+
+@contextmanager
+def decode_threads(model: WorldModel) -> Iterator[None]:
+    """One thread while a small model decodes on a CPU; others use as many as PyTorch has."""
+    before = torch.get_num_threads()
+    size = sum(p.numel() * p.element_size() for p in model.transformer.layers.parameters())
+    if model.device.type != "cpu" or size > CACHED_BYTES or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class FrameTokens(NamedTuple):
@@ -45,15 +67,14 @@ def prefill(model: WorldModel, context_codes: Tensor, future_frames: int) -> KVC
     """
     layout = model.layout
     count = context_codes.shape[1]
-    embeddings = model.embed(layout.join(context_codes), layout.slots(count, 0))
     cache = KVCache.allocate(
         model.transformer.config,
         rows=len(context_codes),
         positions=layout.length(count, future_frames),
-        device=embeddings.device,
-        dtype=embeddings.dtype,
+        device=model.device,
+        dtype=model.dtype,
     )
-    model.transformer(embeddings, cache)
+    _feed(model, cache, layout.join(context_codes), layout.slots(count, 0))
     return cache
 
 
@@ -70,17 +91,23 @@ def decode_frame(
         sampling: how to draw.
         uniforms: float32 ``[b m]`` in [0, 1).
     """
+    with decode_threads(model):
+        return _decode_frame(model, cache, separators, action, sampling, uniforms)
+
+
+def _decode_frame(
+    model: WorldModel, cache: KVCache, separators: Tensor, action: Tensor | None, sampling: Sampling, uniforms: Tensor
+) -> FrameTokens:
     legal = model.layout.dynamics_ids if sampling.legal_only else range(model.layout.vocab_size)
     actions = model.frame_actions(action)
     slots = torch.arange(model.layout.frame_length, device=separators.device)
-    hidden = model.transformer(model.embed(separators[:, None], slots[:1], actions[0]), cache)
+    hidden = _feed(model, cache, separators[:, None], slots[:1], actions[0])
     ids, log_probs = [], []
     for index in range(model.layout.dynamics_tokens):
         chosen, log_prob = sampling.choose(model.transformer.logits(hidden[:, -1], legal), uniforms[:, index])
         ids.append(chosen + legal.start)
         log_probs.append(log_prob)
-        embedding = model.embed(ids[-1][:, None], slots[index + 1 : index + 2], actions[1])
-        hidden = model.transformer(embedding, cache)
+        hidden = _feed(model, cache, ids[-1][:, None], slots[index + 1 : index + 2], actions[1])
     return FrameTokens(torch.stack(ids, dim=1), torch.stack(log_probs, dim=1), hidden[:, -1])
 
 
@@ -101,9 +128,17 @@ def read_frame(
     sequence = torch.cat([separators[:, None], ids], dim=1)
     slots = torch.arange(layout.frame_length, device=ids.device)
     first, rest = model.frame_actions(action)
-    added = None if first is None else torch.cat([first, (0 * first if rest is None else rest).expand(-1, ids.shape[1], -1)], 1)
-    hidden = model.transformer(model.embed(sequence, slots, added), cache)
+    added = None
+    if first is not None:
+        others = torch.zeros_like(first) if rest is None else rest
+        added = torch.cat([first, others.expand(-1, ids.shape[1], -1)], dim=1)
+    hidden = _feed(model, cache, sequence, slots, added)
     return FrameTokens(ids, score_tokens(model, hidden[:, :-1], ids, sampling), hidden[:, -1])
+
+
+def _feed(model: WorldModel, cache: KVCache, ids: Tensor, slots: Tensor, added: Tensor | None = None) -> Tensor:
+    """Reads the next ids ``[b n]``; returns their hidden states ``[b n d]``."""
+    return model.transformer(model.embed(cache.remember(ids), slots, added), cache)
 
 
 def score_tokens(model: WorldModel, hidden: Tensor, ids: Tensor, sampling: Sampling) -> Tensor:

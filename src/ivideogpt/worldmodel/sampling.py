@@ -92,9 +92,11 @@ class RandomStreams:
 
     Attributes:
         keys: one 128-bit number a row.
+        generation: how many forks lie behind; it keeps the children of a fork's fork at one step apart.
     """
 
     keys: tuple[int, ...]
+    generation: int = 0
 
     @classmethod
     def from_seed(cls, seed: int | Sequence[int], rows: int) -> RandomStreams:
@@ -116,9 +118,11 @@ class RandomStreams:
 
     def fork(self, k: int, step: int, common: bool) -> RandomStreams:
         """Streams of k children a row: child 0 keeps its parent's, others get new ones; ``common``: all keep it."""
-        return RandomStreams(
-            tuple(key if common or child == 0 else _key(key, step, child) for key in self.keys for child in range(k))
-        )
+
+        def of(key: int, child: int) -> int:
+            return key if common or child == 0 else _key(key, self.generation, step, child)
+
+        return RandomStreams(tuple(of(key, child) for key in self.keys for child in range(k)), self.generation + 1)
 
 
 def _key(*numbers: int) -> int:

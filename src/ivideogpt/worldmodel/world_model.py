@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ivideogpt.core.checkpoint import load_tensors, replace_folder, resolve_checkpoint, write_text_atomic
 from ivideogpt.core.config import from_dict, load_json, to_dict
@@ -63,6 +64,8 @@ class WorldModel(nn.Module):
             raise UserError(
                 f"slots is {config.heads.slots}; expected 0, or {places}: a separator and each token of a frame"
             )
+        if config.heads.lookback and tokenizer.layout.context_tokens != tokenizer.layout.dynamics_tokens:
+            raise UserError("lookback needs as many dynamics tokens as context tokens; set it to 0")
         if self.segment_limit < 1:
             raise UserError(
                 f"{transformer.config.max_positions} positions hold no future frame after {config.context_frames} "
@@ -102,7 +105,7 @@ class WorldModel(nn.Module):
                 head_tensors |= load_tensors(folder / "heads.safetensors")
         else:
             config = official.world_model_config(folder, tokenizer, official.heads_config(head_tensors))
-        heads = Heads(config.heads, transformer.config.hidden_size)
+        heads = Heads(config.heads, transformer.config.hidden_size, transformer.config.vocab_size)
         load_state(heads, head_tensors, folder)
         if context_frames is not None:
             tokenizer.set_context_frames(context_frames)
@@ -310,10 +313,26 @@ class WorldModel(nn.Module):
     # Used by the engine, the session and training
 
     def embed(self, ids: Tensor, slots: Tensor, added: Tensor | None = None) -> Tensor:
-        """Embeddings ``[b n d]`` of ids int64 ``[b n]`` that stand in ``slots`` ``[n]``, plus ``added`` ``[b n d]``."""
-        x = self.transformer.embed(ids)
+        """Embeddings of the last n positions of a sequence.
+
+        Args:
+            ids: int64 ``[b total]``: the whole sequence so far.
+            slots: int64 ``[n]``: where in their frames the last n tokens stand.
+            added: ``[b n d]`` or ``[b 1 d]``, added to them.
+
+        Returns:
+            ``[b n d]``.
+        """
+        count, total = len(slots), ids.shape[1]
+        x = self.transformer.embed(ids[:, total - count :])
         if self.config.heads.slots:
             x = x + self.heads.slot_embedding(slots.to(ids.device))
+        for frames in range(1, self.config.heads.lookback + 1):
+            # One frame length back stands the same place, one position later the place that comes next.
+            stop = max(0, total - frames * self.layout.frame_length + 1)
+            earlier = ids[:, max(0, stop - count) : stop]
+            known = self.heads.lookback_embeddings[frames - 1](earlier)
+            x = x + F.pad(known, (0, 0, count - earlier.shape[1], 0))
         return x if added is None else x + added
 
     def frame_actions(self, action: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

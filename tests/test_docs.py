@@ -1,0 +1,148 @@
+"""What the documentation says is there: files, commands, options, targets, modules; its code runs."""
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivideogpt import Episode
+from ivideogpt.cli import VERBS, _options
+from ivideogpt.data.episodes import save_episodes
+from ivideogpt.worldmodel.shipped import SHIPPED
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PACKAGE = ROOT / "src" / "ivideogpt"
+
+a_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of ``language`` on a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def table_rows(page: Path) -> list[list[str]]:
+    lines = [line for line in text(page).splitlines() if line.startswith("|") and not line.startswith("|---")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments that headings can be linked by."""
+    headings = re.findall(r"^#+ (.+)$", text(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@a_page
+def test_relative_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", text(page)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, fragment = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), f"{page.name} links to {link}, which is not there"
+        assert not fragment or fragment in anchors(target), f"{page.name} links to {link}: no such heading"
+
+
+@a_page
+def test_no_number_is_left_to_be_filled_in(page):
+    assert not re.findall(r"\{\{.*?\}\}", text(page))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *EXAMPLES], ids=lambda page: page.name)
+def test_no_path_of_one_machine_is_shown(page):
+    assert not re.findall(r"(?<![\w.])/(?:work|root|home|tmp|mnt|Users)/\S*|\bshared/\S*", text(page))
+
+
+def test_the_table_of_commands_is_the_table_of_verbs():
+    rows = [re.match(r"`ivideogpt ([\w-]+)", cells[0]) for cells in table_rows(README)]
+    assert [row[1] for row in rows if row] == list(VERBS)
+
+
+@a_page
+def test_command_lines_use_options_that_exist(page):
+    shown = [*blocks(page, "sh"), *re.findall(r"`(ivideogpt [^`]+)`", text(page))]
+    for line in "\n".join(shown).replace("\\\n", " ").splitlines():
+        words = line.split("#")[0].split()
+        if words[:1] == ["ivideogpt"] and re.match(r"[a-z]", words[1]):
+            assert words[1] in VERBS, line
+            known = _options(VERBS[words[1]].load())
+            for option in re.findall(r"--([\w-]+)", line):
+                assert option in known or option == "help", f"{line}: ivideogpt {words[1]} has no --{option}"
+
+
+def test_every_official_flag_of_predict_leads_to_options_that_exist():
+    known = _options(VERBS["predict"].load())
+    page = ROOT / "docs" / "migrating.md"
+    ours = [cells[1] for cells in table_rows(page) if cells[0].startswith("`--")]
+    also = re.findall(r"^Also here: .*$", text(page), flags=re.MULTILINE)
+    assert len(ours) == 11 and len(also) == 1  # 12 flags, two of them in one row
+    named = re.findall(r"`--([\w-]+)", " ".join([*ours, *also]))
+    assert set(named) <= set(known)
+    missing = set(known) - set(named) - {"checkpoint"}
+    assert not missing, f"docs/migrating.md does not name --{missing}"
+
+
+@a_page
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"^([a-z-]+):", text(ROOT / "Makefile"), flags=re.MULTILINE))
+    shown = [*blocks(page, "sh"), *re.findall(r"`(make [^`]+)`", text(page))]
+    for target in re.findall(r"^make ([a-z-]+)", "\n".join(shown), flags=re.MULTILINE):
+        assert target in targets, f"{page.name} names make {target}"
+
+
+def test_the_tree_names_every_module():
+    tree = blocks(ROOT / "docs" / "architecture.md", "")[0]
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0]
+        if path.parent == PACKAGE or path.name == "__init__.py":
+            continue
+        line = re.search(rf"^  {room}/.*(?:\n {{4,}}.*)*", tree, flags=re.MULTILINE)
+        assert line and re.search(rf"\b{path.stem}\b", line[0]), f"docs/architecture.md: add {path.stem} to {room}/"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_snippets_are_python(page):
+    for snippet in blocks(page, "python"):
+        compile(snippet, page.name, "exec")
+
+
+@pytest.fixture
+def a_shipped_model(build, frames_for, tmp_path, monkeypatch):
+    """A tiny random model with one episode in the place of the shipped one."""
+    model, folder = build("plain"), tmp_path / "pusht-64"
+    model.save_pretrained(folder)
+    pixels = (frames_for(model, 1, 24)[0] * 255).byte().permute(0, 2, 3, 1).numpy()
+    actions = np.random.default_rng(0).uniform(-1, 1, (24, model.action_dim)).astype(np.float32)
+    save_episodes(folder / "episodes.safetensors", [Episode(frames=pixels, actions=actions, key="noise")])
+    monkeypatch.setitem(SHIPPED, "pusht-64", folder)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("a_shipped_model")
+def test_the_snippets_of_the_readme_run():
+    names = {}
+    for snippet in blocks(README, "python"):
+        if "thuml/" not in snippet:  # the authors' checkpoints are a download
+            exec(compile(snippet, "README.md", "exec"), names)
+    assert names["imagined"].frames.shape[1] == 14
+    assert names["video"].shape[1] == 4
+
+
+@pytest.mark.usefixtures("a_shipped_model")
+def test_the_examples_run(capsys, tmp_path):
+    runpy.run_path(str(ROOT / "examples" / "predict.py"), run_name="__main__")
+    assert {file.suffix for file in (tmp_path / "outputs" / "example-predict").iterdir()} == {".png", ".mp4"}
+    runpy.run_path(str(ROOT / "examples" / "interact.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "examples" / "train_tiny.py"))["main"](tokenizer_steps=27, transformer_steps=2)
+    printed = capsys.readouterr().out
+    assert "the same after rewinding: True" in printed
+    assert "copy of the last frame: 30%" in printed
