@@ -23,7 +23,7 @@ def main() -> None:
         step = session.step(actions[:, t])
     print(f"after 3 steps: {list(session.frames.shape)}, log-probability {step.log_probs.sum():.1f}")
 
-    # Two futures from here: in one the agent goes on to the left, in the other to the right.
+    # Two futures from here: in one the agent is drawn to the left, in the other to the right.
     both = session.fork(2, common_random=True)
     for _ in range(3):
         both.step(torch.tensor([[-0.8, 0.0], [0.8, 0.0]]))

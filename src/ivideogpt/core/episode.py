@@ -53,7 +53,9 @@ class Episode:
             if value is None:
                 continue
             if len(value) != len(self.frames):
-                raise UserError(f"{name} has {len(value)} rows of {label} for {len(self.frames)} frames; expected one a frame")
+                raise UserError(
+                    f"{name} has {len(value)} rows of {label} for {len(self.frames)} frames; expected one a frame"
+                )
             if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
                 row = int(np.argwhere(~np.isfinite(value))[0][0])
                 raise UserError(f"{name} has NaN or infinity in {label} at frame {row}; remove or repair the episode")

@@ -33,6 +33,11 @@ class CrossAttentionBlock(nn.Module):
         self.att = nn.MultiheadAttention(channels, CROSS_ATTENTION_HEADS, dropout=dropout, batch_first=True)
         self.dropout = nn.Dropout(dropout)
 
+    def keep_last(self, context_frames: int) -> None:
+        """Looks at ``context_frames`` frames from now on, with the position embeddings of the last ones."""
+        rows = len(self.q_pos_emb) * context_frames
+        self.kv_pos_emb = nn.Parameter(self.kv_pos_emb.detach()[-rows:].clone())
+
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Mixes the context into the future frames.
 
@@ -58,6 +63,8 @@ class CrossAttentionBlock(nn.Module):
 
 class Encoder(nn.Module):
     """Frame to latent map; conditional where ``context_frames`` is not 0."""
+
+    cross_att_blocks: nn.ModuleList
 
     def __init__(
         self,
@@ -117,6 +124,8 @@ class Encoder(nn.Module):
 
 class Decoder(nn.Module):
     """Latent map to frame; conditional where ``context_frames`` is not 0."""
+
+    cross_att_blocks: nn.ModuleList
 
     def __init__(
         self,

@@ -19,8 +19,8 @@ class HeadsConfig:
         action_dim: numbers in an action; 0: action-free.
         action_frequencies: sines and cosines of this many octaves join each number of the action; 0 is official.
         action_on_tokens: the action is added to the tokens of its frame too, not to its separator alone (official).
-        lookback: embeddings of the tokens that stood in the next place of this many earlier frames join each position, so
-            that "as before" needs no attention to be learned first; needs as many dynamics as context tokens; 0 is
+        lookback: embeddings of the tokens that stood in the next place of this many earlier frames join each position,
+            so that "as before" needs no attention to be learned first; needs as many dynamics as context tokens; 0 is
             official.
         slots: size of a learned embedding of a token's place in its frame; 0 is official.
         reward: a reward is read off the last token of a frame.
@@ -66,9 +66,10 @@ class Heads(nn.Module):
             self.slot_embedding = nn.Embedding(config.slots, hidden_size)
             nn.init.normal_(self.slot_embedding.weight, std=0.02)
         if config.lookback:
-            self.lookback_embeddings = nn.ModuleList(nn.Embedding(vocab_size, hidden_size) for _ in range(config.lookback))
-            for table in self.lookback_embeddings:
-                nn.init.normal_(table.weight, std=0.02)
+            tables = (nn.Embedding(vocab_size, hidden_size) for _ in range(config.lookback))
+            self.lookback_embeddings = nn.ModuleList(tables)
+            for weight in self.lookback_embeddings.parameters():
+                nn.init.normal_(weight, std=0.02)
 
     def embed_actions(self, actions: Tensor) -> Tensor:
         """Embeddings ``[... d]`` of actions ``[... a]`` in the units the layer was trained on."""

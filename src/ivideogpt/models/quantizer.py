@@ -52,6 +52,9 @@ class CodebookAverage(nn.Module):
     Source: van den Oord et al. 2017, appendix A.1; restarts as in Dhariwal et al. 2020 (Jukebox), section 3.1.
     """
 
+    counts: Tensor
+    sums: Tensor
+
     def __init__(self, quantizer: VectorQuantizer, decay: float = 0.99, dead_below: float = 0.05) -> None:
         """``dead_below``: a code with fewer (averaged) uses a step than this is set to a random current vector."""
         super().__init__()

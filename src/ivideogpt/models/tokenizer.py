@@ -15,7 +15,7 @@ from ivideogpt.core.checkpoint import load_tensors, save_tensors, write_text_ato
 from ivideogpt.core.config import load_json
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.layout import TokenLayout
-from ivideogpt.models.autoencoder import Decoder, Encoder
+from ivideogpt.models.autoencoder import CrossAttentionBlock, Decoder, Encoder
 from ivideogpt.models.quantizer import VectorQuantizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 
@@ -66,6 +66,8 @@ class CompressiveTokenizer(nn.Module):
 
     Source: paper section 3.1 and thuml/iVideoGPT ivideogpt/ctx_tokenizer/compressive_vqgan; same numbers.
     """
+
+    background: Tensor
 
     def __init__(self, config: TokenizerConfig) -> None:
         """Random weights in the shape of ``config``."""
@@ -151,9 +153,9 @@ class CompressiveTokenizer(nn.Module):
             )
         self.config = replace(self.config, context_frames=context_frames)
         if self.config.conditional:
-            for block in [*self.cond_encoder.cross_att_blocks, *self.cond_decoder.cross_att_blocks]:
-                rows = len(block.q_pos_emb) * context_frames
-                block.kv_pos_emb = nn.Parameter(block.kv_pos_emb.detach()[-rows:].clone())
+            for block in [*self.cond_encoder.modules(), *self.cond_decoder.modules()]:
+                if isinstance(block, CrossAttentionBlock):
+                    block.keep_last(context_frames)
 
     # Frames to codes
 

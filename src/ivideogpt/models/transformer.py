@@ -201,6 +201,8 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Embeddings in, hidden states out; `embed` and `logits` are the two ends."""
 
+    rope: Tensor
+
     def __init__(self, config: TransformerConfig) -> None:
         """Weights drawn with standard deviation .02, as LLaMA's."""
         super().__init__()

@@ -74,6 +74,7 @@ class PixelLoss(nn.Module):
     """
 
     LEVELS = 8
+    weight: Tensor
 
     def __init__(self, config: TokenizerTraining, data: EpisodeArrays, count: int = 1001) -> None:
         """Counts the colours of ``count`` frames spread over ``data``."""
@@ -127,7 +128,7 @@ def train_tokenizer(
         The trained tokenizer in evaluation mode.
     """
     tokenizer = initial or CompressiveTokenizer(config.tokenizer)
-    tokenizer.to(run.device, memory_format=torch.channels_last)
+    tokenizer.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.tokenizer.background:
         tokenizer.background.copy_(usual_picture(data))
     pixel_loss = PixelLoss(config, data).to(run.device)
@@ -157,7 +158,8 @@ def train_tokenizer(
             step += 1
             bar.update()
             figures = {"loss": loss, "pixels": pixels, "commitment": commitment, "restarted": restarted}
-            figures["psnr"] = -10 * torch.log10(F.mse_loss(found.future.detach().float(), frames[:, -config.future_frames :]))
+            error = F.mse_loss(found.future.detach().float(), frames[:, -config.future_frames :])
+            figures["psnr"] = -10 * torch.log10(error)
             figures["codes_used"] = found.dynamics_codes.unique().numel()
             if run.is_save_step(step, last=last):
                 if evaluate is not None:

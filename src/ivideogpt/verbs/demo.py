@@ -54,7 +54,7 @@ def demo(
     model = WorldModel.from_pretrained(checkpoint)
     episodes = load_episodes(SHIPPED[DEMO] / EPISODES_FILE)
     if not 0 <= episode < len(episodes):
-        raise UserError(f"episode is {episode}; {len(episodes)} come with the model, so expected 0 to {len(episodes) - 1}")
+        raise UserError(f"episode is {episode}; expected 0 to {len(episodes) - 1}, those that come with the model")
     recorded = episodes[episode]
     count = model.context_frames
     if not 1 <= horizon <= len(recorded) - count:
@@ -106,8 +106,10 @@ def train_demo(
     Args:
         folder: of the run; the finished model is in its "checkpoint" folder.
         data: where collected episodes are kept.
-        tokenizer_steps, transformer_steps: other numbers of updates than the recipe's.
-        train_seeds, test_seeds: other episodes than the recipe's, as first:last.
+        tokenizer_steps: another number of updates than the recipe's.
+        transformer_steps: another number of updates than the recipe's.
+        train_seeds: other episodes than the recipe's, as first:stop.
+        test_seeds: other held-out episodes than the recipe's, as first:stop.
         device: auto, cpu or cuda.
         precision: auto, float32 or bfloat16.
     """
@@ -185,7 +187,7 @@ def held_out_figures(model: WorldModel, episodes: Sequence[Episode], count: int 
 
 
 def contact_windows(episodes: Sequence[Episode], length: int) -> list[Episode]:
-    """One window of each episode: the first of every fourth in which the block moves 8 px of 64, else the middle one."""
+    """One window of each episode: the first in which the block moves 8 px of 64, else the middle one."""
     windows = []
     for episode in episodes:
         moved = moving_starts(episode, length)

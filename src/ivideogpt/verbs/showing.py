@@ -25,7 +25,7 @@ def check_folder(folder: Path) -> None:
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:
-    """float ``[t c h w]`` in [0, 1] to uint8 ``[t h w c]``."""
+    """Frames ``[t c h w]`` in [0, 1] to uint8 ``[t h w c]``."""
     return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 

@@ -79,7 +79,8 @@ def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> W
     """A world model around a trained tokenizer, with a new transformer.
 
     The codes of a context frame and of a future frame are the same, so their embeddings start out equal: what the
-    transformer learns about one it knows about the other.
+    transformer learns about one it knows about the other. Looking back starts out in the directions of the head, so that
+    "as before" is the first guess of an untrained model.
     """
     torch.manual_seed(recipe.transformer.seed)
     config = WorldModelConfig(
@@ -93,8 +94,10 @@ def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> W
     transformer = Transformer(recipe.transformer.transformer)
     codes = tokenizer.layout.context_codes
     heads = Heads(config.heads, transformer.config.hidden_size, transformer.config.vocab_size)
-    for table in [transformer.embed, *heads.lookback_embeddings]:
-        table.weight.data[codes : 2 * codes] = table.weight.data[:codes]
+    for weight in heads.lookback_embeddings.parameters():
+        weight.data.copy_(transformer.head.weight.data)
+    for weight in [transformer.embed.weight, *heads.lookback_embeddings.parameters()]:
+        weight.data[:codes] = weight.data[codes : 2 * codes]
     return WorldModel(config, tokenizer, transformer, heads)
 
 
