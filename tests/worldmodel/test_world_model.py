@@ -211,7 +211,8 @@ def test_a_released_model_is_known_by_its_name(saved, monkeypatch, tmp_path, nam
 
 
 def test_a_hub_id_without_a_network_is_one_sentence(monkeypatch, tmp_path):
-    constants = pytest.importorskip("huggingface_hub").constants
+    from huggingface_hub import constants
+
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="'thuml/ivideogpt-nothing' is no folder here and did not come from") as caught:

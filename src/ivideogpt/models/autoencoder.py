@@ -60,7 +60,6 @@ class CrossAttentionBlock(nn.Module):
         return F.silu(x + self.dropout(mixed))
 
 
-
 class Encoder(nn.Module):
     """Frame to latent map; conditional where ``context_frames`` is not 0."""
 

@@ -197,12 +197,16 @@ class Codebooks(nn.Module):
         found = [self._vectors(tokenizer(frames, quantized=False)) for frames in batches]
         for index, quantizer in enumerate(self._quantizers(tokenizer)):
             vectors = torch.cat([vectors[index][0].flatten(0, -2) for vectors in found])
-            self.averages[index].start(quantizer, vectors, generator)
+            self._codebooks[index].start(quantizer, vectors, generator)
 
     def update(self, tokenizer: CompressiveTokenizer, found: Reconstruction, generator: torch.Generator) -> int:
         """Follows the vectors of one batch; returns how many codes restarted."""
-        pairs = zip(self.averages, self._quantizers(tokenizer), self._vectors(found), strict=True)
+        pairs = zip(self._codebooks, self._quantizers(tokenizer), self._vectors(found), strict=True)
         return sum(average.update(q, vectors, codes, generator) for average, q, (vectors, codes) in pairs)
+
+    @property
+    def _codebooks(self) -> list[CodebookAverage]:
+        return [average for average in self.averages if isinstance(average, CodebookAverage)]
 
     def _quantizers(self, tokenizer: CompressiveTokenizer) -> list[VectorQuantizer]:
         return [tokenizer.quantize, tokenizer.dynamics_quantize] if self.conditional else [tokenizer.quantize]

@@ -123,19 +123,30 @@ def train_demo(
     if transformer_steps is not None:
         recipe = replace(recipe, transformer=replace(recipe.transformer, steps=transformer_steps))
     model, test = train_pusht(recipe, folder, data, device=device, precision=precision)
-    figures = held_out_figures(model, test)
-    metadata = {
-        **model.config.metadata,
-        "held_out_results": {
-            f"{name}: {label}": round(value, 3) for name, values in figures.items() for label, value in values.items()
-        },
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-    }
-    model.config = replace(model.config, metadata=metadata)
-    model.save_pretrained(folder / "checkpoint", dtype=torch.bfloat16)
-    save_episodes(folder / "checkpoint" / EPISODES_FILE, shipped_episodes(test))
+    figures = publish(model, test, folder / "checkpoint")
     print_figures(figures)
     print_json({**summary(figures), "output": folder / "checkpoint"})
+
+
+def publish(model: WorldModel, test: Sequence[Episode], folder: Path) -> dict[str, dict[str, float]]:
+    """Writes a checkpoint as it ships: in bfloat16, measured as stored, with a few held-out episodes in it."""
+
+    def save(what: WorldModel) -> None:
+        episodes = shipped_episodes(test)
+        what.save_pretrained(
+            folder, dtype=torch.bfloat16, also=lambda inside: save_episodes(inside / EPISODES_FILE, episodes)
+        )
+
+    save(model)
+    stored = WorldModel.from_pretrained(folder)
+    figures = held_out_figures(stored, test)
+    about = {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "held_out_results": {f"{name}: {key}": round(x, 3) for name, row in figures.items() for key, x in row.items()},
+    }
+    stored.config = replace(stored.config, metadata={**stored.config.metadata, **about})
+    save(stored)
+    return figures
 
 
 def eval_demo(

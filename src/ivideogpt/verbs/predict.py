@@ -158,7 +158,8 @@ def _actions(model: WorldModel, clip: Episode, horizon: int) -> torch.Tensor | N
         return None
     if clip.actions is None:
         raise UserError(
-            f"this model needs actions of {model.action_dim} numbers, and the input has none; give an episode with actions"
+            f"this model needs actions of {model.action_dim} numbers, and the input has none; "
+            "give an episode with actions"
         )
     if clip.actions.shape[1] != model.action_dim:
         raise UserError(

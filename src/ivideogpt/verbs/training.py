@@ -64,6 +64,7 @@ def train_pusht(
 
     model = train_transformer(recipe.transformer, model, train, runs["transformer"], evaluate=validate)
     about = {
+        "license": "mit",
         "data": f"PushT episodes of {recipe.episode_frames} frames, seeds {recipe.train_seeds}; "
         f"held out: {recipe.test_seeds}",
         "training": {
@@ -79,8 +80,8 @@ def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> W
     """A world model around a trained tokenizer, with a new transformer.
 
     The codes of a context frame and of a future frame are the same, so their embeddings start out equal: what the
-    transformer learns about one it knows about the other. Looking back starts out in the directions of the head, so that
-    "as before" is the first guess of an untrained model.
+    transformer learns about one it knows about the other. Looking back starts out in the directions of the head, so
+    that "as before" is the first guess of an untrained model.
     """
     torch.manual_seed(recipe.transformer.seed)
     config = WorldModelConfig(

@@ -23,15 +23,17 @@ def model_card(model: WorldModel, repository: str | None = None) -> str:
     rows = {
         "frames": f"{tokenizer.resolution} x {tokenizer.resolution}, {config.context_frames} context frames",
         "tokens": f"{model.layout.context_tokens} a context frame, {model.layout.dynamics_tokens} a future frame",
-        "tokenizer": f"{million['tokenizer']:.1f}M parameters, {tokenizer.context_codes} + {tokenizer.dynamics_codes} codes",
-        "transformer": f"{million['transformer']:.1f}M parameters, {transformer.num_layers} layers of {transformer.hidden_size}",
+        "tokenizer": f"{million['tokenizer']:.1f}M parameters, codebooks of {tokenizer.context_codes} and "
+        f"{tokenizer.dynamics_codes}",
+        "transformer": f"{million['transformer']:.1f}M parameters, {transformer.num_layers} layers of "
+        f"{transformer.hidden_size}",
         "actions": f"{config.heads.action_dim} numbers" if config.heads.action_dim else "none",
         "rewards": "yes" if config.heads.reward else "no",
         "trained on clips of": f"{config.clip_frames} frames" if config.clip_frames else "unknown length",
     }
     lines = [
         "---",
-        "license: mit",
+        *([f"license: {config.metadata['license']}"] if "license" in config.metadata else []),
         "library_name: ivideogpt",
         "tags: [world-model, video-prediction, robotics]",
         "---",

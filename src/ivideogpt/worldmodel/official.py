@@ -136,8 +136,8 @@ def transformer_config_from_official(values: dict[str, Any], vocab_size: int) ->
     return from_dict(TransformerConfig, {**ours, "vocab_size": vocab_size}, where="transformer/config.json")
 
 
-def transformer_config_to_official(config: TransformerConfig) -> dict[str, Any]:
-    """The fields of an official ``transformer/config.json``."""
+def transformer_config_to_official(config: TransformerConfig, dtype: str = "float32") -> dict[str, Any]:
+    """The fields of an official ``transformer/config.json``; ``dtype``: of the stored weights."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
@@ -160,7 +160,7 @@ def transformer_config_to_official(config: TransformerConfig) -> dict[str, Any]:
         "rope_scaling": None,
         "rope_theta": config.rope_theta,
         "tie_word_embeddings": False,
-        "torch_dtype": "float32",
+        "torch_dtype": dtype,
         "transformers_version": "4.44.2",
         "use_cache": True,
         "vocab_size": config.vocab_size,
@@ -230,7 +230,9 @@ def write_folders(
 
     Args:
         folder: where to; exists.
-        tokenizer, transformer, heads: the parts of a world model.
+        tokenizer: of a world model.
+        transformer: of the same.
+        heads: of the same.
         dtype: of the stored weights; None: as they are.
     """
 
@@ -251,5 +253,6 @@ def write_folders(
         generation = {"_from_model_config": True, "bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT}
         write_config(folder / "transformer" / "generation_config.json", generation)
     save_tensors(folder / "transformer" / TRANSFORMER_WEIGHTS, stored(tensors))
-    write_config(folder / "transformer" / CONFIG_FILE, transformer_config_to_official(transformer.config))
+    stored_as = str(dtype or transformer.embed.weight.dtype).removeprefix("torch.")
+    write_config(folder / "transformer" / CONFIG_FILE, transformer_config_to_official(transformer.config, stored_as))
     tokenizer.save_pretrained(folder / "tokenizer", dtype)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -105,7 +104,7 @@ class RandomStreams:
         Raises:
             UserError: another number of seeds than rows.
         """
-        if isinstance(seed, Integral):
+        if not isinstance(seed, Sequence):
             return cls(tuple(_key(int(seed), row) for row in range(rows)))
         if len(seed) != rows:
             raise UserError(f"{len(seed)} seeds were given for {rows} rows; expected one number, or one a row")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,12 +113,19 @@ class WorldModel(nn.Module):
         model = cls(config, tokenizer, transformer, heads)
         return model.to(device=choose_device(str(device or "cpu")), dtype=dtype or torch.float32).eval()
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        also: Callable[[Path], object] | None = None,
+    ) -> None:
         """Writes a checkpoint folder that appears whole or not at all.
 
         Args:
             folder: new, empty, or an older checkpoint.
             dtype: of the stored weights (bfloat16 halves them); None: as they are.
+            also: writes more files into the folder it is given, before it appears.
 
         Raises:
             UserError: the folder cannot be written, or holds something else.
@@ -135,6 +142,8 @@ class WorldModel(nn.Module):
             }
             write_text_atomic(temporary / CONFIG_FILE, json.dumps(about, indent=2) + "\n")
             write_text_atomic(temporary / "README.md", model_card(self))
+            if also is not None:
+                also(temporary)
 
         replace_folder(folder, write)
 
