@@ -25,6 +25,9 @@ from ivideogpt.worldmodel.losses import transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
+INITIAL_STD = 0.02
+
+
 def train_pusht(
     recipe: PushTTraining, folder: Path, data: Path, *, device: str = "auto", precision: str = "auto"
 ) -> tuple[WorldModel, list[Episode]]:
@@ -79,9 +82,10 @@ def train_pusht(
 def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> WorldModel:
     """A world model around a trained tokenizer, with a new transformer.
 
-    The codes of a context frame and of a future frame are the same, so their embeddings start out equal: what the
-    transformer learns about one it knows about the other. Looking back starts out in the directions of the head, so
-    that "as before" is the first guess of an untrained model.
+    Nothing about the tokens is left for it to find out that the tokenizer knows already: embeddings start as a random
+    projection of the codes' vectors, so that codes that look alike are alike; they are the same for a code in a context
+    frame and in a future frame; and looking back starts in the directions of the head, so that "as before" is the first
+    guess.
     """
     torch.manual_seed(recipe.transformer.seed)
     config = WorldModelConfig(
@@ -93,12 +97,16 @@ def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> W
         heads=recipe.transformer.heads,
     )
     transformer = Transformer(recipe.transformer.transformer)
-    codes = tokenizer.layout.context_codes
     heads = Heads(config.heads, transformer.config.hidden_size, transformer.config.vocab_size)
-    for weight in heads.lookback_embeddings.parameters():
-        weight.data.copy_(transformer.head.weight.data)
-    for weight in [transformer.embed.weight, *heads.lookback_embeddings.parameters()]:
-        weight.data[:codes] = weight.data[codes : 2 * codes]
+    vectors = tokenizer.quantize.embedding.weight.detach().cpu()
+    vectors = (vectors - vectors.mean(dim=0)) / vectors.std(dim=0).clamp(min=1e-6)
+    codes = len(vectors)
+    with torch.no_grad():
+        for weight in (transformer.embed.weight, transformer.head.weight):
+            alike = vectors @ torch.randn(vectors.shape[1], weight.shape[1]) * (INITIAL_STD * vectors.shape[1] ** -0.5)
+            weight[: 2 * codes] = alike.repeat(2, 1) + 0.25 * INITIAL_STD * torch.randn_like(alike).repeat(2, 1)
+        for weight in heads.lookback_embeddings.parameters():
+            weight.copy_(transformer.head.weight)
     return WorldModel(config, tokenizer, transformer, heads)
 
 
