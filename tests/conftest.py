@@ -50,7 +50,7 @@ OFFICIAL = replace(
     max_attention_resolution=16,
 )
 
-PLAIN_HEADS = HeadsConfig(action_dim=2, action_frequencies=2, action_on_tokens=True, slots=17, reward=True)
+PLAIN_HEADS = HeadsConfig(action_dim=2, action_frequencies=2, action_on_tokens=True, lookback=2, slots=17, reward=True)
 ALL_HEADS = HeadsConfig(action_dim=3, reward=True, action_reconstruction=True)
 
 #: Tokenizer, most positions, and what the checkpoint says of each kind of model.
@@ -95,7 +95,7 @@ def _build(kind: str, **changes: object) -> WorldModel:
                 max_positions=positions,
             )
         )
-        heads = Heads(config.heads, 32)
+        heads = Heads(config.heads, 32, shape.layout.vocab_size)
         # Wide enough that every token depends on what stands before it.
         for parameter in [*transformer.parameters(), *heads.parameters()]:
             if parameter.ndim == 2:

@@ -44,9 +44,9 @@ def recording(length: int = 8, height: int = 16, width: int = 16) -> np.ndarray:
     return np.stack([(x * 13 + t * 9) % 256, y * 15 % 256, (x + y) * 7 % 256], axis=-1).astype(np.uint8)
 
 
-def some_actions(length: int = 8, dim: int = 3) -> np.ndarray:
+def some_actions(length: int = 8, dim: int = 3, seed: int = 0) -> np.ndarray:
     """float32 ``[t a]``."""
-    return np.random.default_rng(0).normal(size=(length, dim)).astype(np.float32)
+    return np.random.default_rng(seed).normal(size=(length, dim)).astype(np.float32)
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         Image.fromarray(frame).save(folder / "images" / f"{index}.png")
     save_episodes(
         folder / "episodes.safetensors",
-        [Episode(frames=recording(length), actions=some_actions(length), key=f"e{length}") for length in (6, 9)],
+        [
+            Episode(frames=recording(length), actions=some_actions(length, seed=length), key=f"e{length}")
+            for length in (6, 9)
+        ],
     )
     return {path.name: path for path in folder.iterdir()}
 

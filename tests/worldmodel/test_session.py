@@ -165,14 +165,14 @@ def test_probabilities_of_legal_ids_sum_to_one(model_of, frames_for, actions_for
     torch.testing.assert_close(scored[:, 0, 0].exp().sum(), torch.tensor(1.0))
 
 
-def test_log_prob_does_not_reach_beyond_a_re_anchoring(model_of, frames_for, actions_for):
-    model = model_of("conditional")
-    context, actions = frames_for(model), actions_for(model, horizon=6)
-    with pytest.raises(UserError, match="6 frames of ids came; a session encodes its context anew after 4"):
-        model.log_prob(context, actions, model.imagine(context, actions).ids)
-    imagined = model.imagine(context, actions, reanchor_every=6)
-    scored = model.log_prob(context, actions, imagined.ids, reanchor_every=6)
-    torch.testing.assert_close(imagined.log_probs, scored, atol=1e-4, rtol=0)
+@pytest.mark.parametrize("kind", ["conditional", "plain", "goal"])
+def test_log_prob_follows_a_session_across_re_anchorings(kind, model_of, frames_for, actions_for):
+    model = model_of(kind)
+    context, actions = frames_for(model), actions_for(model, horizon=10)
+    for every in (None, 3):
+        imagined = model.imagine(context, actions, reanchor_every=every)
+        scored = model.log_prob(context, actions, imagined.ids, reanchor_every=every)
+        torch.testing.assert_close(imagined.log_probs, scored, atol=1e-4, rtol=0)
 
 
 # Randomness

@@ -16,6 +16,7 @@ from ivideogpt.core.checkpoint import step_folder
 from ivideogpt.core.config import load_json, save_json
 from ivideogpt.worldmodel import official
 from ivideogpt.worldmodel.card import model_card
+from ivideogpt.worldmodel.config import WorldModelConfig
 
 TOKENIZER, TRANSFORMER = Path("tokenizer/diffusion_pytorch_model.safetensors"), Path("transformer/model.safetensors")
 
@@ -248,7 +249,7 @@ def test_push_to_hub_uploads_the_checkpoint_with_its_card(model_of, monkeypatch)
 def test_a_card_says_what_the_model_is_and_how_to_load_it(model_of):
     card = model_card(model_of("plain"))
     front, _, text = card.removeprefix("---\n").partition("\n---\n")
-    assert "license: mit" in front and "tags: [" in front
+    assert "library_name: ivideogpt" in front and "tags: [" in front and "license" not in front
     for said in (
         "# plain",
         "16 x 16",
@@ -261,6 +262,9 @@ def test_a_card_says_what_the_model_is_and_how_to_load_it(model_of):
     ):
         assert said in text, said
     assert 'WorldModel.from_pretrained("plain")' in text
+    licensed = WorldModelConfig(metadata={"license": "mit"})
+    parts = (model_of("action_free").tokenizer, model_of("action_free").transformer, model_of("action_free").heads)
+    assert "license: mit" in model_card(WorldModel(licensed, *parts)).partition("\n---\n")[0]
 
 
 def test_a_saved_folder_describes_itself(saved):
@@ -417,7 +421,14 @@ BROKEN_HEADS = {
     ),
     "fewer slots": (
         describe(
-            heads={"action_dim": 2, "action_frequencies": 2, "action_on_tokens": True, "slots": 5, "reward": True}
+            heads={
+                "action_dim": 2,
+                "action_frequencies": 2,
+                "action_on_tokens": True,
+                "lookback": 2,
+                "slots": 5,
+                "reward": True,
+            }
         ),
         r"slot_embedding\.weight has shape \[17, 32\], expected \[5, 32\]",
     ),
@@ -445,6 +456,9 @@ def test_parts_that_do_not_fit_each_other_are_refused(build):
     heads = replace(other.config.heads, slots=9)
     with pytest.raises(UserError, match="slots is 9; expected 0, or 17"):
         WorldModel(replace(other.config, heads=heads), other.tokenizer, other.transformer, other.heads)
+    heads = replace(one.config.heads, lookback=1)
+    with pytest.raises(UserError, match="lookback needs as many dynamics tokens as context tokens"):
+        WorldModel(replace(one.config, heads=heads), one.tokenizer, one.transformer, one.heads)
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "./nowhere", "too/many/parts"])

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ivideogpt.core.errors import UserError
 from ivideogpt.models.blocks import DownBlock, MidBlock, UpBlock, make_norm
 
 CROSS_ATTENTION_HEADS = 4
@@ -25,6 +26,10 @@ class CrossAttentionBlock(nn.Module):
     def __init__(self, channels: int, resolution: int, context_frames: int, dropout: float) -> None:
         """Position embeddings are learned for ``context_frames`` maps of ``resolution`` squared pixels."""
         super().__init__()
+        if channels % CROSS_ATTENTION_GROUPS:
+            raise UserError(
+                f"a level of {channels} channels attends to the context; expected a multiple of {CROSS_ATTENTION_GROUPS}"
+            )
         self.q_norm = nn.GroupNorm(CROSS_ATTENTION_GROUPS, channels, eps=1e-5)
         self.kv_norm = nn.GroupNorm(CROSS_ATTENTION_GROUPS, channels, eps=1e-5)
         pixels = resolution * resolution

@@ -58,6 +58,10 @@ class Heads(nn.Module):
         self.config = config
         if config.action_dim:
             self.action_linear = nn.Linear(config.action_features, hidden_size)
+            if config.action_on_tokens:
+                # As small as the embeddings it is added to: the default would drown every token.
+                nn.init.normal_(self.action_linear.weight, std=0.01)
+                nn.init.zeros_(self.action_linear.bias)
         if config.reward:
             self.reward_linear = nn.Linear(hidden_size, 1)
         if config.action_reconstruction:

@@ -22,7 +22,7 @@ from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON, WorldModel
 
 
 def predict(
-    checkpoint: Annotated[str, tyro.conf.Positional],
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")],
     *,
     input: Path,
     context_frames: int | None = None,

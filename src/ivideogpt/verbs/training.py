@@ -24,8 +24,8 @@ from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.losses import transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
 
-
-INITIAL_STD = 0.02
+EMBEDDING_STD = 0.3
+HEAD_STD = 0.05
 
 
 def train_pusht(
@@ -84,8 +84,8 @@ def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> W
 
     Nothing about the tokens is left for it to find out that the tokenizer knows already: embeddings start as a random
     projection of the codes' vectors, so that codes that look alike are alike; they are the same for a code in a context
-    frame and in a future frame; and looking back starts in the directions of the head, so that "as before" is the first
-    guess.
+    frame and in a future frame; and looking back starts in the directions of the head. Layers start almost silent
+    beside the embeddings, so that the first guess is "as before" and everything learned is a change.
     """
     torch.manual_seed(recipe.transformer.seed)
     config = WorldModelConfig(
@@ -102,11 +102,17 @@ def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> W
     vectors = (vectors - vectors.mean(dim=0)) / vectors.std(dim=0).clamp(min=1e-6)
     codes = len(vectors)
     with torch.no_grad():
-        for weight in (transformer.embed.weight, transformer.head.weight):
-            alike = vectors @ torch.randn(vectors.shape[1], weight.shape[1]) * (INITIAL_STD * vectors.shape[1] ** -0.5)
-            weight[: 2 * codes] = alike.repeat(2, 1) + 0.25 * INITIAL_STD * torch.randn_like(alike).repeat(2, 1)
+        for weight, std in ((transformer.embed.weight, EMBEDDING_STD), (transformer.head.weight, HEAD_STD)):
+            alike = vectors @ torch.randn(vectors.shape[1], weight.shape[1]) * (vectors.shape[1] ** -0.5)
+            weight[: 2 * codes] = std * (alike + 0.25 * torch.randn_like(alike)).repeat(2, 1)
         for weight in heads.lookback_embeddings.parameters():
-            weight.copy_(transformer.head.weight)
+            weight.copy_(transformer.head.weight * (EMBEDDING_STD / HEAD_STD))
+        heads.slot_embedding.weight.mul_(EMBEDDING_STD / heads.slot_embedding.weight.std())
+        heads.action_linear.weight.normal_(std=EMBEDDING_STD / heads.config.action_features**0.5)
+        for layer in transformer.layers:
+            for name, weight in layer.named_parameters():
+                if name in ("attention.out.weight", "feed_forward.down.weight"):
+                    weight.mul_((2 * len(transformer.layers)) ** -0.5)
     return WorldModel(config, tokenizer, transformer, heads)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ivideogpt.models.transformer import KVCache
 from ivideogpt.worldmodel.sampling import Sampling
+from ivideogpt.worldmodel.scoring import score_tokens
 
 if TYPE_CHECKING:
     from ivideogpt.worldmodel.world_model import WorldModel
@@ -139,10 +140,3 @@ def read_frame(
 def _feed(model: WorldModel, cache: KVCache, ids: Tensor, slots: Tensor, added: Tensor | None = None) -> Tensor:
     """Reads the next ids ``[b n]``; returns their hidden states ``[b n d]``."""
     return model.transformer(model.embed(cache.remember(ids), slots, added), cache)
-
-
-def score_tokens(model: WorldModel, hidden: Tensor, ids: Tensor, sampling: Sampling) -> Tensor:
-    """Log-probability float32 ``[...]`` of each of ``ids`` ``[...]`` after the hidden state ``[... d]`` before it."""
-    legal = model.layout.dynamics_ids if sampling.legal_only else range(model.layout.vocab_size)
-    log_probabilities = sampling.log_probabilities(model.transformer.logits(hidden, legal))
-    return log_probabilities.gather(-1, (ids - legal.start)[..., None])[..., 0]

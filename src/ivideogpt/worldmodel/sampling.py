@@ -104,7 +104,7 @@ class RandomStreams:
         Raises:
             UserError: another number of seeds than rows.
         """
-        if not isinstance(seed, Sequence):
+        if not isinstance(seed, (Sequence, np.ndarray)):
             return cls(tuple(_key(int(seed), row) for row in range(rows)))
         if len(seed) != rows:
             raise UserError(f"{len(seed)} seeds were given for {rows} rows; expected one number, or one a row")

@@ -21,7 +21,7 @@ from ivideogpt.core.run import choose_device
 from ivideogpt.models.heads import Heads
 from ivideogpt.models.tokenizer import CompressiveTokenizer, load_state
 from ivideogpt.models.transformer import Transformer
-from ivideogpt.worldmodel import engine, inputs, official
+from ivideogpt.worldmodel import inputs, official, scoring
 from ivideogpt.worldmodel.card import model_card
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.sampling import Sampling
@@ -275,7 +275,7 @@ class WorldModel(nn.Module):
         *,
         reanchor_every: int | None = None,
     ) -> Tensor:
-        """Log-probability of given tokens, teacher-forced in one pass and differentiable.
+        """Log-probability of given tokens, teacher-forced in one pass a segment and differentiable.
 
         Args:
             context: ``[b c_frames c h w]``, float in [0, 1] or uint8.
@@ -288,24 +288,13 @@ class WorldModel(nn.Module):
             float32 ``[b horizon m]``.
 
         Raises:
-            UserError: shapes are wrong, ids cannot have been drawn, or the horizon reaches beyond a re-anchoring.
+            UserError: shapes are wrong, or ids cannot have been drawn.
         """
         sampling = sampling or Sampling()
         context = inputs.check_context(self, context)
         ids = inputs.check_ids(self, ids, len(context), sampling)
         actions = inputs.check_actions(self, actions, len(context), ids.shape[1])
-        layout, limit = self.layout, self.segment_frames(reanchor_every)
-        if ids.shape[1] > limit:
-            raise UserError(
-                f"{ids.shape[1]} frames of ids came; a session encodes its context anew after {limit}: give at most "
-                "that many, each part with the context that it followed"
-            )
-        with torch.no_grad():
-            codes, _ = self.tokenizer.encode_context(context.to(self.dtype))
-        hidden = self.hidden_states(layout.join(codes, ids - layout.dynamics_ids.start), actions)
-        future = hidden[:, layout.context_length(self.context_frames) :]
-        before = rearrange(future, "b (f m) d -> b f m d", m=layout.frame_length)[:, :, :-1]
-        return engine.score_tokens(self, before, ids, sampling)
+        return scoring.log_prob(self, context, actions, ids, sampling, self.segment_frames(reanchor_every))
 
     def normalize_actions(self, raw: Tensor) -> Tensor:
         """Raw actions ``[... a]`` in model units, by the statistics in the checkpoint (none: unchanged).
