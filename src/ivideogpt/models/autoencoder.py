@@ -28,7 +28,8 @@ class CrossAttentionBlock(nn.Module):
         super().__init__()
         if channels % CROSS_ATTENTION_GROUPS:
             raise UserError(
-                f"a level of {channels} channels attends to the context; expected a multiple of {CROSS_ATTENTION_GROUPS}"
+                f"a level of {channels} channels attends to the context; expected "
+                f"a multiple of {CROSS_ATTENTION_GROUPS}"
             )
         self.q_norm = nn.GroupNorm(CROSS_ATTENTION_GROUPS, channels, eps=1e-5)
         self.kv_norm = nn.GroupNorm(CROSS_ATTENTION_GROUPS, channels, eps=1e-5)

@@ -53,7 +53,7 @@ def predict(
         seed: of the first future; the others follow from it.
         dataset_name: sets camera and frame stride, for example fractal20220817_data or bair_robot_pushing.
         camera_key: the array of an .npz that holds the frames.
-        stride: recorded frames from one frame of the clip to the next.
+        stride: recorded frames from one frame of the clip to the next; default: the dataset's, else the checkpoint's.
         start: first recorded frame of the clip.
         episode: which episode of a .safetensors file.
         temperature: of the draw.
@@ -73,10 +73,11 @@ def predict(
     folder = output or Path("outputs") / "predict" / input.stem
     check_folder(folder)
     sampling = Sampling(temperature=temperature, top_k=top_k or None, greedy=greedy)
-    if stride is None:
-        stride = dataset_info(dataset_name).stride() if dataset_name else 1
+    if stride is None and dataset_name is not None:
+        stride = dataset_info(dataset_name).stride()
     model = WorldModel.from_pretrained(checkpoint, device=device, context_frames=context_frames)
     recorded = _read(input, episode, dataset_name, camera_key, model.tokenizer.config.resolution)
+    stride = model.config.frame_stride if stride is None else stride
     clip = _clip(model, _strided(recorded, start, stride), horizon)
     context, future = clip.frames[: model.context_frames], clip.frames[model.context_frames :]
     actions = _actions(model, clip, horizon or len(future) or DEFAULT_HORIZON)
