@@ -58,6 +58,10 @@ def test_top_p_leaves_the_fewest_that_hold_p(p, count):
     assert_frequencies(drawn(Sampling(top_k=None, top_p=p)), kept / kept.sum())
 
 
+def test_top_p_stops_where_p_is_reached_exactly():
+    assert (drawn(Sampling(top_k=None, top_p=0.5), logits=torch.zeros(4)) > 0).sum() == 2
+
+
 def test_top_k_comes_before_top_p():
     # Of the two likeliest alone the first holds .62.
     assert drawn(Sampling(top_k=2, top_p=0.6)).nonzero().flatten().tolist() == [0]

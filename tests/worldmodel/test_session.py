@@ -9,6 +9,7 @@ from torch import nn
 
 from ivideogpt import Sampling, UserError, WorldModel
 from ivideogpt.models.transformer import KVCache
+from ivideogpt.worldmodel.sampling import RandomStreams
 
 # Models that re-anchor after four frames, so that ten steps cross it twice.
 STEPS = 10
@@ -199,6 +200,26 @@ def test_one_seed_gives_each_row_its_own_stream(model, frames_for, actions_for):
     assert torch.equal(model.imagine(context, actions, horizon=3, seed=3).ids, ids)
     assert not torch.equal(model.imagine(context, actions, horizon=3, seed=4).ids, ids)
     assert torch.equal(model.imagine(context[:2], at_most(actions, 2), horizon=3, seed=3).ids, ids[:2])
+
+
+def test_each_step_draws_its_own_random_numbers(model_of, frames_for, actions_for, monkeypatch):
+    asked = []
+    uniforms = RandomStreams.uniforms
+
+    def recording(streams, step, count):
+        asked.append(step)
+        return uniforms(streams, step, count)
+
+    monkeypatch.setattr(RandomStreams, "uniforms", recording)
+    model = model_of("conditional")
+    frames, actions = frames_for(model, count=3), actions_for(model, horizon=6)
+    session = model.session(frames[:, :2])
+    play(session, actions, 0, 2)
+    session.observe(frames[:, 2], actions[:, 2])
+    play(session, actions, 3, 6)
+    session.rewind(2)
+    play(session, actions, 4, 5)
+    assert asked == [0, 1, 3, 4, 5, 4]
 
 
 def test_the_likeliest_tokens_are_greedy_top_1_and_cold_ones(model, frames_for, actions_for):

@@ -298,6 +298,26 @@ def test_actions_of_another_dimension_are_not_normalised(model_of):
         model_of("plain").normalize_actions(torch.tensor(1.0))
 
 
+def test_looking_back_shows_the_next_place_of_earlier_frames(model_of, frames_for):
+    model = model_of("plain")
+    layout = model.layout
+    ids, _ = model.tokenizer.tokenize(frames_for(model, count=4))
+    slots = layout.slots(2, 2)
+    rest = model.transformer.embed(ids) + model.heads.slot_embedding(slots)
+    added = model.embed(ids, slots) - rest
+    for position in range(ids.shape[1]):
+        expected = torch.zeros_like(added[:, 0])
+        for table, frames in zip(model.heads.lookback_embeddings, (1, 2), strict=True):
+            place = position + 1 - frames * layout.frame_length
+            if place >= 0:
+                # It stands where the token that comes next will stand.
+                assert position + 1 == len(slots) or slots[place] == slots[position + 1]
+                expected = expected + table(ids[:, place])
+        torch.testing.assert_close(added[:, position], expected, atol=1e-5, rtol=0)
+        only = model.embed(ids[:, : position + 1], slots[position : position + 1])
+        torch.testing.assert_close(only[:, 0], model.embed(ids, slots)[:, position], atol=1e-5, rtol=0)
+
+
 # What does not fit
 
 
