@@ -50,6 +50,7 @@ def model_card(model: WorldModel, repository: str | None = None) -> str:
         "",
         "```python",
         "from ivideogpt import WorldModel",
+        "",
         f'model = WorldModel.from_pretrained("{use}")',
     ]
     return "\n".join([*lines, "```", ""])
