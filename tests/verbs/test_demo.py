@@ -38,6 +38,15 @@ def test_the_demo_refuses_an_episode_or_horizon_that_it_does_not_have(
     assert not (tmp_path / "none").exists()
 
 
+def test_an_output_that_is_a_file_is_refused_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("mine")
+    assert main(["demo", "--output", str(tmp_path / "taken")]) == 2
+    assert "taken" in capsys.readouterr().err
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
 def test_the_shipped_model_is_small_and_knows_its_units() -> None:
     assert sum(path.stat().st_size for path in SHIPPED_FOLDER.rglob("*") if path.is_file()) <= 16 * 2**20
     model = WorldModel.from_pretrained("pusht-64")

@@ -19,7 +19,7 @@ from ivideogpt.data.episodes import load_episodes, save_episodes
 from ivideogpt.evaluation.pusht import pusht_measures
 from ivideogpt.evaluation.rollouts import Clips, imagine_with_progress, rollout_figures
 from ivideogpt.metrics.image import psnr, ssim
-from ivideogpt.verbs.showing import print_json, print_table, write_pictures
+from ivideogpt.verbs.showing import check_folder, print_json, print_table, write_pictures
 from ivideogpt.worldmodel.sampling import Sampling
 from ivideogpt.worldmodel.shipped import SHIPPED
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -51,6 +51,7 @@ def demo(
         sample: draw tokens; default: take the likeliest.
         output: folder for the video and the strip.
     """
+    check_folder(output)
     model = WorldModel.from_pretrained(checkpoint)
     episodes = load_episodes(SHIPPED[DEMO] / EPISODES_FILE)
     if not 0 <= episode < len(episodes):
@@ -168,6 +169,7 @@ def eval_demo(
     """
     from ivideogpt.collect.episodes import collect_pusht, parse_seeds
 
+    check_folder(output)
     model = WorldModel.from_pretrained(checkpoint)
     windows = contact_windows(list(collect_pusht(range(*parse_seeds(seeds)))), model.context_frames + HORIZON)
     clips = Clips.from_episodes(windows)
