@@ -49,7 +49,7 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         raise OSError("no space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(UserError, match="no space left on device; choose another place"):
         save_episodes(path, [_episode("new")])
     assert [episode.key for episode in load_episodes(path)] == ["old"]
     assert list(tmp_path.iterdir()) == [path]

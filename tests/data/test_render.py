@@ -100,8 +100,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, frames, m
     def fail(*arguments, **options):
         raise OSError("disk full")
 
-    monkeypatch.setattr(av.VideoFrame, "from_ndarray", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(av, "open", fail)
+    with pytest.raises(UserError, match="disk full; choose another place"):
         write_mp4(path, frames)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 

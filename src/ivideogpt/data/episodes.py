@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from tqdm import tqdm
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.files import write_atomic
 
 FORMAT = "ivideogpt-episodes-1"
 _ROWS = ("actions", "rewards", "terminated", "state")
@@ -34,7 +33,6 @@ def save_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
         path: ends in ``.safetensors``; its folder is made.
         episodes: any number of them; their lengths and image sizes may differ.
     """
-    path = Path(path)
     tensors: dict[str, np.ndarray] = {}
     entries = []
     for index, episode in enumerate(episodes):
@@ -45,8 +43,7 @@ def save_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
                 tensors[f"{index}.{label}"] = np.ascontiguousarray(value)
         entries.append({"key": episode.key, "split": episode.split, "frames": len(episode), "meta": episode.meta})
     content = save(tensors, metadata={"format": FORMAT, "episodes": json.dumps(entries)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_atomically(path, content)
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_episodes(path: str | Path) -> list[Episode]:
@@ -108,20 +105,3 @@ def _unpack(index: int, entry: dict, tensors: dict[str, np.ndarray]) -> Episode:
         frames = rearrange(np.array(image), "(t h) w c -> t h w c", t=entry["frames"])
     rows = {label: tensors.get(f"{index}.{label}") for label in _ROWS}
     return Episode(frames=frames, key=entry["key"], split=entry["split"], meta=entry["meta"], **rows)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-    # Temporary files are private to the user; what is published is readable as any other file.
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
-    os.replace(temporary, path)

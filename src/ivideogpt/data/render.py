@@ -6,9 +6,7 @@ model drew is what is seen. A file appears whole or not at all.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from einops import repeat
 from PIL import Image, ImageDraw, ImageFont
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.files import write_atomic
 
 _PAPER, _INK, _FAINT = (250, 250, 248), (38, 40, 44), (138, 140, 145)
 _CONTEXT, _IMAGINED = (190, 110, 20), (47, 111, 208)
@@ -45,23 +44,24 @@ def write_mp4(path: str | Path, frames: np.ndarray, *, fps: float = 4, shortest_
     frames = _enlarged(_checked(frames, "the video"), shortest_side)
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     rate = Fraction(_checked_rate(fps)).limit_denominator(1000)
-    with (
-        _published(path) as temporary,
-        av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container,
-    ):
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "16"})
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-        # Untagged colours are guessed differently by different players.
-        stream.codec_context.colorspace = Colorspace.ITU709
-        stream.codec_context.color_range = ColorRange.MPEG
-        stream.codec_context.color_primaries = stream.codec_context.color_trc = _BT709
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture = picture.reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-            )
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
+
+    def encode(temporary: Path) -> None:
+        with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            stream = container.add_stream("libx264", rate=rate, options={"crf": "16"})
+            stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+            # Untagged colours are guessed differently by different players.
+            stream.codec_context.colorspace = Colorspace.ITU709
+            stream.codec_context.color_range = ColorRange.MPEG
+            stream.codec_context.color_primaries = stream.codec_context.color_trc = _BT709
+            for frame in frames:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                picture = picture.reformat(
+                    format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+                )
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+
+    write_atomic(path, encode)
 
 
 def write_gif(path: str | Path, frames: np.ndarray, *, fps: float = 4, shortest_side: int = 256) -> None:
@@ -81,8 +81,8 @@ def write_gif(path: str | Path, frames: np.ndarray, *, fps: float = 4, shortest_
     # The default palette follows the paper and the text, and drops small colourful things.
     palette = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 3, "dither": Image.Dither.NONE}
     images = [Image.fromarray(frame).quantize(256, **palette) for frame in frames]
-    with _published(path) as temporary:
-        images[0].save(temporary, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+    options = {"save_all": True, "append_images": images[1:], "duration": duration, "loop": 0}
+    write_atomic(path, lambda temporary: images[0].save(temporary, "GIF", **options))
 
 
 def write_strip(path: str | Path, rows: Mapping[str, np.ndarray], *, context_frames: int = 0, title: str = "") -> None:
@@ -124,8 +124,7 @@ def write_strip(path: str | Path, rows: Mapping[str, np.ndarray], *, context_fra
             canvas.paste(Image.fromarray(frames[index]), (left, y))
             if column == 0:
                 draw.text((margin, y + height / 2), label, _INK, font, anchor="lm")
-    with _published(path) as temporary:
-        canvas.save(temporary, "PNG")
+    write_atomic(path, lambda temporary: canvas.save(temporary, "PNG"))
 
 
 def side_by_side(rows: Mapping[str, np.ndarray], *, context_frames: int = 0) -> np.ndarray:
@@ -225,16 +224,3 @@ def _checked_rows(rows: Mapping[str, np.ndarray], context_frames: int) -> Mappin
     if not 0 <= context_frames <= length:
         raise UserError(f"context_frames is {context_frames}; expected 0 to {length}, the number of frames")
     return rows
-
-
-@contextmanager
-def _published(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that replaces it when all went well and vanishes when not."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
