@@ -31,8 +31,8 @@ class TokenizerConfig:
         layers_per_block: residual blocks of a level (the decoder has one more).
         latent_channels: width of the latent map.
         code_channels: width of a code; None: the same as ``latent_channels``.
-        norm_groups: groups of the group norms; 0: each pixel is normalised over its channels, so that no token depends
-            on what happens elsewhere in the picture.
+        norm_groups: groups of the group norms; 0: each pixel is normalised over its channels, so that no
+            statistics of the whole picture enter a token.
         context_codes, dynamics_codes: sizes of the two codebooks.
         context_frames: number of context frames that the cross attention can look at.
         max_attention_resolution: levels up to this width attend to the context frames.
