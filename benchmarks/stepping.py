@@ -2,9 +2,11 @@
 
     .venv/bin/python benchmarks/stepping.py [CHECKPOINT] [--frames 30] [--threads 2]
 
-Compares, in one process: our session; and a rollout that reads its whole prefix again for each frame, as the official
-action-conditioned generation does (with our transformer, so that only the kept cache differs). The limit is reading the
-weights once a token at the speed at which this machine reads that much memory. A table, then one JSON line.
+Compares, in one process, on an episode that ships with the checkpoint (noise without one, on which drafts fail): our
+session with and without drafts, and a rollout that reads its whole prefix again for each frame, as the official
+action-conditioned generation does (with our transformer, token by token, so that only the kept cache differs). The
+limit is the multiplications of one frame's positions in a product as large as this machine likes them. A table, then
+one JSON line.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ import torch
 import tyro
 
 from ivideogpt import Sampling, WorldModel
+from ivideogpt.core.checkpoint import resolve_checkpoint
+from ivideogpt.data.episodes import load_episodes
+from ivideogpt.verbs.demo import EPISODES_FILE
 from ivideogpt.worldmodel import engine
+from ivideogpt.worldmodel.shipped import SHIPPED
 
 
 def seconds_a_frame(action: Callable[[], object], frames: int) -> float:
@@ -31,10 +37,24 @@ def seconds_a_frame(action: Callable[[], object], frames: int) -> float:
     return sorted(times[2:])[frames // 2]
 
 
-def read_bytes_per_second(size: int) -> float:
-    """Speed at which ``size`` bytes are read again and again by one sum."""
-    block = torch.ones(size // 4)
-    return 4 * block.numel() / seconds_a_frame(lambda: block.sum(), 50)
+def products_per_second(size: int = 1024) -> float:
+    """Multiplications a second in a large float32 matrix product."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    return size**3 / seconds_a_frame(lambda: a @ b, 20)
+
+
+def start_of_an_episode(checkpoint: str, model: WorldModel, seed: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Context ``[1 c 3 h w]`` and, with actions, those that follow ``[1 t a]`` in model units."""
+    file = resolve_checkpoint(checkpoint, shipped=SHIPPED) / EPISODES_FILE
+    count, size = model.context_frames, model.tokenizer.config.resolution
+    if not file.is_file():
+        context = torch.rand(1, count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+        return context, torch.zeros(1, 1, model.action_dim) if model.action_dim else None
+    episode = load_episodes(file)[0]
+    context = torch.from_numpy(episode.frames[:count].copy()).permute(0, 3, 1, 2)[None]
+    if episode.actions is None:
+        return context, None
+    return context, model.normalize_actions(torch.from_numpy(episode.actions[count - 1 : -1].copy()))[None]
 
 
 @torch.inference_mode()
@@ -44,16 +64,24 @@ def main(
     """Measures a checkpoint at batch 1 on the CPU."""
     torch.set_num_threads(threads)
     model = WorldModel.from_pretrained(checkpoint)
-    size = model.tokenizer.config.resolution
-    context = torch.rand(1, model.context_frames, 3, size, size, generator=torch.Generator().manual_seed(seed))
-    action = torch.zeros(1, model.action_dim) if model.action_dim else None
+    context, actions = start_of_an_episode(checkpoint, model, seed)
+    action = None if actions is None else actions[:, 0]
     sampling = Sampling()
 
-    session = model.session(context, sampling=sampling, seed=seed)
-    whole = seconds_a_frame(lambda: session.step(action), frames)
-    tokens = seconds_a_frame(lambda: session.advance(action), frames)
+    def play(advance: str) -> float:
+        session = model.session(context, sampling=sampling, seed=seed)
+        count = 1 if actions is None else actions.shape[1]
 
-    codes, _ = model.tokenizer.encode_context(context)
+        def step() -> None:
+            getattr(session, advance)(None if actions is None else actions[:, session.steps % count])
+
+        return seconds_a_frame(step, frames)
+
+    whole, tokens = play("step"), play("advance")
+    rows, engine.DRAFT_ROWS = engine.DRAFT_ROWS, 0
+    single = play("advance")
+
+    codes, _ = model.tokenizer.encode_context(context.float() / 255 if context.dtype == torch.uint8 else context)
     separators = torch.full((1,), model.layout.dynamics_separator)
     ids = torch.full((1, model.layout.dynamics_tokens), model.layout.dynamics_ids.start)
     uniforms = torch.rand(1, model.layout.dynamics_tokens)
@@ -66,14 +94,22 @@ def main(
         engine.decode_frame(model, cache, separators, action, sampling, uniforms)
 
     reread = seconds_a_frame(again, frames)
-    weights = sum(p.numel() * p.element_size() for p in model.transformer.layers.parameters())
-    limit = model.layout.frame_length * weights / read_bytes_per_second(weights)
-    rows = (("session.step", whole), ("of it: tokens", tokens), ("reading the prefix again, tokens", reread))
+    engine.DRAFT_ROWS = rows
+    weights = sum(p.numel() for p in model.transformer.layers.parameters())
+    limit = model.layout.frame_length * weights / products_per_second()
+    table = {
+        "session.step": whole,
+        "of it: tokens": tokens,
+        "tokens one by one": single,
+        "reading the prefix again, tokens": reread,
+        "limit: the multiplications alone": limit,
+    }
     print(f"{checkpoint}, batch 1, {threads} threads, {model.layout.frame_length} positions a frame")
-    for name, value in (*rows, ("limit: weights read once a token", limit)):
+    for name, value in table.items():
         print(f"{name:34s} {1000 * value:8.1f} ms a frame {1 / value:8.1f} frames/s")
     figures = {
         "frames_per_second": 1 / whole,
+        "ratio_to_one_by_one": single / tokens,
         "ratio_to_rereading": reread / tokens,
         "share_of_limit": limit / tokens,
         "threads": threads,

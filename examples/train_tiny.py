@@ -34,7 +34,7 @@ LAYERS = TransformerConfig(
     max_positions=SHAPE.layout.length(1, CLIP - 1),
 )
 # fmt: on
-HEADS = HeadsConfig(action_dim=2, action_on_tokens=True, slots=SHAPE.layout.frame_length)
+HEADS = HeadsConfig(action_dim=2, slots=SHAPE.layout.frame_length)
 
 
 def record(seed: int, length: int = 12) -> Episode:

@@ -50,7 +50,9 @@ OFFICIAL = replace(
     max_attention_resolution=16,
 )
 
-PLAIN_HEADS = HeadsConfig(action_dim=2, action_frequencies=2, action_on_tokens=True, lookback=2, slots=17, reward=True)
+PLAIN_HEADS = HeadsConfig(
+    action_dim=2, action_frequencies=2, slots=17, forecast_grid=4, forecast_width=16, forecast_blocks=1, reward=True
+)
 ALL_HEADS = HeadsConfig(action_dim=3, reward=True, action_reconstruction=True)
 
 #: Tokenizer, most positions, and what the checkpoint says of each kind of model.
@@ -95,7 +97,7 @@ def _build(kind: str, **changes: object) -> WorldModel:
                 max_positions=positions,
             )
         )
-        heads = Heads(config.heads, 32, shape.layout.vocab_size)
+        heads = Heads(config.heads, 32, shape.layout.dynamics_codes)
         # Wide enough that every token depends on what stands before it.
         for parameter in [*transformer.parameters(), *heads.parameters()]:
             if parameter.ndim == 2:

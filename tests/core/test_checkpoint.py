@@ -1,3 +1,4 @@
+import os
 import sys
 from types import SimpleNamespace
 
@@ -156,3 +157,13 @@ def test_a_hub_repository_of_another_kind_is_a_user_error(tmp_path, monkeypatch)
     fake_hub(monkeypatch, lambda name, **options: str(tmp_path))
     with pytest.raises(UserError, match="is no checkpoint"):
         resolve_checkpoint("thuml/data", shipped={})
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX")
+def test_a_tensor_file_may_be_read_by_whom_the_user_lets_read(tmp_path):
+    before = os.umask(0o022)
+    try:
+        save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ivideogpt import Sampling, WorldModel
 from ivideogpt.core.config import load_json
+from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.losses import transformer_losses
 
 pytestmark = pytest.mark.parity
@@ -153,7 +154,7 @@ def test_logits_are_equal_with_and_without_actions(golden):
         (golden.action, golden.actions, "act_logits"),
     ):
         expected = golden.outputs[name]
-        hidden = model.hidden_states(golden.outputs["tokens"], actions)
+        hidden, _ = embeddings.hidden_states(model, golden.outputs["tokens"], actions)
         close(model.transformer.logits(hidden[:, -expected.shape[1] :]), expected)
 
 
@@ -172,7 +173,7 @@ def test_losses_are_equal(golden):
 @torch.no_grad()
 def test_the_reward_is_read_off_the_last_token_of_each_frame(golden):
     model, expected = golden.action, golden.outputs["act_reward_pred"][..., 0]
-    hidden = model.hidden_states(golden.outputs["tokens"], golden.actions)
+    hidden, _ = embeddings.hidden_states(model, golden.outputs["tokens"], golden.actions)
     future = hidden[:, model.layout.context_length(model.context_frames) :]
     close(model.rewards(rearrange(future, "b (f m) d -> b f m d", m=model.layout.frame_length)[:, :, -1]), expected)
     wanted = expected + 0.5

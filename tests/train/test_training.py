@@ -15,9 +15,12 @@ from ivideogpt.models.heads import Heads, HeadsConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
+from ivideogpt.train.forecast import ForecastTraining, train_forecast
 from ivideogpt.train.tokenizer import PixelLoss, TokenizerTraining, train_tokenizer
-from ivideogpt.train.transformer import ClipTokens, TransformerTraining, corrupt, train_transformer
+from ivideogpt.train.transformer import ClipTokens, TransformerTraining, partly_imagined, train_transformer
+from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.config import WorldModelConfig
+from ivideogpt.worldmodel.losses import transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
 
 PLAIN = TokenizerConfig(
@@ -63,7 +66,8 @@ def tokenizer_training(shape: TokenizerConfig, **changes: object) -> TokenizerTr
 
 def new_model(shape: TokenizerConfig) -> WorldModel:
     torch.manual_seed(0)
-    heads = HeadsConfig(action_dim=1, reward=True)
+    grid = 0 if shape.conditional else 4
+    heads = HeadsConfig(action_dim=1, reward=True, forecast_grid=grid, forecast_width=16, forecast_blocks=1)
     config = WorldModelConfig(context_frames=2, clip_frames=5, heads=heads, action_mean=(1.5,), action_std=(0.5,))
     tokenizer = CompressiveTokenizer(shape).eval()
     transformer = Transformer(
@@ -76,7 +80,7 @@ def new_model(shape: TokenizerConfig) -> WorldModel:
             max_positions=tokenizer.layout.length(2, 3),
         )
     )
-    return WorldModel(config, tokenizer, transformer, Heads(heads, 32))
+    return WorldModel(config, tokenizer, transformer, Heads(heads, 32, shape.dynamics_codes))
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
@@ -110,7 +114,8 @@ def test_a_tokenizer_learns_to_draw(data: EpisodeArrays, tmp_path: Path) -> None
 def test_a_stopped_transformer_run_goes_on_as_if_it_had_never_stopped(
     shape: TokenizerConfig, data: EpisodeArrays, tmp_path: Path
 ) -> None:
-    config = TransformerTraining(steps=4, batch_size=2, clip_frames=5, corrupt_share=0.1, warmup_steps=1)
+    config = TransformerTraining(steps=4, batch_size=2, clip_frames=5, warmup_steps=1)
+    config = config if shape.conditional else replace(config, imagined_share=0.5)
     straight = train_transformer(config, new_model(shape), data, Run(tmp_path / "a", save_every=2, log_every=0))
     train_transformer(config, new_model(shape), data, Run(tmp_path / "b", save_every=2, log_every=0), until=2)
     resumed = train_transformer(config, new_model(shape), data, Run(tmp_path / "b", save_every=2, log_every=0))
@@ -145,15 +150,54 @@ def test_the_token_cache_holds_what_the_tokenizer_says(data: EpisodeArrays) -> N
     assert torch.equal(rewards, data.rewards[rows[:, 1:-1]])
 
 
-def test_corruption_changes_only_dynamics_tokens(data: EpisodeArrays) -> None:
+def test_partly_imagined_clips_hold_whole_frames_of_the_forecast(data: EpisodeArrays) -> None:
     model = new_model(PLAIN)
-    ids, _, _ = ClipTokens(model, data, clip_frames=5).draw(8, torch.Generator().manual_seed(0))
-    noised = corrupt(model, ids, 0.5, torch.Generator().manual_seed(0))
-    assert noised is not None
-    legal = (ids >= model.layout.dynamics_ids.start) & (ids < model.layout.dynamics_ids.stop)
-    assert torch.equal(noised[~legal], ids[~legal])
-    assert 0.3 < (noised[legal] != ids[legal]).float().mean() < 0.6
-    assert corrupt(model, ids, 0.0, torch.Generator()) is None
+    layout = model.layout
+    ids, actions, _ = ClipTokens(model, data, clip_frames=5).draw(8, torch.Generator().manual_seed(0))
+    inputs = partly_imagined(model, ids, actions, 0.5, torch.Generator().manual_seed(0))
+    assert inputs is not None and partly_imagined(model, ids, actions, 0.0, torch.Generator()) is None
+    context, future = layout.split(ids, 2)
+    seen, read = layout.split(inputs, 2)
+    assert torch.equal(seen, context)
+    assert actions is not None
+    changed = 0
+    for frame in range(3):
+        guess = embeddings.forecast(model, torch.cat([context, future], dim=1)[:, frame : frame + 2], actions[:, frame])
+        assert guess is not None
+        likeliest = model.transformer.guess_logits(guess, layout.dynamics_ids).argmax(dim=-1)
+        as_true, as_guessed = (read[:, frame] == future[:, frame]).all(1), (read[:, frame] == likeliest).all(1)
+        assert (as_true | as_guessed).all()
+        changed += int((~as_true).sum())
+    assert 4 < changed < 20
+
+
+def test_frames_that_are_read_wrong_are_no_targets(data: EpisodeArrays) -> None:
+    model = new_model(PLAIN)
+    start, length = model.layout.context_length(2), model.layout.frame_length
+    ids, actions, _ = ClipTokens(model, data, clip_frames=5).draw(2, torch.Generator().manual_seed(0))
+    inputs = ids.clone()
+    inputs[:, start + 1 : start + length] = model.layout.dynamics_ids.start
+    other = ids.clone()
+    other[:, start + 1 : start + length] = model.layout.dynamics_ids.start + 1
+    first, second = (transformer_losses(model, x, actions, inputs=inputs) for x in (ids, other))
+    assert first.tokens == second.tokens and first.accuracy == second.accuracy
+    other[:, -1] = model.layout.dynamics_ids.start
+    assert transformer_losses(model, other, actions, inputs=inputs).tokens != first.tokens
+
+
+@pytest.mark.parametrize("unroll", [0, 2])
+def test_a_forecast_learns_alone_and_a_stopped_run_goes_on(data: EpisodeArrays, tmp_path: Path, unroll: int) -> None:
+    config = ForecastTraining(steps=30, batch_size=16, unroll=unroll, learning_rate=3e-3, warmup_steps=1)
+    model = new_model(PLAIN)
+    layers = [weight.clone() for weight in model.transformer.layers.parameters()]
+    straight = train_forecast(config, model, data, Run(tmp_path / "a", save_every=15, log_every=1))
+    train_forecast(config, new_model(PLAIN), data, Run(tmp_path / "b", save_every=15, log_every=1), until=15)
+    resumed = train_forecast(config, new_model(PLAIN), data, Run(tmp_path / "b", save_every=15, log_every=1))
+    found = losses(tmp_path / "a")
+    assert found == losses(tmp_path / "b") and found[-1][1] < 0.7 * found[0][1]
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert all(torch.equal(a, b) for a, b in zip(layers, straight.transformer.layers.parameters(), strict=True))
 
 
 def test_pixels_of_rare_colours_count_more(data: EpisodeArrays) -> None:

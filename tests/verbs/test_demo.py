@@ -88,7 +88,7 @@ def test_the_recipe_runs_from_simulator_to_checkpoint_and_resumes(
     command = [
         *("train-demo", "--folder", str(tmp_path / "run"), "--data", str(tmp_path / "data")),
         *("--train-seeds", "0:2", "--test-seeds", "10000:10002", "--precision", "float32"),
-        *("--tokenizer-steps", "2", "--transformer-steps", "2"),
+        *("--tokenizer-steps", "2", "--forecast-steps", "2", "--transformer-steps", "2"),
     ]
     assert main(command) == 0
     assert last_line(capsys.readouterr().out)["output"].endswith("checkpoint")

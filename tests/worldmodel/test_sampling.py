@@ -14,7 +14,7 @@ LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0, 1.0, -0.5])
 def drawn(sampling, count=20_000, logits=LOGITS, seed=0):
     """How often each id is drawn."""
     uniforms = torch.rand(count, generator=torch.Generator().manual_seed(seed))
-    index, _ = sampling.choose(logits.expand(count, -1), uniforms)
+    index, *_ = sampling.choose(logits.expand(count, -1), uniforms)
     return torch.bincount(index, minlength=len(logits)).double()
 
 
@@ -87,7 +87,7 @@ def test_a_large_vocabulary_is_drawn_rightly():
 def test_the_ends_of_the_unit_interval_draw_possible_ids(sampling, uniform):
     logits = LOGITS.clone()
     logits[[0, -1]] = -torch.inf
-    index, log_probs = sampling.choose(logits[None], torch.tensor([uniform]))
+    index, log_probs, _ = sampling.choose(logits[None], torch.tensor([uniform]))
     assert torch.isfinite(log_probs).all() and 0 < index.item() < 7
 
 
@@ -98,7 +98,7 @@ def test_greedy_takes_the_likeliest_whatever_the_random_numbers():
 def test_log_probabilities_are_those_before_top_k_at_the_temperature():
     uniforms = torch.rand(50, generator=torch.Generator().manual_seed(0))
     for sampling in (Sampling(temperature=0.7, top_k=2), Sampling(temperature=0.7, top_p=0.5), Sampling(greedy=True)):
-        index, log_probs = sampling.choose(LOGITS.expand(50, -1), uniforms)
+        index, log_probs, _ = sampling.choose(LOGITS.expand(50, -1), uniforms)
         expected = (LOGITS / sampling.temperature).log_softmax(dim=0)[index]
         torch.testing.assert_close(log_probs, expected)
     assert sampling.choose(LOGITS.bfloat16().expand(50, -1), uniforms)[1].dtype == torch.float32
@@ -167,3 +167,12 @@ def test_the_first_child_keeps_the_stream_and_the_others_get_new_ones():
     assert len(set(children.keys)) == 6
     assert parent.fork(3, step=4, common=True).keys == tuple(key for key in parent.keys for _ in range(3))
     assert set(parent.fork(3, step=5, common=False).keys) & set(children.keys) == set(parent.keys)
+
+
+# Entropy
+
+
+def test_entropy_is_that_of_the_whole_distribution_at_this_temperature():
+    for sampling in (Sampling(temperature=2.0, top_k=2), Sampling(temperature=2.0, greedy=True)):
+        entropy = sampling.choose(LOGITS[None], torch.tensor([0.3])).entropy
+        torch.testing.assert_close(entropy, torch.distributions.Categorical(logits=LOGITS[None] / 2).entropy())

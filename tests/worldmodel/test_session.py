@@ -9,6 +9,7 @@ from torch import nn
 
 from ivideogpt import Sampling, UserError, WorldModel
 from ivideogpt.models.transformer import KVCache
+from ivideogpt.worldmodel import embeddings, engine
 from ivideogpt.worldmodel.sampling import RandomStreams
 
 # Models that re-anchor after four frames, so that ten steps cross it twice.
@@ -36,6 +37,7 @@ def assert_same(found, expected):
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one.ids, other.ids)
         torch.testing.assert_close(one.log_probs, other.log_probs, atol=1e-4, rtol=0)
+        torch.testing.assert_close(one.entropies, other.entropies, atol=1e-3, rtol=0)
         torch.testing.assert_close(one.frames, other.frames, atol=1e-4, rtol=0)
         assert (one.rewards is None) == (other.rewards is None)
         if one.rewards is not None:
@@ -48,6 +50,7 @@ def select(step, rows):
         frames=step.frames[rows],
         ids=step.ids[rows],
         log_probs=step.log_probs[rows],
+        entropies=step.entropies[rows],
         rewards=None if step.rewards is None else step.rewards[rows],
     )
 
@@ -465,6 +468,7 @@ def test_observing_what_was_imagined_leads_on_alike(model_of, frames_for, action
     seen = other.observe(step.frames, at(actions, 0))
     if torch.equal(seen.ids, step.ids):
         torch.testing.assert_close(seen.log_probs, step.log_probs, atol=1e-4, rtol=0)
+        torch.testing.assert_close(seen.entropies, step.entropies, atol=1e-3, rtol=0)
         assert torch.equal(other.step(at(actions, 1)).ids, session.step(at(actions, 1)).ids)
     assert torch.equal(other.frames[:, 2], step.frames)
 
@@ -494,8 +498,9 @@ def fed(monkeypatch):
 
 
 def test_a_frame_costs_its_separator_and_its_tokens_and_the_context_is_read_once(
-    any_model, frames_for, actions_for, fed
+    any_model, frames_for, actions_for, fed, monkeypatch
 ):
+    monkeypatch.setattr(engine, "DRAFT_ROWS", 0)
     layout, frames, actions = any_model.layout, frames_for(any_model, count=4), actions_for(any_model, horizon=4)
     session = any_model.session(frames[:, :2])
     assert sum(fed) == layout.context_length(2)
@@ -620,7 +625,7 @@ def test_a_reward_is_read_off_the_last_token_of_its_frame(model_of, frames_for, 
     imagined = model.imagine(context, actions)
     codes, _ = model.tokenizer.encode_context(context)
     sequence = model.layout.join(codes, imagined.ids - model.layout.dynamics_ids.start)
-    hidden = model.hidden_states(sequence, actions)[:, model.layout.context_length(2) :]
+    hidden = embeddings.hidden_states(model, sequence, actions)[0][:, model.layout.context_length(2) :]
     torch.testing.assert_close(
         model.rewards(hidden.unflatten(1, (4, -1))[:, :, -1]), imagined.rewards, atol=1e-4, rtol=0
     )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from ivideogpt import Sampling, UserError, WorldModel
 from ivideogpt.core.checkpoint import step_folder
 from ivideogpt.core.config import load_json, save_json
-from ivideogpt.worldmodel import official
+from ivideogpt.worldmodel import embeddings, official
 from ivideogpt.worldmodel.card import model_card
 from ivideogpt.worldmodel.config import WorldModelConfig
 
@@ -298,24 +298,23 @@ def test_actions_of_another_dimension_are_not_normalised(model_of):
         model_of("plain").normalize_actions(torch.tensor(1.0))
 
 
-def test_looking_back_shows_the_next_place_of_earlier_frames(model_of, frames_for):
+def test_a_forecast_reads_the_last_frames_and_the_action_and_joins_the_position_before(model_of, frames_for):
     model = model_of("plain")
     layout = model.layout
-    ids, _ = model.tokenizer.tokenize(frames_for(model, count=4))
-    slots = layout.slots(2, 2)
-    rest = model.transformer.embed(ids) + model.heads.slot_embedding(slots)
-    added = model.embed(ids, slots) - rest
-    for position in range(ids.shape[1]):
-        expected = torch.zeros_like(added[:, 0])
-        for table, frames in zip(model.heads.lookback_embeddings, (1, 2), strict=True):
-            place = position + 1 - frames * layout.frame_length
-            if place >= 0:
-                # It stands where the token that comes next will stand.
-                assert position + 1 == len(slots) or slots[place] == slots[position + 1]
-                expected = expected + table(ids[:, place])
-        torch.testing.assert_close(added[:, position], expected, atol=1e-5, rtol=0)
-        only = model.embed(ids[:, : position + 1], slots[position : position + 1])
-        torch.testing.assert_close(only[:, 0], model.embed(ids, slots)[:, position], atol=1e-5, rtol=0)
+    ids, _ = model.tokenizer.tokenize(frames_for(model, count=5))
+    actions = torch.randn(len(ids), 3, 2)
+    guesses = embeddings.hidden_states(model, ids, actions)[1]
+    assert guesses.shape == (len(ids), 3, 16, 32)
+    for frame in range(3):
+        history = embeddings.history(model, ids[:, : layout.length(2, frame)], 2)
+        frames = torch.cat(layout.split(ids, 2), dim=1)
+        assert torch.equal(history, frames[:, frame : frame + 2])
+        alone = embeddings.forecast(model, history, actions[:, frame])
+        torch.testing.assert_close(alone, guesses[:, frame], atol=1e-5, rtol=0)
+        assert not torch.allclose(embeddings.forecast(model, history, actions[:, frame] + 1), alone, atol=1e-3)
+        added = embeddings.frame_inputs(model, alone, None)
+        assert torch.equal(added[:, :-1], alone)
+        assert not added[:, -1].any()
 
 
 # What does not fit
@@ -444,9 +443,10 @@ BROKEN_HEADS = {
             heads={
                 "action_dim": 2,
                 "action_frequencies": 2,
-                "action_on_tokens": True,
-                "lookback": 2,
                 "slots": 5,
+                "forecast_grid": 4,
+                "forecast_width": 16,
+                "forecast_blocks": 1,
                 "reward": True,
             }
         ),
@@ -476,9 +476,15 @@ def test_parts_that_do_not_fit_each_other_are_refused(build):
     heads = replace(other.config.heads, slots=9)
     with pytest.raises(UserError, match="slots is 9; expected 0, or 17"):
         WorldModel(replace(other.config, heads=heads), other.tokenizer, other.transformer, other.heads)
-    heads = replace(one.config.heads, lookback=1)
-    with pytest.raises(UserError, match="lookback needs as many dynamics tokens as context tokens"):
+    heads = replace(one.config.heads, forecast_grid=4)
+    with pytest.raises(UserError, match="a forecast needs a tokenizer with one codebook for all frames"):
         WorldModel(replace(one.config, heads=heads), one.tokenizer, one.transformer, one.heads)
+    heads = replace(other.config.heads, forecast_grid=8)
+    with pytest.raises(UserError, match="forecast_grid is 8; expected 0, or the side of a grid of 16 tokens"):
+        WorldModel(replace(other.config, heads=heads), other.tokenizer, other.transformer, other.heads)
+    heads = replace(other.config.heads, forecast_frames=3)
+    with pytest.raises(UserError, match="forecast_frames is 3; expected 1 to 2"):
+        WorldModel(replace(other.config, heads=heads), other.tokenizer, other.transformer, other.heads)
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "./nowhere", "too/many/parts"])

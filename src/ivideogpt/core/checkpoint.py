@@ -41,7 +41,14 @@ def save_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor]) -> None:
     """
     # safetensors refuses views and shared memory; a clone is neither.
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, lambda temporary: save_file(plain, temporary, metadata={"format": "pt"}))
+
+    def write(temporary: Path) -> None:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # the library makes files that nobody else may read
+        save_file(plain, temporary, metadata={"format": "pt"})
+        temporary.chmod(mode)
+
+    write_atomic(path, write)
 
 
 def load_tensors(path: Path | str, *, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:

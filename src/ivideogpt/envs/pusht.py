@@ -29,6 +29,8 @@ except ModuleNotFoundError as error:
 
 #: Side of the observed image in pixels.
 IMAGE_SIZE = 64
+#: Side of the plane, in px.
+SIDE = 512.0
 #: A raw action is a target position in px, 0 to 512; normalised is ``(raw - mean) / std``, -1 to 1.
 ACTION_MEAN = (256.0, 256.0)
 ACTION_STD = (256.0, 256.0)

@@ -52,7 +52,7 @@ class KVCache:
 
     Attributes:
         keys, values: ``[layers b heads positions head_dim]``.
-        ids: int64 ``[b positions]``: the tokens that were read, for embeddings that look back.
+        ids: int64 ``[b positions]``: the tokens that were read, for forecasts.
         length: positions filled so far, the same for all rows.
     """
 
@@ -80,11 +80,9 @@ class KVCache:
         keys, values = (x.repeat_interleave(k, dim=1) for x in (self.keys, self.values))
         return KVCache(keys, values, self.ids.repeat_interleave(k, dim=0), self.length)
 
-    def remember(self, ids: Tensor) -> Tensor:
-        """Notes ids ``[b n]`` of the next n positions; returns all ids up to there, ``[b length + n]``."""
-        stop = self.length + ids.shape[1]
-        self.ids[:, self.length : stop] = ids
-        return self.ids[:, :stop]
+    def remember(self, ids: Tensor) -> None:
+        """Notes the ids ``[b n]`` of the next n positions."""
+        self.ids[:, self.length : self.length + ids.shape[1]] = ids
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Writes ``[b heads n head_dim]`` after the filled positions; returns all keys and values up to there.
@@ -242,6 +240,10 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.advance(count)
         return self.norm(x)
+
+    def guess_logits(self, x: Tensor, ids: range) -> Tensor:
+        """Scores ``[... len(ids)]`` of vectors ``[... d]`` that skip the layers."""
+        return self.logits(self.norm(x), ids)
 
     def logits(self, hidden: Tensor, ids: range | None = None) -> Tensor:
         """Scores in float32.

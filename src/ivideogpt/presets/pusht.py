@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ivideogpt.models.heads import HeadsConfig
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import TransformerConfig
+from ivideogpt.train.forecast import ForecastTraining
 from ivideogpt.train.tokenizer import TokenizerTraining
 from ivideogpt.train.transformer import TransformerTraining
 
@@ -34,13 +35,14 @@ def pusht_tokenizer() -> TokenizerConfig:
 
 
 def pusht_heads() -> HeadsConfig:
-    """Actions reach every token of their frame; a token knows its place and what stood in the next one before."""
+    """A token knows its place, and a forecast tells it what to expect there."""
     return HeadsConfig(
         action_dim=2,
         action_frequencies=ACTION_FREQUENCIES,
-        action_on_tokens=True,
-        lookback=2,
         slots=1 + pusht_tokenizer().layout.context_tokens,
+        forecast_grid=8,
+        forecast_width=96,
+        forecast_blocks=4,
         reward=True,
     )
 
@@ -52,8 +54,8 @@ def pusht_transformer() -> TransformerConfig:
         vocab_size=layout.vocab_size,
         hidden_size=192,
         intermediate_size=512,
-        num_layers=6,
-        num_heads=4,
+        num_layers=4,
+        num_heads=2,
         max_positions=layout.length(CONTEXT_FRAMES, 14),
     )
 
@@ -68,7 +70,9 @@ class PushTTraining:
     Attributes:
         train_seeds, test_seeds: of the episodes, "first:last"; seeds from 10000 on are held out.
         episode_frames: frames of an episode.
-        tokenizer, transformer: the two trainings.
+        tokenizer: the first training.
+        forecasts: the forecast alone: first from true frames, then also from its own.
+        transformer: the last training, of transformer and forecast together.
     """
 
     train_seeds: str = "0:3200"
@@ -85,16 +89,21 @@ class PushTTraining:
             save_every=500,
         )
     )
+    forecasts: tuple[ForecastTraining, ...] = (
+        ForecastTraining(steps=6_000),
+        ForecastTraining(steps=4_000, unroll=3, learning_rate=1e-3),
+    )
     transformer: TransformerTraining = field(
         default_factory=lambda: TransformerTraining(
             transformer=pusht_transformer(),
             heads=pusht_heads(),
-            steps=2_500,
+            steps=9_000,
             batch_size=8,
             clip_frames=10,
-            learning_rate=2e-3,
+            learning_rate=1.5e-3,
             warmup_steps=100,
             final_ratio=0.02,
-            save_every=400,
+            imagined_share=0.15,
+            save_every=500,
         )
     )

@@ -11,16 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ivideogpt.core.clock import Until
+from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
 from ivideogpt.core.run import Run
 from ivideogpt.data.frames import EpisodeArrays, contiguous
 from ivideogpt.models.heads import HeadsConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.transformer import TransformerConfig
+from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.losses import transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -40,9 +43,9 @@ class TransformerTraining:
         final_ratio: of the peak, at the end.
         weight_decay: of matrices; embeddings, biases and norms have none.
         clip_norm: largest gradient norm.
-        reward_weight, action_reconstruction_weight: of these losses.
-        corrupt_share: share of future tokens that are read wrong (another code), so that the model learns to recover
-            from its own mistakes.
+        reward_weight, action_reconstruction_weight, forecast_weight: of these losses.
+        imagined_share: share of future frames that are read as the forecast guesses them, so that the model learns to
+            go on from its own mistakes; their own tokens are no targets. Needs a forecast.
         log_every, save_every: in updates.
         seed: of weights, data order and corruption.
     """
@@ -59,7 +62,8 @@ class TransformerTraining:
     clip_norm: float = 1.0
     reward_weight: float = 1.0
     action_reconstruction_weight: float = 0.1
-    corrupt_share: float = 0.0
+    forecast_weight: float = 0.5
+    imagined_share: float = 0.0
     log_every: int = 100
     save_every: int = 1_000
     seed: int = 0
@@ -140,14 +144,15 @@ def train_transformer(
             ids, actions, rewards = clips.draw(config.batch_size, run.generator)
             set_learning_rate(optimizer, schedule(step))
             with run.autocast():
-                losses = transformer_losses(
-                    model, ids, actions, rewards, inputs=corrupt(model, ids, config.corrupt_share, run.generator)
-                )
+                inputs = partly_imagined(model, ids, actions, config.imagined_share, run.generator)
+                losses = transformer_losses(model, ids, actions, rewards, inputs)
             loss = losses.tokens
             if losses.rewards is not None:
                 loss = loss + config.reward_weight * losses.rewards
             if losses.actions is not None:
                 loss = loss + config.action_reconstruction_weight * losses.actions
+            if losses.forecast is not None:
+                loss = loss + config.forecast_weight * losses.forecast
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(learner.parameters(), config.clip_norm)
@@ -156,6 +161,7 @@ def train_transformer(
             bar.update()
             figures = {"loss": loss, "tokens": losses.tokens, "accuracy": losses.accuracy}
             figures |= {"rewards": losses.rewards} if losses.rewards is not None else {}
+            figures |= {"forecast": losses.forecast} if losses.forecast is not None else {}
             if run.is_save_step(step, last=last):
                 if evaluate is not None:
                     learner.eval()
@@ -173,11 +179,20 @@ def save_model(model: WorldModel, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
-def corrupt(model: WorldModel, ids: Tensor, share: float, generator: torch.Generator) -> Tensor | None:
-    """``ids`` with a random ``share`` of the dynamics tokens replaced by random ones; None where the share is 0."""
+@torch.no_grad()
+def partly_imagined(
+    model: WorldModel, ids: Tensor, actions: Tensor | None, share: float, generator: torch.Generator
+) -> Tensor | None:
+    """``ids`` with a random ``share`` of the future frames as the forecast guesses them; None where the share is 0."""
     if share == 0:
         return None
-    legal = model.layout.dynamics_ids
-    noise = torch.randint(legal.start, legal.stop, ids.shape, generator=generator).to(ids.device)
-    hit = (torch.rand(ids.shape, generator=generator) < share).to(ids.device)
-    return torch.where(hit & (ids >= legal.start) & (ids < legal.stop), noise, ids)
+    _, guess = embeddings.frame_embeddings(model, ids, actions)
+    if guess is None:
+        raise UserError(f"imagined_share is {share}, but this model has no forecast; set it to 0")
+    layout = model.layout
+    likeliest = layout.dynamics_ids.start + model.transformer.guess_logits(guess, layout.dynamics_ids).argmax(dim=-1)
+    hit = (torch.rand(likeliest.shape[:2], generator=generator) < share).to(ids.device)
+    start = layout.context_length(model.context_frames)
+    frames = rearrange(ids[:, start:], "b (f m) -> b f m", m=layout.frame_length)
+    frames = torch.cat([frames[:, :, :1], torch.where(hit[:, :, None], likeliest, frames[:, :, 1:])], dim=2)
+    return torch.cat([ids[:, :start], rearrange(frames, "b f m -> b (f m)")], dim=1)

@@ -96,6 +96,7 @@ def train_demo(
     folder: Path = Path("runs/pusht-64"),
     data: Path = Path("datasets"),
     tokenizer_steps: int | None = None,
+    forecast_steps: int | None = None,
     transformer_steps: int | None = None,
     train_seeds: str | None = None,
     test_seeds: str | None = None,
@@ -108,6 +109,7 @@ def train_demo(
         folder: of the run; the finished model is in its "checkpoint" folder.
         data: where collected episodes are kept.
         tokenizer_steps: another number of updates than the recipe's.
+        forecast_steps: another number of updates for each training of the forecast.
         transformer_steps: another number of updates than the recipe's.
         train_seeds: other episodes than the recipe's, as first:stop.
         test_seeds: other held-out episodes than the recipe's, as first:stop.
@@ -121,6 +123,9 @@ def train_demo(
     recipe = replace(recipe, train_seeds=train_seeds or recipe.train_seeds, test_seeds=test_seeds or recipe.test_seeds)
     if tokenizer_steps is not None:
         recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, steps=tokenizer_steps))
+    if forecast_steps is not None:
+        stages = tuple(replace(stage, steps=forecast_steps) for stage in recipe.forecasts)
+        recipe = replace(recipe, forecasts=stages)
     if transformer_steps is not None:
         recipe = replace(recipe, transformer=replace(recipe.transformer, steps=transformer_steps))
     model, test = train_pusht(recipe, folder, data, device=device, precision=precision)

@@ -13,19 +13,21 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.core.run import Run, choose_precision
 from ivideogpt.data.episodes import load_folder
 from ivideogpt.data.frames import EpisodeArrays
-from ivideogpt.envs.pusht import ACTION_MEAN, ACTION_STD
+from ivideogpt.envs.pusht import ACTION_MEAN, ACTION_STD, SIDE
 from ivideogpt.models.heads import Heads
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.transformer import Transformer
 from ivideogpt.presets.pusht import CONTEXT_FRAMES, PushTTraining
+from ivideogpt.train.forecast import train_forecast
 from ivideogpt.train.tokenizer import train_tokenizer
 from ivideogpt.train.transformer import train_transformer
-from ivideogpt.worldmodel.config import WorldModelConfig
+from ivideogpt.worldmodel.config import ActionSpace, WorldModelConfig
 from ivideogpt.worldmodel.losses import transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
 
 EMBEDDING_STD = 0.3
 HEAD_STD = 0.05
+QUIET = 0.3
 
 
 def train_pusht(
@@ -47,6 +49,7 @@ def train_pusht(
     collect(recipe.test_seeds, data / "pusht-test", shard=100, length=recipe.episode_frames)
     train = EpisodeArrays.from_episodes(load_folder(data / "pusht"))
     test = load_folder(data / "pusht-test")
+    forecasts = {f"forecast-{index + 1}": config for index, config in enumerate(recipe.forecasts)}
     runs = {
         name: Run(
             folder / name,
@@ -56,10 +59,16 @@ def train_pusht(
             log_every=config.log_every,
             save_every=config.save_every,
         )
-        for name, config in (("tokenizer", recipe.tokenizer), ("transformer", recipe.transformer))
+        for name, config in {
+            "tokenizer": recipe.tokenizer,
+            **forecasts,
+            "transformer": recipe.transformer,
+        }.items()
     }
     tokenizer = train_tokenizer(recipe.tokenizer, train, runs["tokenizer"])
     model = new_pusht_model(recipe, tokenizer)
+    for name, config in forecasts.items():
+        model = train_forecast(config, model, train, runs[name])
     clips = EpisodeArrays.from_episodes(test)
 
     def validate(trained: WorldModel) -> dict[str, float]:
@@ -72,6 +81,7 @@ def train_pusht(
         f"held out: {recipe.test_seeds}",
         "training": {
             "tokenizer": f"{recipe.tokenizer.steps} updates, {runs['tokenizer'].seconds:.0f} s",
+            **{name: f"{config.steps} updates, {runs[name].seconds:.0f} s" for name, config in forecasts.items()},
             "transformer": f"{recipe.transformer.steps} updates, {runs['transformer'].seconds:.0f} s",
         },
     }
@@ -94,10 +104,11 @@ def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> W
         clip_frames=recipe.transformer.clip_frames,
         action_mean=tuple(map(float, ACTION_MEAN)),
         action_std=tuple(map(float, ACTION_STD)),
+        action_space=ActionSpace(names=("x", "y"), low=(0.0, 0.0), high=(SIDE, SIDE), units=("px", "px"), pointer=True),
         heads=recipe.transformer.heads,
     )
     transformer = Transformer(recipe.transformer.transformer)
-    heads = Heads(config.heads, transformer.config.hidden_size, transformer.config.vocab_size)
+    heads = Heads(config.heads, transformer.config.hidden_size, tokenizer.layout.dynamics_codes)
     vectors = tokenizer.quantize.embedding.weight.detach().cpu()
     vectors = (vectors - vectors.mean(dim=0)) / vectors.std(dim=0).clamp(min=1e-6)
     codes = len(vectors)
@@ -105,8 +116,13 @@ def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> W
         for weight, std in ((transformer.embed.weight, EMBEDDING_STD), (transformer.head.weight, HEAD_STD)):
             alike = vectors @ torch.randn(vectors.shape[1], weight.shape[1]) * (vectors.shape[1] ** -0.5)
             weight[: 2 * codes] = std * (alike + 0.25 * torch.randn_like(alike)).repeat(2, 1)
-        for weight in heads.lookback_embeddings.parameters():
-            weight.copy_(transformer.head.weight * (EMBEDDING_STD / HEAD_STD))
+        same = transformer.head.weight[codes : 2 * codes] * (EMBEDDING_STD / HEAD_STD)
+        for frame, table in enumerate(heads.forecast.seen):
+            table.weight.copy_(same * QUIET**frame)
+        seen = heads.forecast.codes.weight
+        seen.copy_(vectors @ torch.randn(vectors.shape[1], seen.shape[1]) * vectors.shape[1] ** -0.5)
+        for weight in (heads.forecast.out.weight, *(block.conv2.weight for block in heads.forecast.blocks)):
+            weight.mul_(QUIET)
         heads.slot_embedding.weight.mul_(EMBEDDING_STD / heads.slot_embedding.weight.std())
         heads.action_linear.weight.normal_(std=EMBEDDING_STD / heads.config.action_features**0.5)
         for layer in transformer.layers:

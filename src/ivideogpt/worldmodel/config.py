@@ -11,6 +11,25 @@ from ivideogpt.models.heads import HeadsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
+class ActionSpace:
+    """What the numbers of a raw action mean to a person; everything empty: unknown.
+
+    Attributes:
+        names: one a number.
+        low, high: the range of each in raw units.
+        units: one a number; "" for a plain number.
+        pointer: the two numbers are a place in the picture: ``low`` is its left and upper edge, ``high`` its right and
+            lower one.
+    """
+
+    names: tuple[str, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    units: tuple[str, ...] = ()
+    pointer: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorldModelConfig:
     """The part of ``config.json`` that the official format has no place for.
 
@@ -21,6 +40,7 @@ class WorldModelConfig:
         goal_conditioned: the context is [goal, last frame].
         symlog_rewards: the reward head was trained on symlog(reward).
         action_mean, action_std: of raw actions; ``normalize_actions`` applies them. Empty: raw actions are model units.
+        action_space: names, ranges and units of raw actions.
         frame_stride: recorded frames from one frame of a clip to the next.
         heads: which heads there are.
         metadata: plain JSON values for people: training data, seconds, held-out results.
@@ -33,6 +53,7 @@ class WorldModelConfig:
     symlog_rewards: bool = False
     action_mean: tuple[float, ...] = ()
     action_std: tuple[float, ...] = ()
+    action_space: ActionSpace = field(default_factory=ActionSpace)
     frame_stride: int = 1
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -43,6 +64,16 @@ class WorldModelConfig:
             count = len(getattr(self, label))
             if count not in (0, self.heads.action_dim):
                 raise UserError(f"{label} has {count} numbers; expected {self.heads.action_dim}, the action dimension")
+        for label in ("names", "low", "high", "units"):
+            count = len(getattr(self.action_space, label))
+            if count not in (0, self.heads.action_dim):
+                raise UserError(
+                    f"action_space has {count} {label}; expected {self.heads.action_dim}, the action dimension"
+                )
+        if not all(low < high for low, high in zip(self.action_space.low, self.action_space.high, strict=False)):
+            raise UserError("action_space has a low that is not below its high; expected ranges")
+        if self.action_space.pointer and (self.heads.action_dim != 2 or not self.action_space.low):
+            raise UserError("action_space is a pointer; expected actions of 2 numbers with low and high")
         if not all(map(math.isfinite, self.action_mean)):
             raise UserError(f"action_mean is {list(self.action_mean)}; expected only finite numbers")
         if not all(0 < std < math.inf for std in self.action_std):

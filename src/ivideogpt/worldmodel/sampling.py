@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ivideogpt.core.errors import UserError
+
+
+class Choice(NamedTuple):
+    """One token a row.
+
+    Attributes:
+        index: int64 ``[b]`` into the scores.
+        log_prob: float32 ``[b]``, before top-k and top-p.
+        entropy: float32 ``[b]`` in nats, of the distribution before top-k and top-p.
+    """
+
+    index: Tensor
+    log_prob: Tensor
+    entropy: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,15 +65,12 @@ class Sampling:
         """Log-probabilities float32 ``[... v]`` at this temperature, before top-k and top-p."""
         return F.log_softmax(logits.float() / self.temperature, dim=-1)
 
-    def choose(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    def choose(self, logits: Tensor, uniforms: Tensor) -> Choice:
         """Draws one id a row.
 
         Args:
             logits: ``[b v]``.
             uniforms: ``[b]`` in [0, 1): the randomness of each row.
-
-        Returns:
-            Index int64 ``[b]`` into the v scores and its log-probability float32 ``[b]`` before top-k and top-p.
         """
         log_probabilities = self.log_probabilities(logits)
         if self.greedy:
@@ -69,7 +81,8 @@ class Sampling:
             index = torch.searchsorted(total, (uniforms * total[:, -1])[:, None], right=True)[:, 0]
             # The last sum can be reached by rounding: the last id that has any probability stands for it.
             index = torch.minimum(index, (total < total[:, -1:]).sum(dim=-1))
-        return index, log_probabilities.gather(-1, index[:, None])[:, 0]
+        log_prob = log_probabilities.gather(-1, index[:, None])[:, 0]
+        return Choice(index, log_prob, entropy(log_probabilities))
 
     def _narrow(self, scores: Tensor) -> Tensor:
         if self.top_k is not None and self.top_k < scores.shape[-1]:
@@ -122,6 +135,11 @@ class RandomStreams:
             return key if common or child == 0 else _key(key, self.generation, step, child)
 
         return RandomStreams(tuple(of(key, child) for key in self.keys for child in range(k)), self.generation + 1)
+
+
+def entropy(log_probabilities: Tensor) -> Tensor:
+    """Entropy ``[...]`` in nats of log-probabilities ``[... v]``."""
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
 
 
 def _key(*numbers: int) -> int:

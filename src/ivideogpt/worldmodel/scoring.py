@@ -8,7 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ivideogpt.worldmodel.sampling import Sampling
+from ivideogpt.worldmodel import embeddings
+from ivideogpt.worldmodel.sampling import Sampling, entropy
 
 if TYPE_CHECKING:
     from ivideogpt.worldmodel.world_model import WorldModel
@@ -38,10 +39,12 @@ def log_prob(
         with torch.no_grad():
             codes, _ = model.tokenizer.encode_context(context.to(model.dtype))
         sequence = layout.join(codes, part - layout.dynamics_ids.start)
-        hidden = model.hidden_states(sequence, None if actions is None else actions[:, start : start + segment])
+        hidden, _ = embeddings.hidden_states(
+            model, sequence, None if actions is None else actions[:, start : start + segment]
+        )
         future = hidden[:, layout.context_length(model.context_frames) :]
         before = rearrange(future, "b (f m) d -> b f m d", m=layout.frame_length)[:, :, :-1]
-        parts.append(score_tokens(model, before, part, sampling))
+        parts.append(score_tokens(model, before, part, sampling)[0])
     return torch.cat(parts, dim=1)
 
 
@@ -56,8 +59,8 @@ def _next_context(model: WorldModel, context: Tensor, ids: Tensor) -> Tensor:
     return frames[:, -model.context_frames :]
 
 
-def score_tokens(model: WorldModel, hidden: Tensor, ids: Tensor, sampling: Sampling) -> Tensor:
-    """Log-probability float32 ``[...]`` of each of ``ids`` ``[...]`` after the hidden state ``[... d]`` before it."""
+def score_tokens(model: WorldModel, hidden: Tensor, ids: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Log-probability of each of ``ids`` ``[...]`` after the hidden state ``[... d]`` before it, and entropy there."""
     legal = model.layout.dynamics_ids if sampling.legal_only else range(model.layout.vocab_size)
     log_probabilities = sampling.log_probabilities(model.transformer.logits(hidden, legal))
-    return log_probabilities.gather(-1, (ids - legal.start)[..., None])[..., 0]
+    return log_probabilities.gather(-1, (ids - legal.start)[..., None])[..., 0], entropy(log_probabilities)

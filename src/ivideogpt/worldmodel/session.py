@@ -28,12 +28,14 @@ class Step:
         frames: ``[b c h w]`` in [0, 1].
         ids: int64 ``[b m]`` of the full vocabulary.
         log_probs: float32 ``[b m]``; of an observed frame: how much the model expected it.
+        entropies: float32 ``[b m]`` in nats: how unsure the model was of each token.
         rewards: ``[b]`` in reward units, or None without a reward head.
     """
 
     frames: Tensor
     ids: Tensor
     log_probs: Tensor
+    entropies: Tensor
     rewards: Tensor | None
 
 
@@ -45,13 +47,20 @@ class Imagination:
         frames: ``[b horizon c h w]`` in [0, 1].
         ids: int64 ``[b horizon m]`` of the full vocabulary, separators left out.
         log_probs: float32 ``[b horizon m]``.
+        entropies: float32 ``[b horizon m]`` in nats: how unsure the model was of each token.
         rewards: ``[b horizon]`` in reward units, or None; ``rewards[:, i]`` is paid for ``actions[:, i]``.
     """
 
     frames: Tensor
     ids: Tensor
     log_probs: Tensor
+    entropies: Tensor
     rewards: Tensor | None
+
+    def _repr_html_(self) -> str:
+        from ivideogpt.worldmodel.showing import imagination_html  # pictures are made only where somebody looks
+
+        return imagination_html(self)
 
 
 @dataclass(frozen=True)
@@ -256,7 +265,7 @@ class Session:
         # The separator is the last number drawn for the frame before.
         uniforms = self._streams.uniforms(self.steps - 1, layout.frame_length)[:, -1].to(device)
         logits = self.model.transformer.logits(self._past[-1].tokens.hidden)
-        return action, self.sampling.choose(logits, uniforms)[0]
+        return action, self.sampling.choose(logits, uniforms).index
 
     def _close(
         self, tokens: engine.FrameTokens, separators: Tensor, action: Tensor | None, frame: Tensor | None
@@ -275,7 +284,8 @@ class Session:
         assert frame is not None
         # Copies, made outside inference mode: callers may change them in place and train on them.
         rewards = None if past.rewards is None else past.rewards.clone()
-        return Step(frame.clone(), past.tokens.ids.clone(), past.tokens.log_probs.clone(), rewards)
+        tokens = past.tokens
+        return Step(frame.clone(), tokens.ids.clone(), tokens.log_probs.clone(), tokens.entropies.clone(), rewards)
 
     def _anchor(self, start: int) -> _Segment:
         """Encodes the last frames before step ``start`` as a new context."""
@@ -314,5 +324,6 @@ def imagination(session: Session, start: int) -> Imagination:
         frames=session.frames[:, session.model.context_frames + start :],
         ids=torch.stack([step.tokens.ids for step in past], dim=1),
         log_probs=torch.stack([step.tokens.log_probs for step in past], dim=1),
+        entropies=torch.stack([step.tokens.entropies for step in past], dim=1),
         rewards=None if past[0].rewards is None else torch.stack([step.rewards for step in past], dim=1),  # type: ignore[misc]
     )

@@ -9,9 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ivideogpt.core.checkpoint import load_tensors, replace_folder, resolve_checkpoint, write_text_atomic
 from ivideogpt.core.config import from_dict, load_json, to_dict
@@ -64,8 +62,8 @@ class WorldModel(nn.Module):
             raise UserError(
                 f"slots is {config.heads.slots}; expected 0, or {places}: a separator and each token of a frame"
             )
-        if config.heads.lookback and tokenizer.layout.context_tokens != tokenizer.layout.dynamics_tokens:
-            raise UserError("lookback needs as many dynamics tokens as context tokens; set it to 0")
+        if config.heads.forecast_grid:
+            self._check_forecast()
         if self.segment_limit < 1:
             raise UserError(
                 f"{transformer.config.max_positions} positions hold no future frame after {config.context_frames} "
@@ -105,7 +103,7 @@ class WorldModel(nn.Module):
                 head_tensors |= load_tensors(folder / "heads.safetensors")
         else:
             config = official.world_model_config(folder, tokenizer, official.heads_config(head_tensors))
-        heads = Heads(config.heads, transformer.config.hidden_size, transformer.config.vocab_size)
+        heads = Heads(config.heads, transformer.config.hidden_size, tokenizer.layout.dynamics_codes)
         load_state(heads, head_tensors, folder)
         if context_frames is not None:
             tokenizer.set_context_frames(context_frames)
@@ -310,55 +308,6 @@ class WorldModel(nn.Module):
 
     # Used by the engine, the session and training
 
-    def embed(self, ids: Tensor, slots: Tensor, added: Tensor | None = None) -> Tensor:
-        """Embeddings of the last n positions of a sequence.
-
-        Args:
-            ids: int64 ``[b total]``: the whole sequence so far.
-            slots: int64 ``[n]``: where in their frames the last n tokens stand.
-            added: ``[b n d]`` or ``[b 1 d]``, added to them.
-
-        Returns:
-            ``[b n d]``.
-        """
-        count, total = len(slots), ids.shape[1]
-        x = self.transformer.embed(ids[:, total - count :])
-        if self.config.heads.slots:
-            x = x + self.heads.slot_embedding(slots.to(ids.device))
-        for frames in range(1, self.config.heads.lookback + 1):
-            # One frame length back stands the same place, one position later the place that comes next.
-            stop = max(0, total - frames * self.layout.frame_length + 1)
-            earlier = ids[:, max(0, stop - count) : stop]
-            known = self.heads.lookback_embeddings[frames - 1](earlier)
-            x = x + F.pad(known, (0, 0, count - earlier.shape[1], 0))
-        return x if added is None else x + added
-
-    def frame_actions(self, action: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What an action ``[b a]`` adds to the separator and to each token of its frame: ``[b 1 d]`` or None each."""
-        if action is None:
-            return None, None
-        embedded = self.heads.embed_actions(action.to(self.dtype))[:, None]
-        return embedded, embedded if self.config.heads.action_on_tokens else None
-
-    def hidden_states(self, ids: Tensor, actions: Tensor | None) -> Tensor:
-        """Hidden states ``[b length d]`` of a whole sequence.
-
-        Args:
-            ids: int64 ``[b length]``: context and f future frames.
-            actions: ``[b f a]`` in model units, or None.
-        """
-        layout, count = self.layout, self.context_frames
-        start = layout.context_length(count)
-        frames = (ids.shape[1] - start) // layout.frame_length
-        embeddings = self.embed(ids, layout.slots(count, frames))
-        if actions is not None:
-            added = self.heads.embed_actions(actions.to(self.dtype))
-            spread = embeddings.new_zeros(layout.frame_length)
-            spread[: layout.frame_length if self.config.heads.action_on_tokens else 1] = 1
-            added = rearrange(added[:, :, None] * spread[:, None], "b f m d -> b (f m) d")
-            embeddings = torch.cat([embeddings[:, :start], embeddings[:, start:] + added], dim=1)
-        return self.transformer(embeddings)
-
     def rewards(self, hidden: Tensor) -> Tensor | None:
         """Rewards ``[...]`` in reward units from hidden states ``[... d]`` of a frame's last token, or None."""
         if not self.config.heads.reward:
@@ -369,6 +318,20 @@ class WorldModel(nn.Module):
     def codes(self, ids: Tensor) -> Tensor:
         """Dynamics codes, from 0, of ids of the full vocabulary; ids out of range are clamped."""
         return (ids - self.layout.dynamics_ids.start).clamp(0, self.layout.dynamics_codes - 1)
+
+    def _check_forecast(self) -> None:
+        heads, layout = self.config.heads, self.layout
+        if self.tokenizer.config.conditional:
+            raise UserError("a forecast needs a tokenizer with one codebook for all frames; set forecast_grid to 0")
+        if heads.forecast_grid**2 != layout.dynamics_tokens:
+            raise UserError(
+                f"forecast_grid is {heads.forecast_grid}; expected 0, or the side of a grid of "
+                f"{layout.dynamics_tokens} tokens"
+            )
+        if not 1 <= heads.forecast_frames <= self.context_frames:
+            raise UserError(
+                f"forecast_frames is {heads.forecast_frames}; expected 1 to {self.context_frames}, the context frames"
+            )
 
     def _horizon(self, actions: Tensor | None, horizon: int | None) -> int:
         given = actions.shape[1] if actions is not None and actions.ndim == 3 else None
