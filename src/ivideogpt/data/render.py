@@ -15,6 +15,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from einops import repeat
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import write_atomic
@@ -27,6 +28,11 @@ _TILE, _PANEL = 128, 256
 _STRIP_WIDTH, _MOST_COLUMNS = 2300, 16
 # ITU-R BT.709, the number that H.264 files state for primaries and transfer.
 _BT709 = 1
+
+
+def to_uint8(frames: Tensor) -> np.ndarray:
+    """Frames ``[t c h w]`` in [0, 1], as a model gives them, to uint8 ``[t h w c]``, as everything here takes them."""
+    return (frames.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def write_mp4(path: str | Path, frames: np.ndarray, *, fps: float = 4, shortest_side: int = 256) -> None:

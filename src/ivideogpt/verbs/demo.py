@@ -29,7 +29,6 @@ EPISODES_FILE = "episodes.safetensors"
 HORIZON = 14
 #: px of 512 that the block must travel in a clip for it to count as moved (8 px of 64).
 MOVED = 64.0
-SAMPLING = Sampling(greedy=True)
 
 
 def demo(
@@ -38,7 +37,8 @@ def demo(
     episode: int = 0,
     horizon: int = HORIZON,
     seed: int = 0,
-    sample: bool = False,
+    temperature: float | None = None,
+    greedy: bool = False,
     output: Path = Path("outputs/demo"),
 ) -> None:
     """Imagine the future of a held-out PushT episode from two frames and its actions, beside the truth.
@@ -47,8 +47,9 @@ def demo(
         checkpoint: a PushT model.
         episode: which of the shipped held-out episodes.
         horizon: frames to imagine.
-        seed: of the draw, with --sample.
-        sample: draw tokens; default: take the likeliest.
+        seed: of the draw.
+        temperature: of the draw; default: the checkpoint's.
+        greedy: take the likeliest token.
         output: folder for the video and the strip.
     """
     check_folder(output)
@@ -65,9 +66,8 @@ def demo(
     frames = clips.frames.float() / 255
     assert clips.actions is not None
     actions = model.normalize_actions(clips.actions[:, count - 1 : -1])
-    imagined, seconds = imagine_with_progress(
-        model, frames[:, :count], actions, horizon, sampling=Sampling() if sample else SAMPLING, seed=seed
-    )
+    sampling = shown_sampling(model, temperature, greedy)
+    imagined, seconds = imagine_with_progress(model, frames[:, :count], actions, horizon, sampling=sampling, seed=seed)
     true, copy = frames[:, count:], frames[:, count - 1 : count].expand(-1, horizon, -1, -1, -1)
     rows = {"true": frames[0], "imagined": torch.cat([frames[0, :count], imagined.frames[0]])}
     paths = write_pictures(output, "demo", rows, count, fps=5, gif=False)
@@ -159,7 +159,8 @@ def eval_demo(
     checkpoint: Annotated[str, tyro.conf.Positional] = DEMO,
     *,
     seeds: str = "20000:20020",
-    sample: bool = False,
+    temperature: float | None = None,
+    greedy: bool = False,
     seed: int = 0,
     output: Path = Path("outputs/eval-demo"),
 ) -> None:
@@ -168,7 +169,8 @@ def eval_demo(
     Args:
         checkpoint: a PushT model.
         seeds: of the episodes to collect, first:last; from 10000 on they were never trained on.
-        sample: draw tokens; default: take the likeliest.
+        temperature: of the draw; default: the checkpoint's.
+        greedy: take the likeliest token.
         seed: of the draw.
         output: folder for strips of the first clips.
     """
@@ -178,7 +180,7 @@ def eval_demo(
     model = WorldModel.from_pretrained(checkpoint)
     windows = contact_windows(list(collect_pusht(range(*parse_seeds(seeds)))), model.context_frames + HORIZON)
     clips = Clips.from_episodes(windows)
-    sampling = Sampling() if sample else SAMPLING
+    sampling = shown_sampling(model, temperature, greedy)
     figures = rollout_figures(model, clips, sampling=sampling, seed=seed, measures=demo_measures)
     count = model.context_frames
     for index in range(min(4, len(windows))):
@@ -193,6 +195,11 @@ def eval_demo(
     print_json({**summary(figures), "clips": len(windows), "figures": figures, "output": output})
 
 
+def shown_sampling(model: WorldModel, temperature: float | None = None, greedy: bool = False) -> Sampling:
+    """How the demo draws: at the checkpoint's temperature unless told otherwise."""
+    return Sampling(temperature=model.config.temperature if temperature is None else temperature, greedy=greedy)
+
+
 def demo_measures(true: Tensor, imagined: Tensor, context_frame: Tensor) -> dict[str, float]:
     """The PushT measures, read from the pictures."""
     return pusht_measures(true, imagined, context_frame=context_frame)
@@ -201,7 +208,7 @@ def demo_measures(true: Tensor, imagined: Tensor, context_frame: Tensor) -> dict
 def held_out_figures(model: WorldModel, episodes: Sequence[Episode], count: int = 50) -> dict[str, dict[str, float]]:
     """The figures of the first ``count`` held-out episodes."""
     windows = contact_windows(episodes[:count], model.context_frames + HORIZON)
-    return rollout_figures(model, Clips.from_episodes(windows), sampling=SAMPLING, measures=demo_measures)
+    return rollout_figures(model, Clips.from_episodes(windows), sampling=shown_sampling(model), measures=demo_measures)
 
 
 def contact_windows(episodes: Sequence[Episode], length: int) -> list[Episode]:

@@ -8,11 +8,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.render import side_by_side, write_gif, write_mp4, write_strip
+from ivideogpt.data.render import side_by_side, to_uint8, write_gif, write_mp4, write_strip
 
 
 def check_folder(folder: Path) -> None:
@@ -22,11 +21,6 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"output is {folder}, but {nearest} is a file; choose a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"output is {folder}, but {nearest} cannot be written; choose another folder")
-
-
-def to_uint8(frames: Tensor) -> np.ndarray:
-    """Frames ``[t c h w]`` in [0, 1] to uint8 ``[t h w c]``."""
-    return (frames.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def write_pictures(

@@ -17,7 +17,7 @@ from ivideogpt.envs.pusht import ACTION_MEAN, ACTION_STD, SIDE
 from ivideogpt.models.heads import Heads
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.transformer import Transformer
-from ivideogpt.presets.pusht import CONTEXT_FRAMES, PushTTraining
+from ivideogpt.presets.pusht import CONTEXT_FRAMES, TEMPERATURE, PushTTraining
 from ivideogpt.train.forecast import train_forecast
 from ivideogpt.train.tokenizer import train_tokenizer
 from ivideogpt.train.transformer import train_transformer
@@ -105,6 +105,7 @@ def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> W
         action_mean=tuple(map(float, ACTION_MEAN)),
         action_std=tuple(map(float, ACTION_STD)),
         action_space=ActionSpace(names=("x", "y"), low=(0.0, 0.0), high=(SIDE, SIDE), units=("px", "px"), pointer=True),
+        temperature=TEMPERATURE,
         heads=recipe.transformer.heads,
     )
     transformer = Transformer(recipe.transformer.transformer)
@@ -117,12 +118,13 @@ def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> W
             alike = vectors @ torch.randn(vectors.shape[1], weight.shape[1]) * (vectors.shape[1] ** -0.5)
             weight[: 2 * codes] = std * (alike + 0.25 * torch.randn_like(alike)).repeat(2, 1)
         same = transformer.head.weight[codes : 2 * codes] * (EMBEDDING_STD / HEAD_STD)
-        for frame, table in enumerate(heads.forecast.seen):
-            table.weight.copy_(same * QUIET**frame)
+        for frame, weight in enumerate(heads.forecast.seen.parameters()):
+            weight.copy_(same * QUIET**frame)
         seen = heads.forecast.codes.weight
         seen.copy_(vectors @ torch.randn(vectors.shape[1], seen.shape[1]) * vectors.shape[1] ** -0.5)
-        for weight in (heads.forecast.out.weight, *(block.conv2.weight for block in heads.forecast.blocks)):
-            weight.mul_(QUIET)
+        for name, weight in heads.forecast.named_parameters():
+            if name == "out.weight" or name.endswith("conv2.weight"):
+                weight.mul_(QUIET)
         heads.slot_embedding.weight.mul_(EMBEDDING_STD / heads.slot_embedding.weight.std())
         heads.action_linear.weight.normal_(std=EMBEDDING_STD / heads.config.action_features**0.5)
         for layer in transformer.layers:

@@ -8,19 +8,14 @@ if TYPE_CHECKING:
     from ivideogpt.worldmodel.world_model import WorldModel
 
 
-def model_card(model: WorldModel, repository: str | None = None) -> str:
-    """Markdown with the front matter that the Hub reads: what the model is, what it was trained on, how well it does.
-
-    Args:
-        model: the world model.
-        repository: where on the Hub it goes, to say how it is loaded from there.
-    """
+def card_facts(model: WorldModel) -> dict[str, str]:
+    """What the model is: name -> value, both for people."""
     config, tokenizer, transformer = model.config, model.tokenizer.config, model.transformer.config
     million = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
         for name, part in (("tokenizer", model.tokenizer), ("transformer", model.transformer))
     }
-    rows = {
+    return {
         "frames": f"{tokenizer.resolution} x {tokenizer.resolution}, {config.context_frames} context frames",
         "tokens": f"{model.layout.context_tokens} a context frame, {model.layout.dynamics_tokens} a future frame",
         "tokenizer": f"{million['tokenizer']:.1f}M parameters, codebooks of {tokenizer.context_codes} and "
@@ -31,6 +26,16 @@ def model_card(model: WorldModel, repository: str | None = None) -> str:
         "rewards": "yes" if config.heads.reward else "no",
         "trained on clips of": f"{config.clip_frames} frames" if config.clip_frames else "unknown length",
     }
+
+
+def model_card(model: WorldModel, repository: str | None = None) -> str:
+    """Markdown with the front matter that the Hub reads: what the model is, what it was trained on, how well it does.
+
+    Args:
+        model: the world model.
+        repository: where on the Hub it goes, to say how it is loaded from there.
+    """
+    config = model.config
     lines = [
         "---",
         *([f"license: {config.metadata['license']}"] if "license" in config.metadata else []),
@@ -40,7 +45,7 @@ def model_card(model: WorldModel, repository: str | None = None) -> str:
         "",
     ]
     lines += [f"# {config.name or 'An iVideoGPT world model'}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in rows.items()]
+    lines += [f"| {name} | {value} |" for name, value in card_facts(model).items()]
     for title, values in config.metadata.items():
         lines += ["", f"## {str(title).replace('_', ' ').capitalize()}", "", *_paragraph(values)]
     use = repository or config.name or "FOLDER"

@@ -8,6 +8,7 @@ from typing import Any
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.heads import HeadsConfig
+from ivideogpt.worldmodel.sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class WorldModelConfig:
         symlog_rewards: the reward head was trained on symlog(reward).
         action_mean, action_std: of raw actions; ``normalize_actions`` applies them. Empty: raw actions are model units.
         action_space: names, ranges and units of raw actions.
+        temperature: that its makers show it at; demo, page and gallery start from it (`imagine` starts from 1).
         frame_stride: recorded frames from one frame of a clip to the next.
         heads: which heads there are.
         metadata: plain JSON values for people: training data, seconds, held-out results.
@@ -54,6 +56,7 @@ class WorldModelConfig:
     action_mean: tuple[float, ...] = ()
     action_std: tuple[float, ...] = ()
     action_space: ActionSpace = field(default_factory=ActionSpace)
+    temperature: float = 1.0
     frame_stride: int = 1
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -78,6 +81,7 @@ class WorldModelConfig:
             raise UserError(f"action_mean is {list(self.action_mean)}; expected only finite numbers")
         if not all(0 < std < math.inf for std in self.action_std):
             raise UserError(f"action_std is {list(self.action_std)}; expected only finite numbers above 0")
+        Sampling(temperature=self.temperature)  # checks it
         for label in ("context_frames", "frame_stride", "clip_frames"):
             if getattr(self, label) is not None and getattr(self, label) < 1:
                 raise UserError(f"{label} is {getattr(self, label)}; expected at least 1")

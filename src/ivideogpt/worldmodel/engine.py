@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: slower where another program keeps one of the cores busy.
 CACHED_BYTES = 24 * 2**20
 #: A batch up to this size is decoded in drafts: one row's wrong draft is read again for all.
-DRAFT_ROWS = 8
+DRAFT_ROWS = 4
 
 
 @contextmanager

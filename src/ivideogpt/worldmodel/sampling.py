@@ -128,13 +128,17 @@ class RandomStreams:
         rows = [np.random.Generator(np.random.Philox(key=key, counter=step << 64)).random(count) for key in self.keys]
         return torch.from_numpy(np.stack(rows).astype(np.float32)).clamp(max=1 - 2**-24)
 
-    def fork(self, k: int, step: int, common: bool) -> RandomStreams:
-        """Streams of k children a row: child 0 keeps its parent's, others get new ones; ``common``: all keep it."""
+    def fork(self, k: int, step: int, common: bool, fresh: bool = False) -> RandomStreams:
+        """Streams of k children a row: child 0 keeps its parent's, others get new ones.
+
+        With ``common`` all keep it; with ``fresh`` none does.
+        """
 
         def of(key: int, child: int) -> int:
             return key if common or child == 0 else _key(key, self.generation, step, child)
 
-        return RandomStreams(tuple(of(key, child) for key in self.keys for child in range(k)), self.generation + 1)
+        children = range(1, k + 1) if fresh else range(k)
+        return RandomStreams(tuple(of(key, child) for key in self.keys for child in children), self.generation + 1)
 
 
 def entropy(log_probabilities: Tensor) -> Tensor:

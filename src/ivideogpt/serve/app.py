@@ -1,0 +1,265 @@
+"""The application: the page, the HTTP interface and the websocket, behind the guard. See docs/serving.md."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from ivideogpt.core.episode import Episode
+from ivideogpt.core.errors import UserError
+from ivideogpt.data.render import write_mp4
+from ivideogpt.serve.guard import Access, Guard, Limits
+from ivideogpt.serve.library import Library, fitted, png
+from ivideogpt.serve.players import Players
+from ivideogpt.serve.protocol import Refused, Settings
+from ivideogpt.serve.uploads import kind_of, read_upload
+from ivideogpt.serve.worlds import Actions
+from ivideogpt.worldmodel.world_model import WorldModel
+
+_STATIC = Path(__file__).parent / "static"
+_UPLOAD_SECONDS = 120.0
+# Videos are for looking at: at this rate, and enlarged as far as this many bytes of frames allow.
+_FPS, _SHORTEST_SIDE, _VIDEO_BYTES = 10.0, 256, 128 * 2**20
+# Of a message that is not even read; the protocol's own limit is far below.
+_MESSAGE_BYTES = 2**20
+# Uploads and downloads at a time.
+_MOST_FILES = 4
+
+
+def create_app(
+    model: WorldModel,
+    episodes: Iterable[Episode] = (),
+    *,
+    name: str = "",
+    limits: Limits | None = None,
+    access: Access | None = None,
+) -> FastAPI:
+    """The server.
+
+    Args:
+        model: what imagines; in evaluation mode.
+        episodes: what worlds may begin from, beside uploads.
+        name: of the model, where its configuration has none.
+        limits: of one player and of all; default: `Limits()`.
+        access: who may use it; default: this machine, without a token.
+
+    Raises:
+        UserError: an episode does not fit the model.
+    """
+    server = _Server(model, episodes, name or "world model", limits or Limits())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(server.players.watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+            server.players.close()
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, access=access or Access())
+    app.state.players = server.players
+    app.get("/healthz")(server.health)
+    app.get("/api/world")(server.world)
+    app.get("/api/episodes/{identity}/picture")(server.picture)
+    app.post("/api/episodes", status_code=201)(server.upload)
+    app.get("/api/sessions/{session}/download")(server.download)
+    app.get("/", include_in_schema=False)(server.page)
+    app.websocket("/ws")(server.talk)
+    app.mount("/static", StaticFiles(directory=_STATIC, check_dir=False))
+    app.exception_handler(UserError)(_refused)
+    app.exception_handler(HTTPException)(_unknown)
+    app.exception_handler(RequestValidationError)(_invalid)
+    return app
+
+
+def server_of(app: FastAPI) -> uvicorn.Server:
+    """What runs the application; give its ``run`` a socket that listens."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws_max_size=_MESSAGE_BYTES,
+        ws_per_message_deflate=False,  # pictures of noise hardly shrink, and it takes time of the one loop
+        limit_concurrency=128,
+        timeout_graceful_shutdown=3,
+    )
+    return uvicorn.Server(config)
+
+
+class _Server:
+    """The handlers of the routes, and what they share."""
+
+    def __init__(self, model: WorldModel, episodes: Iterable[Episode], name: str, limits: Limits) -> None:
+        self._model, self._name, self._limits = model, model.config.name or name, limits
+        self._library = Library(model, episodes, limits)
+        self.players = Players(model, self._library, limits)
+        # One file is read or written at a time: each may take much memory, and players need the processor too.
+        self._turn, self._files = asyncio.Lock(), 0
+
+    # Handlers; FastAPI reads their parameters
+
+    async def health(self) -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def page(self) -> FileResponse:
+        return FileResponse(_STATIC / "index.html")
+
+    async def world(self) -> dict[str, Any]:
+        model, limits = self._model, self._limits
+        public = ("upload_bytes", "message_bytes", "steps_in_flight", "worlds", "messages_per_second")
+        return {
+            "model": {
+                "name": self._name,
+                "resolution": model.tokenizer.config.resolution,
+                "context_frames": model.context_frames,
+                "segment_frames": model.segment_frames(),
+                "reward": model.config.heads.reward,
+            },
+            "actions": asdict(Actions.of(model)),
+            "episodes": self._library.about(),
+            "settings": asdict(Settings.of(model)),
+            "limits": {
+                "steps": self.players.most_steps,
+                "upload_frames": limits.upload_frames,
+                **{name: getattr(limits, name) for name in public},
+            },
+        }
+
+    async def picture(self, identity: str, frame: int = 0) -> Response:
+        frames = self._library.get(identity).frames
+        if not 0 <= frame < len(frames):
+            raise Refused(404, f"frame is {frame}; expected 0 to {len(frames) - 1}")
+        return Response(await asyncio.to_thread(png, frames[frame]), media_type="image/png")
+
+    async def upload(self, request: Request, name: str = "") -> dict[str, object]:
+        with self._waiting(), tempfile.TemporaryDirectory(prefix="ivideogpt-", ignore_cleanup_errors=True) as folder:
+            path = Path(folder) / "upload.npz"  # read_episode goes by the ending; the others do not
+            try:
+                await asyncio.wait_for(_receive(request, path, self._limits.upload_bytes), _UPLOAD_SECONDS)
+            except asyncio.TimeoutError:
+                raise Refused(400, f"the upload took more than {_UPLOAD_SECONDS:.0f} s; send less") from None
+            # Only now: a browser that is still sending does not hear an answer.
+            kind_of(name := _plain_name(name))
+            self._library.check_room()
+            async with self._turn:
+                episode = await asyncio.to_thread(self._read, path, name)
+            return self._library.add(name, episode).about()
+
+    async def download(self, session: str, format: str = "mp4", world: int = 0) -> Response:
+        if format not in ("mp4", "npz"):
+            raise Refused(400, f"format is {format[:20]!r}; expected mp4 or npz")
+        worlds = self.players.get(session).worlds
+        if worlds is None:
+            raise Refused(409, "no world is open in this session; open one first")
+        recording = worlds.recording(world)
+        with self._waiting():
+            async with self._turn:
+                body = await asyncio.to_thread(_file, format, *recording)
+        disposition = f'attachment; filename="imagined-{world}.{format}"'
+        media_type = "video/mp4" if format == "mp4" else "application/octet-stream"
+        return Response(body, media_type=media_type, headers={"content-disposition": disposition})
+
+    async def talk(self, websocket: WebSocket, session: str | None = None) -> None:
+        await self.players.talk(websocket, session)
+
+    # Parts
+
+    def _read(self, path: Path, name: str) -> Episode:
+        episode = read_upload(path, name, self._model.tokenizer.config.resolution, self._limits)
+        return fitted(self._model, episode, name)
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """For as long as a file is taken in or given out."""
+        if self._files >= _MOST_FILES:
+            raise Refused(429, "several files are being read or written; try again in a while")
+        self._files += 1
+        try:
+            yield
+        finally:
+            self._files -= 1
+
+
+async def _receive(request: Request, path: Path, most: int) -> None:
+    """Writes the body into a file, and no more of it than ``most`` bytes, whatever its headers say."""
+    too_large = Refused(413, f"the file has more than {most} bytes; upload a part of it")
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared[:20]) > 8 * most:
+        raise too_large
+    length = 0
+    try:
+        with path.open("wb") as file:
+            async for chunk in request.stream():
+                length += len(chunk)
+                if length <= most:
+                    file.write(chunk)
+                elif length > 8 * most:
+                    raise too_large
+    except ClientDisconnect:
+        raise Refused(400, "the upload was broken off; send it again") from None
+    # Read to its end all the same: a browser that is still sending does not hear an answer.
+    if length > most:
+        raise too_large
+    if not length:
+        raise Refused(400, "the file is empty; choose another")
+
+
+def _plain_name(name: str) -> str:
+    """The last part of a file's name, without anything that could disturb a page or a terminal."""
+    name = name.replace("\\", "/").rpartition("/")[2]
+    name = "".join(letter for letter in name if letter.isprintable()).strip()
+    if not name:
+        raise Refused(400, "the upload has no name; send it as ?name=FILE")
+    stem, dot, ending = name.rpartition(".")
+    return f"{stem[:80]}{dot}{ending[:8]}"
+
+
+def _file(format: str, frames: np.ndarray, actions: np.ndarray, context: int) -> bytes:
+    if format == "npz":
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {"frames": frames, "context_frames": np.array(context)}
+        if actions.shape[1]:
+            arrays["actions"] = actions
+        np.savez_compressed(buffer, **arrays)
+        return buffer.getvalue()
+    side = min(frames.shape[1:3])
+    factor = max(int((_VIDEO_BYTES / frames.nbytes) ** 0.5), 1)
+    with tempfile.TemporaryDirectory(prefix="ivideogpt-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "imagined.mp4"
+        write_mp4(path, frames, fps=_FPS, shortest_side=min(_SHORTEST_SIDE, factor * side))
+        return path.read_bytes()
+
+
+async def _refused(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, error.status if isinstance(error, Refused) else 400)
+
+
+async def _unknown(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    sentence = f"there is no {request.method} {request.url.path[:80]!r} here"
+    return JSONResponse({"error": sentence}, error.status_code)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return JSONResponse({"error": f"{first['loc'][-1]} cannot be read: {first['msg'].lower()}"}, 400)

@@ -1,0 +1,127 @@
+"""The episodes that worlds begin from: those given at the start, and uploads, which expire."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ivideogpt.core.episode import Episode
+from ivideogpt.core.errors import UserError
+from ivideogpt.serve.guard import Limits
+from ivideogpt.serve.protocol import Refused
+from ivideogpt.serve.uploads import resized
+from ivideogpt.serve.worlds import known_frames
+from ivideogpt.worldmodel.world_model import WorldModel
+
+
+@dataclass
+class Entry:
+    """An episode at the model's size, and when it was last used."""
+
+    id: str
+    name: str
+    episode: Episode
+    uploaded: bool
+    last_used: float
+
+    def about(self) -> dict[str, object]:
+        """As in ``/api/world``."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "frames": len(self.episode),
+            "actions": self.episode.actions is not None,
+            "uploaded": self.uploaded,
+        }
+
+
+class Library:
+    """All episodes, by id."""
+
+    def __init__(self, model: WorldModel, episodes: Iterable[Episode], limits: Limits) -> None:
+        """Makes the given episodes fit the model.
+
+        Raises:
+            UserError: one of them is too short, or has other actions.
+        """
+        self._limits = limits
+        self._entries: dict[str, Entry] = {}
+        for index, episode in enumerate(episodes):
+            name = episode.key or f"episode {index}"
+            self._entries[str(index)] = Entry(str(index), name, fitted(model, episode, name), False, time.monotonic())
+
+    def about(self) -> list[dict[str, object]]:
+        """All episodes as in ``/api/world``."""
+        return [entry.about() for entry in self._entries.values()]
+
+    def get(self, identity: str) -> Episode:
+        """An episode, which counts as used now.
+
+        Raises:
+            Refused: with 404; there is none of that id.
+        """
+        entry = self._entries.get(identity)
+        if entry is None:
+            raise Refused(404, f"there is no episode {identity[:40]!r}; it may have expired: upload it again")
+        entry.last_used = time.monotonic()
+        return entry.episode
+
+    def check_room(self, more: int = 0) -> None:
+        """Raises Refused, with 429, where there is no room for an upload of ``more`` bytes."""
+        uploads = [entry.episode.frames.nbytes for entry in self._entries.values() if entry.uploaded]
+        if len(uploads) >= self._limits.uploads or sum(uploads) + more > self._limits.upload_memory:
+            raise Refused(429, "there are as many uploads as the server keeps; wait until one expires")
+
+    def add(self, name: str, episode: Episode) -> Entry:
+        """Keeps an upload that was made to fit.
+
+        Raises:
+            Refused: there is no room for it.
+        """
+        self.check_room(episode.frames.nbytes)
+        entry = Entry(f"u-{secrets.token_urlsafe(9)}", name, episode, True, time.monotonic())
+        self._entries[entry.id] = entry
+        return entry
+
+    def sweep(self, in_use: set[str]) -> None:
+        """Forgets uploads that nobody used for the session time."""
+        now = time.monotonic()
+        for entry in list(self._entries.values()):
+            if entry.id in in_use:
+                entry.last_used = now
+            elif entry.uploaded and now - entry.last_used > self._limits.idle_seconds:
+                del self._entries[entry.id]
+
+
+def fitted(model: WorldModel, episode: Episode, name: str) -> Episode:
+    """The episode as the model takes it: its size, and every ``frame_stride``-th frame.
+
+    Raises:
+        UserError: too few frames, or actions of another dimension.
+    """
+    size, stride, dim = model.tokenizer.config.resolution, model.config.frame_stride, model.action_dim
+    frames = np.stack([resized(frame, size) for frame in episode.frames[::stride]])
+    if len(frames) < known_frames(model):
+        every = f" at every {stride} of its {len(episode)}" if stride > 1 else ""
+        raise UserError(
+            f"{name} has {len(frames)} frames{every}; expected at least {known_frames(model)} to start from"
+        )
+    actions = episode.actions
+    if actions is not None and dim and actions.shape[1] != dim:
+        raise UserError(f"{name} has actions of {actions.shape[1]} numbers; this model takes {dim}")
+    # Source: thuml/iVideoGPT, which also takes every n-th action without adding them up; same.
+    actions = None if actions is None or not dim else actions[::stride].astype(np.float32)
+    return Episode(frames=frames, actions=actions, key=name)
+
+
+def png(frame: np.ndarray) -> bytes:
+    """A frame uint8 ``[h w 3]`` as a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG")
+    return buffer.getvalue()

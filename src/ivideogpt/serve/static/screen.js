@@ -1,0 +1,210 @@
+// What is known, put into the document.
+
+import { clear, drawCurve, drawDifference, drawPixels, drawSpark, sharpScale } from "./view.js";
+import { say } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+export const LETTERS = ["A", "B"];
+const LEVELS = [0.4, 0.8]; // bits a token, most of which are ground: below "sure", above "guessing"
+const SPARK = 60; // steps in the sparkline
+
+export const tiles = [...document.querySelectorAll("#tiles .tile")];
+const drawn = new WeakMap(); // canvas -> the frame on it
+let shape = ""; // what decides how much room the pictures have
+let said = null; // the frame last spoken of
+
+/** What belongs to the page and not to a world. */
+export const ui = {
+  info: null,
+  action: 0, // the action that the arrow keys change, where it is not a place
+  showSliders: null,
+  hover: null, // a step on the curve
+  stepAt: null, // from a place on the curve to its step
+};
+
+export function stepName(step) {
+  return step > 0 ? `step ${step}` : `given frame ${step + ui.info.model.context_frames}`;
+}
+
+export function episodeOf(state) {
+  return state && ui.info.episodes.find(({ id }) => id === state.episode);
+}
+
+const plural = (count) => `${count} ${count === 1 ? "step" : "steps"}`;
+
+export function trustWord(frame) {
+  const entropy = frame?.entropy ?? null;
+  if (entropy === null) return "";
+  return entropy < LEVELS[0] ? "sure" : entropy < LEVELS[1] ? "unsure" : "guessing";
+}
+
+export function render(player) {
+  const open = player.tracks.length > 0 && player.state !== null;
+  $("empty").hidden = open;
+  $("tiles").hidden = $("deck").hidden = !open;
+  $("comparison").hidden = !open || !player.comparing;
+  $("open-note").hidden = !player.newest;
+  $("open-note").textContent = `This closes the world with its ${plural(player.newest)}.`;
+  if (!open) return;
+  tiles.forEach((tile, world) => renderTile(player, tile, world));
+  renderDeck(player);
+  renderReadings(player);
+  const now = [player.tracks.length, player.comparing].join();
+  if (now !== shape) layout(player);
+  shape = now;
+  if (player.comparing) renderComparison(player);
+}
+
+function draw(canvas, frame) {
+  if (!frame?.pixels || drawn.get(canvas) === frame) return;
+  drawn.set(canvas, frame);
+  drawPixels(canvas, frame);
+}
+
+function renderTile(player, tile, world) {
+  tile.hidden = world >= player.tracks.length;
+  if (tile.hidden) return;
+  const step = player.shown(world);
+  const frame = player.tracks[world].frames.get(step);
+  const driven = player.driven.includes(world);
+  const name = player.forked ? `World ${LETTERS[world]}` : "World";
+  draw(tile.querySelector("canvas"), frame);
+  tile.classList.toggle("driven", player.forked && driven);
+  tile.querySelector(".name").textContent = name;
+  tile.querySelector(".at").textContent = [stepName(step), trustWord(frame)].filter(Boolean).join(", ");
+  tile.querySelector(".keep").hidden = !player.forked;
+  const help = ui.info.actions.pointer ? "Arrow keys move the target, S makes a step." : "S makes a step.";
+  tile.querySelector(".picture").setAttribute("aria-label", `${name}, ${stepName(step)}. ${help}`);
+  // Of an old frame, or while the recording drives: the action that led here.
+  const past = player.view !== null || player.replay;
+  const place = past ? frame?.action : driven && player.targets[world];
+  renderTarget(tile.querySelector(".target"), ui.info.actions.pointer ? place : null, past);
+}
+
+function renderTarget(target, place, past) {
+  target.toggleAttribute("hidden", !place); // the hidden property is of HTML elements only
+  target.classList.toggle("past", past);
+  if (!place) return;
+  const { low, high } = ui.info.actions;
+  for (const [i, side] of ["left", "top"].entries()) {
+    target.style[side] = `${(100 * (place[i] - low[i])) / (high[i] - low[i])}%`;
+  }
+}
+
+function renderDeck(player) {
+  const { newest, view, earliest, running, forked } = player;
+  const step = view ?? newest;
+  const timeline = $("timeline");
+  timeline.min = earliest;
+  timeline.max = newest;
+  timeline.value = step;
+  timeline.setAttribute("aria-valuetext", `${stepName(step)} of ${newest}`);
+  $("timeline-value").textContent = step > 0 ? `step ${step} of ${newest}` : stepName(step);
+  $("hint").textContent = view === null ? idleHint(player) : pastHint(player, step);
+  $("continue").hidden = $("newest").hidden = view === null;
+  $("play").querySelector("span").textContent = running ? "Pause" : "Play";
+  $("play").querySelector("use").setAttribute("href", running ? "#i-pause" : "#i-play");
+  $("back").disabled = step <= 0;
+  $("fork").hidden = forked;
+  $("drive").hidden = !forked;
+  for (const input of $("drive").querySelectorAll("input")) input.checked = input.value === player.drive;
+  $("compare").setAttribute("aria-pressed", player.comparing);
+  $("replay").setAttribute("aria-pressed", player.replay);
+  $("replay").disabled = $("replay-start").disabled = !episodeOf(player.state)?.actions || !player.state.true_steps;
+  $("save-world").textContent = forked ? ` of world ${LETTERS[player.driven[0]]}` : "";
+  ui.showSliders?.(player.targets[player.driven[0]], ui.action);
+}
+
+function pastHint(player, step) {
+  const lost = Math.max(...player.driven.map((world) => player.tracks[world].steps)) - Math.max(0, step);
+  return lost > 0 ? `forgets ${plural(lost)}` : "";
+}
+
+function idleHint(player) {
+  const { pointer, dim } = ui.info.actions;
+  if (player.replay) return "The recording's actions drive. Touch the picture to take over.";
+  if (pointer && $("hold").checked) return "Hold and drag on the picture to drive.";
+  if (pointer) return "Point at the picture, then Step or Play.";
+  return dim ? "Set the actions below, then Step or Play." : "This model needs no actions: Step or Play.";
+}
+
+function renderReadings(player) {
+  const world = player.driven[0];
+  const { frames, steps } = player.tracks[world];
+  const step = player.shown(world);
+  const frame = frames.get(step);
+  const word = trustWord(frame);
+  const show = (id, value, text) => { $(id).textContent = Number.isFinite(value) ? text(value) : "-"; };
+  $("trust-word").textContent = word || "-";
+  $("trust-word").dataset.word = word;
+  show("entropy", frame?.entropy, (bits) => `${bits.toFixed(2)} bits`);
+  show("milliseconds", frame?.milliseconds, (ms) => `${Math.round(ms)} ms`);
+  show("reward", frame?.reward, (reward) => reward.toFixed(2));
+  $("target").textContent = player.targets[world].map(Math.round).join(", ");
+  const first = Math.max(1, step - SPARK + 1);
+  const count = Math.max(0, step - first + 1);
+  const values = Array.from({ length: count }, (_, i) => frames.get(first + i)?.entropy ?? null);
+  drawSpark($("spark"), values, LEVELS, SPARK);
+  renderRate(player);
+  if (player.running || step !== steps || !frame || said === frame) return;
+  said = frame;
+  say([stepName(step), word].filter(Boolean).join(", "));
+}
+
+export function renderRate({ rate }) {
+  $("rate").textContent = rate === null ? "-" : rate.toFixed(1);
+}
+
+function renderComparison(player) {
+  const world = player.driven[0];
+  const step = player.shown(world);
+  const frame = player.tracks[world].frames.get(step);
+  const { true_steps: last } = player.state;
+  const truth = step > 0 ? player.truth.get(step) : frame;
+  $("truth-at").textContent = step > last ? `ended at ${last}` : stepName(step);
+  $("difference-of").textContent = player.forked ? LETTERS[world] : "";
+  if (truth?.pixels && frame?.pixels) {
+    draw($("truth"), truth);
+    if (drawn.get($("difference")) !== frame) drawDifference($("difference"), frame, truth);
+    drawn.set($("difference"), frame);
+  } else {
+    // The last true picture stays while the next is on its way; a difference to it would be wrong.
+    for (const id of step > last ? ["truth", "difference"] : ["difference"]) {
+      clear($(id));
+      drawn.delete($(id));
+    }
+  }
+  renderCurve(player, last);
+}
+
+function renderCurve(player, last) {
+  const series = player.tracks.map(({ frames }) => {
+    const known = [...frames.values()].filter(({ psnr }) => Number.isFinite(psnr));
+    return new Map(known.map(({ step, psnr }) => [step, psnr]));
+  });
+  const at = ui.hover ?? player.shown(player.driven[0]);
+  ui.stepAt = drawCurve($("psnr"), series, last, at, ui.hover !== null);
+  const letter = (i) => (player.forked ? `${LETTERS[i]} ` : "");
+  const words = series.flatMap((one, i) => (one.has(at) ? [`${letter(i)}${one.get(at).toFixed(1)} dB`] : []));
+  $("psnr-value").textContent = words.length ? `${words.join(", ")} at step ${at}` : "";
+  const meant = player.replay || !ui.info.actions.dim;
+  $("psnr-note").textContent = !last ? "Nothing was recorded after the given frames."
+    : meant ? "Higher is closer to the recording."
+    : "Says something only while the recording's own actions are replayed.";
+}
+
+/** The pictures as large as the window allows, one picture px a whole number of screen px. */
+export function layout(player) {
+  if (!ui.info || $("tiles").hidden) return;
+  const size = ui.info.model.resolution;
+  const stage = $("stage");
+  const count = player.tracks.length;
+  const gap = parseFloat(getComputedStyle($("tiles")).columnGap) || 0;
+  const width = (stage.clientWidth - gap * (count - 1)) / count - 2;
+  const rest = stage.scrollHeight - tiles[0].querySelector("canvas").getBoundingClientRect().height;
+  const height = innerHeight - stage.getBoundingClientRect().top - scrollY - rest - 16;
+  const space = Math.min(width, Math.max(height, 256));
+  const small = Math.min(innerHeight < 960 ? 128 : 192, (stage.clientWidth - gap) / 2 - 2);
+  stage.style.setProperty("--side", `${Math.floor(size * sharpScale(space, size) * 100) / 100}px`);
+  stage.style.setProperty("--small", `${Math.floor(size * sharpScale(small, size) * 100) / 100}px`);
+}
