@@ -2,7 +2,7 @@
 
 PYTHON := python3
 # every extra that the CI machine can use
-EXTRAS := pusht,dev
+EXTRAS := pusht,serve,data,dev
 SEEDS := 20000:20020
 # PyPI's torch for Linux brings gigabytes of CUDA: without an NVIDIA card, take the CPU build where it can be reached.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
@@ -13,13 +13,16 @@ CPU_TORCH = $(shell command -v nvidia-smi >/dev/null || { \
 INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(CPU_TORCH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint train-demo eval-demo
+.PHONY: help demo play test lint train-demo eval-demo
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/core.stamp  ## imagine a held-out episode with the shipped model, beside the truth
 	.venv/bin/ivideogpt demo
+
+play: .venv/serve.stamp  ## play the shipped model in the browser
+	.venv/bin/ivideogpt serve
 
 train-demo: .venv/pusht.stamp  ## train the shipped model again, from simulator to checkpoint
 	.venv/bin/ivideogpt train-demo
@@ -45,7 +48,11 @@ lint: .venv/all.stamp  ## check style, format and types
 	$(INSTALL) --editable '.[pusht]'
 	@touch $@
 
+.venv/serve.stamp: .venv/core.stamp
+	$(INSTALL) --editable '.[serve]'
+	@touch $@
+
 # the Makefile too: it names the extras
 .venv/all.stamp: .venv/core.stamp Makefile
 	$(INSTALL) --editable '.[$(EXTRAS)]'
-	@touch .venv/pusht.stamp $@
+	@touch .venv/pusht.stamp .venv/serve.stamp $@

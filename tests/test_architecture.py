@@ -25,7 +25,13 @@ FLOORS = {
     "serve": 4,
     "__main__": 4,
 }
-SAME_FLOOR = {("evaluation", "worldmodel"), ("__main__", "cli"), ("cli", "verbs"), ("verbs", "presets")}
+SAME_FLOOR = {
+    ("evaluation", "worldmodel"),
+    ("__main__", "cli"),
+    ("cli", "verbs"),
+    ("verbs", "presets"),
+    ("verbs", "serve"),
+}
 NEVER_IMPORTED = {"torchvision", "diffusers", "pickle", "transformers"}
 MOST_LINES = 400
 

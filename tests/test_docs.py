@@ -142,6 +142,8 @@ def test_the_examples_run(capsys, tmp_path):
     runpy.run_path(str(ROOT / "examples" / "predict.py"), run_name="__main__")
     assert {file.suffix for file in (tmp_path / "outputs" / "example-predict").iterdir()} == {".png", ".mp4"}
     runpy.run_path(str(ROOT / "examples" / "interact.py"), run_name="__main__")
+    runpy.run_path(str(ROOT / "examples" / "session_to_mp4.py"), run_name="__main__")
+    assert (tmp_path / "outputs" / "session.mp4").stat().st_size > 1000
     runpy.run_path(str(ROOT / "examples" / "train_tiny.py"))["main"](tokenizer_steps=27, transformer_steps=2)
     printed = capsys.readouterr().out
     assert "the same after rewinding: True" in printed

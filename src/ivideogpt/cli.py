@@ -41,7 +41,13 @@ class Verb:
 VERBS: Mapping[str, Verb] = {
     "demo": Verb("ivideogpt.verbs.demo:demo", "imagine a held-out episode with the shipped model, beside the truth"),
     "predict": Verb("ivideogpt.verbs.predict:predict", "imagine the future of a video or an episode of your own"),
+    "gallery": Verb(
+        "ivideogpt.verbs.gallery:gallery", "write a page of held-out clips: what happened and what is imagined"
+    ),
+    "serve": Verb("ivideogpt.verbs.serve:serve", "play a world in a browser, one action at a time"),
     "collect": Verb("ivideogpt.verbs.collect:collect", "record episodes in a simulator"),
+    "convert": Verb("ivideogpt.verbs.convert:convert", "turn a downloaded dataset into an episode store"),
+    "data": Verb("ivideogpt.verbs.data:data", "print what an episode store holds, and check it"),
     "train-demo": Verb(
         "ivideogpt.verbs.demo:train_demo", "train the shipped model again, from simulator to checkpoint"
     ),

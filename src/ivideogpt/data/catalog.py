@@ -15,6 +15,90 @@ from ivideogpt.core.errors import UserError
 # Strides are relative to fractal20220817_data, whose base stride is this many frames.
 _REFERENCE_STRIDE = 3
 _SUFFIX = "_converted_externally_to_rlds"
+_OXE_BUCKET = "gs://gresearch/robotics"
+
+# Of datasets in Open X-Embodiment, by their name there without _SUFFIX. Cameras: the observation keys that the loaders
+# of Octo and OpenVLA name (and the rest of views that count up). Numbered views have none: each is a dataset here.
+_FURTHER_CAMERAS: dict[str, tuple[str, ...]] = {
+    "taco_play": ("rgb_gripper",),
+    "jaco_play": ("image_wrist",),
+    "berkeley_cable_routing": ("top_image", "wrist45_image", "wrist225_image"),
+    "viola": ("eye_in_hand_rgb",),
+    "berkeley_autolab_ur5": ("hand_image",),
+    "columbia_cairlab_pusht_real": ("wrist_image",),
+    "stanford_hydra_dataset": ("wrist_image",),
+    "austin_buds_dataset": ("wrist_image",),
+    "nyu_franka_play_dataset": ("image_additional_view",),
+    "maniskill_dataset": ("wrist_image",),
+    "furniture_bench_dataset": ("wrist_image",),
+    "cmu_franka_exploration_dataset": ("highres_image",),
+    "austin_sailor_dataset": ("wrist_image",),
+    "austin_sirius_dataset": ("wrist_image",),
+    "utokyo_xarm_pick_and_place": ("image2", "hand_image"),
+    "robo_net": ("image1", "image2"),
+    "berkeley_mvp": ("hand_image",),
+    "berkeley_rpt": ("hand_image",),
+    "stanford_robocook": ("image_1", "image_2", "image_3", "image_4"),
+    "imperialcollege_sawyer_wrist_cam": ("wrist_image",),
+    "iamlab_cmu_pickup_insert": ("wrist_image",),
+    "uiuc_d3field": ("image_1", "image_2", "image_3", "image_4"),
+    "utaustin_mutex": ("wrist_image",),
+    "berkeley_fanuc_manipulation": ("wrist_image",),
+    "cmu_playing_with_food": ("finger_vision_1",),
+}
+# GiB that lie in the bucket.
+_GIB: dict[str, float] = {
+    "fractal20220817_data": 111.07,
+    "kuka": 778.02,
+    "bridge": 387.49,
+    "taco_play": 47.77,
+    "jaco_play": 9.24,
+    "berkeley_cable_routing": 4.67,
+    "roboturk": 45.39,
+    "nyu_door_opening_surprising_effectiveness": 7.12,
+    "viola": 10.40,
+    "berkeley_autolab_ur5": 76.39,
+    "toto": 127.66,
+    "language_table": 399.23,
+    "columbia_cairlab_pusht_real": 2.80,
+    "stanford_kuka_multimodal_dataset": 31.98,
+    "nyu_rot_dataset": 0.01,
+    "stanford_hydra_dataset": 72.48,
+    "austin_buds_dataset": 1.49,
+    "nyu_franka_play_dataset": 5.18,
+    "maniskill_dataset": 151.05,
+    "cmu_franka_exploration_dataset": 0.59,
+    "ucsd_kitchen_dataset": 1.33,
+    "ucsd_pick_and_place_dataset": 3.53,
+    "austin_sailor_dataset": 18.85,
+    "austin_sirius_dataset": 6.55,
+    "bc_z": 80.54,
+    "utokyo_pr2_opening_fridge": 0.35,
+    "utokyo_pr2_tabletop_manipulation": 0.81,
+    "utokyo_xarm_pick_and_place": 1.29,
+    "utokyo_xarm_bimanual": 0.14,
+    "robo_net": 799.91,
+    "berkeley_mvp": 12.34,
+    "berkeley_rpt": 40.64,
+    "kaist_nonprehensile": 11.71,
+    "stanford_mask_vit": 76.17,
+    "tokyo_u_lsmo": 0.33,
+    "dlr_sara_pour": 2.92,
+    "dlr_sara_grid_clamp": 1.65,
+    "dlr_edan_shared_control": 3.09,
+    "asu_table_top": 0.72,
+    "stanford_robocook": 124.62,
+    "imperialcollege_sawyer_wrist_cam": 0.08,
+    "iamlab_cmu_pickup_insert": 50.29,
+    "uiuc_d3field": 15.82,
+    "utaustin_mutex": 20.79,
+    "berkeley_fanuc_manipulation": 8.85,
+    "cmu_play_fusion": 6.68,
+    "cmu_stretch": 0.71,
+    "berkeley_gnm_recon": 18.73,
+    "berkeley_gnm_cory_hall": 1.39,
+    "berkeley_gnm_sac_son": 7.00,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +118,10 @@ class DatasetInfo:
         centre_crop: the official loader and evaluation crop the frames to a square before they resize (predict.py
             does not).
         action_limit: the environment clips each action to plus or minus this, but files may hold it unclipped.
+        further_cameras: observation keys of other RGB cameras that the dataset has, stored beside the model's.
+        url: where it can be downloaded; "" where we are not sure.
+        licence: of the dataset; "" where we are not sure.
+        gib: size of the download in GiB; None where we do not know it.
     """
 
     name: str
@@ -45,6 +133,10 @@ class DatasetInfo:
     version: str = "0.1.0"
     centre_crop: bool = False
     action_limit: float | None = None
+    further_cameras: tuple[str, ...] = ()
+    url: str = ""
+    licence: str = ""
+    gib: float | None = None
 
     def stride(self, video_stepsize: float = 1) -> int:
         """Frame stride: the distance between used frames, at least 1.
@@ -76,6 +168,11 @@ def dataset_info(name: str) -> DatasetInfo:
 def _row(name: str, base_stride: float = 1, camera: str = "image", **differences: Any) -> DatasetInfo:
     cameras = {"camera_key": camera, "loader_camera_key": camera, "converter_camera_key": camera}
     fields: dict[str, Any] = {"name": name, "base_stride": base_stride, "source": name} | cameras | differences
+    if source := fields["source"]:
+        short = source.removesuffix(_SUFFIX)
+        fields["url"] = f"{_OXE_BUCKET}/{source}/{fields.get('version', DatasetInfo.version)}"
+        fields["gib"] = _GIB.get(short)
+        fields["further_cameras"] = _FURTHER_CAMERAS.get(short, ()) if source == name else ()
     return DatasetInfo(**fields)
 
 
@@ -139,7 +236,17 @@ _ROWS = (
     _row("berkeley_gnm_cory_hall"),
     _row("berkeley_gnm_sac_son"),
     # Not in TensorFlow Datasets: each has a converter of its own
-    _row("bair_robot_pushing", 1, "aux1_image", converter_camera_key="image", source="", version=""),
+    _row(
+        "bair_robot_pushing",
+        1,
+        "aux1_image",
+        converter_camera_key="image",
+        source="",
+        version="",
+        further_cameras=("image",),
+        url="http://rail.eecs.berkeley.edu/datasets/bair_robot_pushing_dataset_v0.tar",
+        gib=30.06,
+    ),
     _row("tfds_robonet", 1, centre_crop=True, source="", version=""),
     _row("vp2_robodesk", 1, source="", version=""),
     _row("vp2_robosuite", 1, source="", version=""),

@@ -1,0 +1,187 @@
+"""Something-Something V2: folders of numbered JPEG files with the official lists, or the WebM files with their labels.
+
+Source: thuml/iVideoGPT sthsth_dataloader.py and thuml/ContextWM process_somethingv2.py: the same lists, frame names,
+splits and choice of labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ivideogpt.core.errors import UserError
+from ivideogpt.data.convert.pictures import image_frames, whole_video
+from ivideogpt.data.convert.rows import existing_folder, in_groups, inside, listed
+from ivideogpt.data.convert.source import SourceEpisode
+from ivideogpt.data.convert.tables import read_json
+from ivideogpt.data.store_facts import StoreFacts
+from ivideogpt.data.store_writer import ShardTask
+
+FACTS = StoreFacts(
+    name="sthsth",
+    url="https://www.qualcomm.com/developer/software/something-something-v-2-dataset",
+    licence="research licence of its owner",
+)
+EPISODES_A_SHARD = 512
+#: Frames a second of the recordings, and of the frames that the official script takes from them.
+FPS = 12.0
+SPLITS = {"train": "train", "val": "validation"}
+
+
+def _spans(text: str) -> frozenset[int]:
+    pairs = (part.partition("-") for part in text.split())
+    return frozenset(number for first, _, last in pairs for number in range(int(first), int(last or first) + 1))
+
+
+#: Numbers of the 95 of 174 labels that the official training uses: a hand moves a thing in front of a still camera.
+SELECTED_LABELS = _spans("1 5-6 13-21 27-31 33-40 42-43 45-58 85-120 122-123 139-141 143-148 156-160 164 173")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """One video.
+
+    Attributes:
+        name: its number, which is its file's or folder's name.
+        frames: how many JPEG files it has; 0: it is a WebM file.
+        label: number of its class, or None where no ``labels.json`` says it.
+        text: what is seen, or "".
+    """
+
+    name: str
+    frames: int = 0
+    label: int | None = None
+    text: str = ""
+
+
+def tasks(source: Path, *, labels: str = "selected") -> list[ShardTask]:
+    """One task a shard, train before val, videos in the order of the lists.
+
+    Args:
+        source: a folder that holds, itself or one folder further in, the lists ``train_video_folder.txt`` and
+            ``val_video_folder.txt`` with the folders of JPEG files that they name; or the WebM files with
+            ``train.json``, ``validation.json`` and ``labels.json``.
+        labels: "selected" for the labels that the official training uses, or "all".
+
+    Raises:
+        UserError: labels is something else, or what is needed is not there.
+    """
+    if labels not in ("selected", "all"):
+        raise UserError(f"labels is {labels!r}; expected selected or all")
+    folder = existing_folder(source, "Something-Something V2")
+    places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    texts = _annotations(places)
+    found = []
+    for split, official in SPLITS.items():
+        listing = _first_file(places, [f"{split}_video_folder.txt"])
+        videos = _listed_videos(listing, texts.get(split, [])) if listing else texts.get(split, [])
+        if labels == "selected":
+            _check_labelled(videos, folder, official)
+            videos = [video for video in videos if video.label in SELECTED_LABELS]
+        if not videos:
+            continue
+        home = _home(places, videos[0])
+        for index, group in enumerate(in_groups(videos, EPISODES_A_SHARD)):
+            read = partial(read_videos, folder=folder, home=home, videos=tuple(group), split=split)
+            found.append(ShardTask(name=f"{split}-{index:05d}", read=read))
+    if not found:
+        raise UserError(
+            f"{folder} holds no list of videos; expected train_video_folder.txt (frames) or train.json (WebM files) "
+            f"in it or one folder further in, found {listed(sorted(path.name for path in folder.iterdir()))}"
+        )
+    return found
+
+
+def read_videos(*, folder: Path, home: Path, videos: Sequence[Video], split: str) -> Iterator[SourceEpisode]:
+    """The episodes ``videos``, whose files lie in ``home``.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    for video in videos:
+        if video.frames:
+            path = home / video.name
+            frames, fps = image_frames(_numbered(path, video.frames), str(path)), FPS
+        else:
+            path = home / f"{video.name}.webm"
+            frames, fps = whole_video(path)
+        yield SourceEpisode(
+            key=video.name,
+            split=split,
+            cameras={"image": frames},
+            text=video.text,
+            fps=fps or FPS,
+            meta={"source": inside(folder, path), "label": video.label},
+        )
+
+
+def _numbered(path: Path, count: int) -> Iterator[tuple[str, bytes]]:
+    for number in range(1, count + 1):
+        file = path / f"{number:06d}.jpg"
+        try:
+            yield str(file), file.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{file} cannot be read ({error.strerror}), but the list gives {count} frames; extract the video again"
+            ) from error
+
+
+def _listed_videos(listing: Path, texts: Iterable[Video]) -> list[Video]:
+    """The lines "name frames label" of an official list; videos without frames are left out."""
+    known = {video.name: video.text for video in texts}
+    videos = []
+    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) != 3 or not words[1].isdecimal() or not words[2].isdecimal():
+            raise UserError(f"{listing} line {number} is {line!r}; expected 'name frames label', such as '78687 45 18'")
+        if int(words[1]):
+            text = known.get(words[0], "")
+            videos.append(Video(name=words[0], frames=int(words[1]), label=int(words[2]), text=text))
+    return videos
+
+
+def _annotations(places: Sequence[Path]) -> dict[str, list[Video]]:
+    """The videos that the JSON files of the download name, by split."""
+    names = ["labels.json", "something-something-v2-labels.json"]
+    numbers = _first_file(places, names)
+    known = read_json(numbers) if numbers else {}
+    videos = {}
+    for split, official in SPLITS.items():
+        path = _first_file(places, [f"{official}.json", f"something-something-v2-{official}.json"])
+        if path is None:
+            continue
+        videos[split] = []
+        for entry in read_json(path, list):
+            if not isinstance(entry, dict) or not {"id", "label", "template"} <= entry.keys():
+                there = listed(entry) if isinstance(entry, dict) else repr(entry)
+                raise UserError(f"{path} has an entry with {there}; expected id, label and template")
+            number = known.get(entry["template"].replace("[", "").replace("]", ""))
+            label = None if number is None else int(number)
+            videos[split].append(Video(name=str(entry["id"]), label=label, text=entry["label"]))
+    return videos
+
+
+def _check_labelled(videos: Iterable[Video], folder: Path, official: str) -> None:
+    unlabelled = [video.name for video in videos if video.label is None]
+    if unlabelled:
+        raise UserError(
+            f"{folder} does not give the label of {len(unlabelled)} {official} videos, such as {unlabelled[0]}; put "
+            "labels.json beside the other JSON files, or give labels=all"
+        )
+
+
+def _home(places: Sequence[Path], video: Video) -> Path:
+    """The folder that holds the videos, found by the first of them."""
+    name = video.name if video.frames else f"{video.name}.webm"
+    for place in places:
+        if (place / name).exists():
+            return place
+    raise UserError(f"{places[0]} does not hold {name}, the first video of the list, nor do the folders in it")
+
+
+def _first_file(places: Sequence[Path], names: Sequence[str]) -> Path | None:
+    return next((place / name for place in places for name in names if (place / name).is_file()), None)

@@ -1,0 +1,205 @@
+"""The layout of an episode store on disk: the index's columns, the names of tensors, sums. docs/data.md describes it.
+
+A store is a folder of standard files. ``index.parquet`` has one row an episode and says in which shard and which rows
+it lies; ``shards/*.safetensors`` hold the episodes of a shard end to end. Episodes of a shard whose arrays fit together
+form a *group*; tensor names are ``<group>.<kind>`` or ``<group>.<kind>.<name>``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ivideogpt.core.errors import MissingExtraError, UserError
+
+FORMAT = "ivideogpt-store-1"
+INDEX, SHARDS, PARTS = "index.parquet", "shards", "parts"
+#: Key of the schema's metadata that holds a store's facts as JSON.
+FACTS_KEY = b"ivideogpt"
+#: Frames are stored raw where their longer side has at most this many pixels, else as JPEG files.
+LARGEST_RAW_SIDE = 96
+#: Arrays of an episode that are fields of SourceEpisode and of Episode.
+ROWS = ("actions", "rewards", "terminated", "state")
+#: Names of number types in safetensors files.
+DTYPES = {
+    "BOOL": np.dtype(bool),
+    "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "F16": np.dtype("<f2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "F32": np.dtype("<f4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F64": np.dtype("<f8"),
+}
+_LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a shard: its type and shape, and its first and last byte in the file."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    def rows(self, first: int, last: int) -> tuple[int, int]:
+        """Bytes of the rows from ``first`` to before ``last``."""
+        return self.start + first * self.row_bytes, self.start + last * self.row_bytes
+
+    def array(self, content: np.ndarray) -> np.ndarray:
+        """Bytes uint8 ``[n]`` of whole rows as what they are."""
+        return content.view(self.dtype).reshape(-1, *self.shape[1:])
+
+
+def encoded_header(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> bytes:
+    """The head of a safetensors file that holds ``tensors`` one after the other."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    entries: dict[str, Any] = {"__metadata__": {"format": FORMAT}}
+    position = 0
+    for name, (dtype, shape) in tensors.items():
+        end = position + math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def read_header(read: Callable[[int, int], bytes], size: int, name: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Args:
+        read: gives the bytes from one position to another.
+        size: of the file.
+        name: of the file, for errors.
+
+    Raises:
+        UserError: the file is damaged or shorter than it says.
+    """
+    try:
+        (length,) = struct.unpack("<Q", read(0, 8))
+        if not 2 <= length <= min(size, _LARGEST_HEADER):
+            raise ValueError(f"its header cannot have {length} bytes")
+        entries = json.loads(read(8, 8 + length))
+        if entries.pop("__metadata__")["format"] != FORMAT:
+            raise ValueError(f"it is not of format {FORMAT}")
+        begin = 8 + length
+        tensors = {
+            key: Tensor(
+                DTYPES[entry["dtype"]], tuple(entry["shape"]), *(begin + offset for offset in entry["data_offsets"])
+            )
+            for key, entry in entries.items()
+        }
+        for key, tensor in tensors.items():
+            if tensor.rows(0, tensor.shape[0])[1] != tensor.stop:
+                raise ValueError(f"{key} does not have the size of its shape")
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{name} is damaged ({error}); copy or convert it again") from error
+    expected = max((tensor.stop for tensor in tensors.values()), default=begin)
+    if size != expected:
+        raise UserError(f"{name} has {size} bytes; expected {expected}: it was cut off; copy or convert it again")
+    return tensors
+
+
+def checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """The CRC-32 of one episode's arrays and their names, which are without the group; JPEG offsets start at 0."""
+    total = 0
+    for name in sorted(arrays):
+        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(np.ascontiguousarray(arrays[name]).data, total)
+    return total
+
+
+def raw_name(camera: str) -> str:
+    """Tensor of raw frames, uint8 ``[n h w 3]``."""
+    return f"frames.{camera}"
+
+
+def jpeg_name(camera: str) -> str:
+    """Tensor of JPEG files end to end, uint8 ``[bytes]``."""
+    return f"jpeg.{camera}"
+
+
+def offsets_name(camera: str) -> str:
+    """Tensor that says where each JPEG file begins, int64 ``[n + 1]``."""
+    return f"offsets.{camera}"
+
+
+def array_name(name: str) -> str:
+    """Tensor of another array with one row a frame."""
+    return f"array.{name}"
+
+
+def pyarrow() -> Any:
+    """The package pyarrow with its parquet module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import pyarrow as package
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("pyarrow", "data") from error
+    return package
+
+
+def simplejpeg() -> Any:
+    """The package simplejpeg.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import simplejpeg as package
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("simplejpeg", "data") from error
+    return package
+
+
+def index_schema() -> Any:
+    """The columns of the index, as a ``pyarrow.Schema``."""
+    arrow = pyarrow()
+    camera = arrow.struct(
+        [
+            ("name", arrow.string()),
+            ("height", arrow.int32()),
+            ("width", arrow.int32()),
+            ("encoding", arrow.string()),  # "raw" or "jpeg"
+            ("fast", arrow.bool_()),  # decode with the fast inverse transform
+        ]
+    )
+    return arrow.schema(
+        [
+            ("key", arrow.string()),
+            ("split", arrow.string()),
+            ("number", arrow.int64()),  # official number in its split, or null
+            ("shard", arrow.string()),  # file name in shards/
+            ("group", arrow.int32()),
+            ("first", arrow.int64()),  # row of its first frame in the tensors of its group
+            ("length", arrow.int64()),  # frames
+            ("camera", arrow.string()),  # name of the main camera
+            ("cameras", arrow.list_(camera)),
+            ("fps", arrow.float64()),
+            ("text", arrow.string()),
+            ("meta", arrow.string()),  # JSON
+            ("crc32", arrow.uint32()),
+        ]
+    )
