@@ -22,9 +22,8 @@ import tyro
 from ivideogpt import Sampling, WorldModel
 from ivideogpt.core.checkpoint import resolve_checkpoint
 from ivideogpt.data.episodes import load_episodes
-from ivideogpt.verbs.demo import EPISODES_FILE
 from ivideogpt.worldmodel import engine
-from ivideogpt.worldmodel.shipped import SHIPPED
+from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
 
 
 def seconds_a_frame(action: Callable[[], object], frames: int) -> float:

@@ -335,3 +335,30 @@ def test_a_bug_in_reading_is_told_and_leaves_nothing(start, recorded, temporary,
     assert refusal(served, "x.npz", npz(frames=recorded.frames))[0] == 500
     assert "ZeroDivisionError" in caplog.text
     assert served.get("/healthz").status_code == 200
+
+
+def test_damaged_files_are_refused_with_a_sentence(start, recorded, temporary, tmp_path):
+    served = start()
+    video = tmp_path / "x.mp4"
+    write_mp4(video, recorded.frames[:6], fps=5, shortest_side=32)
+    gif = tmp_path / "x.gif"
+    write_gif(gif, recorded.frames[:6], fps=5, shortest_side=32)
+    whole = {"x.npz": npz(frames=recorded.frames[:6]), "x.mp4": video.read_bytes(), "x.gif": gif.read_bytes()}
+    random = np.random.default_rng(0)
+    for name, content in whole.items():
+        for _ in range(150):
+            damaged = bytearray(content)
+            for _ in range(int(random.integers(1, 6))):
+                damaged[int(random.integers(0, min(len(damaged), 600)))] = int(random.integers(0, 256))
+            (tmp_path / "damaged").write_bytes(bytes(damaged))
+            try:
+                read_upload(tmp_path / "damaged", name, 16, LIMITS)
+            except UserError as error:
+                assert "\n" not in str(error)
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (True, 64, 64, 3), }"
+    for text in (header, b"-" * 9000):
+        body = b"\x93NUMPY\x02\x00" + len(text + b"\n").to_bytes(4, "little") + text + b"\n"
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("frames.npy", body)
+        assert refusal(served, "x.npz", packed.getvalue())[0] == 400

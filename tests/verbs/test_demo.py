@@ -8,8 +8,8 @@ import pytest
 from ivideogpt import WorldModel
 from ivideogpt.cli import main
 from ivideogpt.data.episodes import load_episodes
-from ivideogpt.verbs.demo import EPISODES_FILE, HORIZON, MOVED, block_travel, contact_windows
-from ivideogpt.worldmodel.shipped import SHIPPED
+from ivideogpt.verbs.demo import HORIZON, MOVED, block_travel, contact_windows
+from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
 
 SHIPPED_FOLDER = SHIPPED["pusht-64"]
 

@@ -333,16 +333,16 @@ def test_other_children_draw_for_themselves_unless_they_share(model, frames_for,
     assert_same([select(step, [0, 3]) for step in shared], play(session, actions, 1, 3))
 
 
-def test_fresh_children_all_have_numbers_of_their_own(model_of, frames_for, actions_for):
+def test_children_are_numbered(model_of, frames_for, actions_for):
     model = model_of("plain")
     session, action = model.session(frames_for(model, rows=1)), actions_for(model, rows=1)[:, 0]
-    usual, fresh, alone = session.fork(3), session.fork(2, fresh=True), session.fork(1, fresh=True)
-    expected = usual.step(action.repeat(3, 1)).ids[1:]
-    assert torch.equal(fresh.step(action.repeat(2, 1)).ids, expected)
-    assert torch.equal(alone.step(action).ids, expected[:1])
-    assert not torch.equal(session.step(action).ids, expected[:1])
-    with pytest.raises(UserError, match="choose one"):
-        session.fork(2, common_random=True, fresh=True)
+    usual, later, alone = session.fork(3), session.fork(2, first=1), session.fork(1, first=2)
+    expected = usual.step(action.repeat(3, 1)).ids
+    assert torch.equal(later.step(action.repeat(2, 1)).ids, expected[1:])
+    assert torch.equal(alone.step(action).ids, expected[2:])
+    assert torch.equal(session.step(action).ids, expected[:1])
+    with pytest.raises(UserError, match="first is -1"):
+        session.fork(2, first=-1)
 
 
 def test_children_with_common_randomness_differ_by_their_actions_alone(model_of, frames_for, actions_for):

@@ -98,17 +98,23 @@ class Clip:
             frame t to t + 1, the last row is padding.
         context_frames: how many of the t frames are context.
         rewards: float32 ``[b t]`` or None, same convention as the actions.
+        frame_index: int64 ``[b t]`` or None: number of each frame in its episode.
+        pad_mask: bool ``[b t]`` or None: True where an episode was too short and its last used frame is repeated.
+        action_mask: bool ``[b t a]`` or None: True where a number of ``actions`` is one of the robot's; False in rows
+            that lead nowhere and in what pads a narrower action space.
+        embodiment: int64 ``[b]`` or None: id of the robot in its mixture.
     """
 
     frames: torch.Tensor
     actions: torch.Tensor | None = None
     context_frames: int = 2
     rewards: torch.Tensor | None = None
+    frame_index: torch.Tensor | None = None
+    pad_mask: torch.Tensor | None = None
+    action_mask: torch.Tensor | None = None
+    embodiment: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Clip:
         """The same clip on ``device``."""
-
-        def move(value: torch.Tensor | None) -> torch.Tensor | None:
-            return None if value is None else value.to(device)
-
-        return replace(self, frames=self.frames.to(device), actions=move(self.actions), rewards=move(self.rewards))
+        tensors = {label: value for label, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{label: value.to(device) for label, value in tensors.items()})

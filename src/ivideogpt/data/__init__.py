@@ -5,12 +5,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ivideogpt.data.augment import Augmentation
+    from ivideogpt.data.clips import ClipSpec
+    from ivideogpt.data.mixtures import Mixture, MixtureSource, load_mixture, named_mixture
+    from ivideogpt.data.sampler import ClipLoader
     from ivideogpt.data.store import EpisodeStore
 
 # Loaded when first used: converting needs no torch.
-_HOMES = {"EpisodeStore": "store"}
+_HOMES = {
+    "Augmentation": "augment",
+    "ClipLoader": "sampler",
+    "ClipSpec": "clips",
+    "EpisodeStore": "store",
+    "Mixture": "mixtures",
+    "MixtureSource": "mixtures",
+    "load_mixture": "mixtures",
+    "named_mixture": "mixtures",
+}
 
-__all__ = ["EpisodeStore"]
+__all__ = [
+    "Augmentation",
+    "ClipLoader",
+    "ClipSpec",
+    "EpisodeStore",
+    "Mixture",
+    "MixtureSource",
+    "load_mixture",
+    "named_mixture",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -35,7 +36,11 @@ _OWN_KEY, _REPLAY_KEY = "frames", "observation"
 # Fields of Episode that belong to transitions, by their names in our own files and in official ones.
 _ROWS = {"actions": ("actions", "action"), "rewards": ("rewards", "reward"), "terminated": ("terminated",)}
 _STACKED_CHANNELS = 9
-_DAMAGED_ARCHIVE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, struct.error)
+# What numpy raises where a file is damaged: found by giving it thousands of damaged ones.
+_DAMAGED_ARCHIVE = (
+    *(OSError, ValueError, EOFError, SyntaxError, TypeError, LookupError, MemoryError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError),
+)
 _DAMAGED_IMAGE = (OSError, ValueError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError)
 
 

@@ -138,6 +138,11 @@ class Show(Message):
     count: int
     world: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises HangUp where all worlds are asked for."""
+        if not isinstance(self.world, int):
+            raise HangUp(MALFORMED, f"world of show is {self.world!r}; expected a whole number")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Truth(Message):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -30,7 +31,11 @@ KINDS = (".npz", ".mp4", ".gif", ".zip")
 # How far behind these names in an MP4 a number of samples stands, and how large it may be: FFmpeg takes 70 bytes each.
 _SAMPLE_COUNTS, _MOST_SAMPLES = {b"stsz": 8, b"stz2": 8, b"trun": 4}, 2_000_000
 _PICTURES = (".png", ".jpg", ".jpeg")
-_DAMAGED = (OSError, ValueError, EOFError, SyntaxError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile)
+# What the libraries that read files raise where a file is damaged: found by giving them thousands of damaged ones.
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, SyntaxError, RuntimeError, TypeError, LookupError, ArithmeticError, MemoryError),
+    *(struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError),
+)
 # Where a zip ends: signature, numbers of disks and entries, size and place of the directory, length of a comment.
 _END, _END_64, _END_LENGTH, _MOST_COMMENT = b"PK\x05\x06", b"PK\x06\x07", 22, 2**16
 # Room for a directory entry of 100 bytes for each frame, and for what else there may be.
@@ -126,6 +131,8 @@ def _video(file: IO[bytes], name: str, limits: Limits) -> Iterator[np.ndarray]:
         if not container.streams.video:
             raise UserError(f"{name} has no pictures, only sound; give a file with a video stream")
         stream = container.streams.video[0]
+        if not getattr(stream, "width", 0) or not stream.height:
+            raise UserError(f"{name} has a video stream without pictures; copy or convert it again")
         _check_amount(max(stream.frames, 1), stream.width, stream.height, name, limits)
         # The size may change on the way; the decoder itself refuses then.
         stream.codec_context.options = {"max_pixels": str(limits.picture_pixels)}

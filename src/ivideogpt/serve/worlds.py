@@ -107,6 +107,7 @@ class Worlds:
     settings: Settings
     most_steps: int
     worlds: list[World] = field(default_factory=list)
+    forks: int = 0
 
     @classmethod
     def open(cls, model: WorldModel, message: Open, episode: Episode, settings: Settings, most_steps: int) -> Worlds:
@@ -203,7 +204,7 @@ class Worlds:
         Raises:
             UserError: there is no such world or frame, or too many were asked for.
         """
-        (index,) = self.chosen(message.world) if message.world != "all" else [0]
+        (index,) = self.chosen(message.world)
         world = self.worlds[index]
         context = len(world.seen) - world.steps
         steps = _asked(message.first, message.count, 1 - context, world.steps)
@@ -285,7 +286,8 @@ class Worlds:
         if len(self.worlds) >= most:
             raise UserError(f"there are {len(self.worlds)} worlds already, as many as there may be; join them first")
         parent = self.worlds[0]
-        self.worlds.append(World(parent.session.fork(1, fresh=True), list(parent.seen)))
+        self.forks += 1
+        self.worlds.append(World(parent.session.fork(1, first=self.forks), list(parent.seen)))
 
     def join(self, keep: int) -> None:
         """Only world ``keep`` stays.
@@ -317,7 +319,10 @@ class Worlds:
         frames = np.frombuffer(b"".join(frame.picture for frame in seen), np.uint8).reshape(shape)
         actions = np.zeros((len(seen), self.model.action_dim), np.float32)
         if self.model.action_dim:
-            given = [self.true_action(step) for step in range(2 - count, 1)] + [frame.action for frame in seen[count:]]
+            # A goal is followed by a frame that no action led to.
+            goal = self.model.config.goal_conditioned
+            before = [None if goal else self.true_action(step) for step in range(2 - count, 1)]
+            given = [*before, *(frame.action for frame in seen[count:])]
             for row, action in enumerate(given):
                 actions[row] = 0.0 if action is None else action
         return frames, actions, count

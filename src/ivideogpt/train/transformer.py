@@ -184,6 +184,8 @@ def partly_imagined(
     model: WorldModel, ids: Tensor, actions: Tensor | None, share: float, generator: torch.Generator
 ) -> Tensor | None:
     """``ids`` with a random ``share`` of the future frames as the forecast guesses them; None where the share is 0."""
+    if not 0 <= share < 1:
+        raise UserError(f"imagined_share is {share}; expected at least 0 and less than 1")
     if share == 0:
         return None
     _, guess = embeddings.frame_embeddings(model, ids, actions)

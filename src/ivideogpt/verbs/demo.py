@@ -21,11 +21,10 @@ from ivideogpt.evaluation.rollouts import Clips, imagine_with_progress, rollout_
 from ivideogpt.metrics.image import psnr, ssim
 from ivideogpt.verbs.showing import check_folder, print_json, print_table, write_pictures
 from ivideogpt.worldmodel.sampling import Sampling
-from ivideogpt.worldmodel.shipped import SHIPPED
+from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
 from ivideogpt.worldmodel.world_model import WorldModel
 
 DEMO = "pusht-64"
-EPISODES_FILE = "episodes.safetensors"
 HORIZON = 14
 #: px of 512 that the block must travel in a clip for it to count as moved (8 px of 64).
 MOVED = 64.0

@@ -16,12 +16,11 @@ from ivideogpt.data.catalog import dataset_info
 from ivideogpt.data.episodes import load_episodes, load_folder
 from ivideogpt.data.media import read_episode
 from ivideogpt.evaluation.showcases import Showcase, find_windows, imagine_showcase, other_actions
-from ivideogpt.verbs.demo import EPISODES_FILE
 from ivideogpt.verbs.gallery_page import gallery_page
 from ivideogpt.verbs.showing import check_folder, print_json, print_table
 from ivideogpt.worldmodel.card import card_facts
 from ivideogpt.worldmodel.sampling import Sampling
-from ivideogpt.worldmodel.shipped import SHIPPED
+from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
 from ivideogpt.worldmodel.world_model import WorldModel
 
 HELD_OUT = "test"
@@ -115,8 +114,8 @@ def _read(data: Path, dataset_name: str | None, camera_key: str | None, size: in
             episodes,
             f"Episodes from {data.name}. None is marked as held out: the model may have been trained on them.",
         )
-    many = f"{len(held_out)} held-out episodes" if len(held_out) > 1 else "A held-out episode"
-    return held_out, f"{many} (split {HELD_OUT!r}) from {data.name}, in their order; none was chosen by its result."
+    many = f"Out of {len(held_out)} held-out episodes" if len(held_out) > 1 else "A held-out episode"
+    return held_out, f"{many} (split {HELD_OUT!r}) in {data.name}, taken in their order; none was chosen by its result."
 
 
 def _print(showcases: list[Showcase], output: Path) -> None:

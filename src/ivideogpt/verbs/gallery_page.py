@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -69,7 +70,9 @@ def gallery_page(
             showcases, f"All {len(showcases)} showcases" if len(showcases) > 1 else "The showcase"
         ),
         "facts": _list(facts),
-        "showcases": "\n".join(_section(index, showcase, limits) for index, showcase in enumerate(showcases)),
+        "showcases": "\n".join(
+            _section(index, showcase, limits, goal_conditioned) for index, showcase in enumerate(showcases)
+        ),
         "footer": f"Made by ivideogpt {__version__}. Tokens drawn with {escape(sampling)}. Space plays and pauses, the "
         "arrow keys go from frame to frame.",
     }
@@ -82,7 +85,7 @@ class _Limits:
 
     def __init__(self, showcases: Sequence[Showcase]) -> None:
         ratios = torch.cat([torch.cat([x.psnr.flatten(), x.psnr_copy_last]) for x in showcases]).clamp(max=_MOST_PSNR)
-        entropy = max(float(x.entropies.max()) for x in showcases)
+        entropy = max(float(x.entropies.max()) / math.log(2) for x in showcases)
         self.psnr = (5 * int(float(ratios.min()) // 5), 5 * (int(float(ratios.max()) // 5) + 1))
         self.entropy = (0, max(1, int(entropy) + 1))
 
@@ -111,9 +114,9 @@ def _lead(showcases: Sequence[Showcase], goal_conditioned: bool) -> str:
     )
 
 
-def _section(index: int, showcase: Showcase, limits: _Limits) -> str:
+def _section(index: int, showcase: Showcase, limits: _Limits, goal_conditioned: bool) -> str:
     window, known = showcase.window, len(showcase.window.context)
-    length = (known + len(window.true) - 1) * window.stride
+    length = (known - goal_conditioned + len(window.true) - 1) * window.stride
     every = f", one of every {window.stride}" if window.stride > 1 else ""
     rows = [("true", "what happened", "the recording", window.true)]
     for place, seed in enumerate(showcase.seeds):
@@ -135,8 +138,12 @@ def _section(index: int, showcase: Showcase, limits: _Limits) -> str:
         "<h3>PSNR a frame, dB</h3>",
         _chart(ratios, limits.psnr, "PSNR of each imagined frame in dB; dashed: copy of the last frame"),
         '<p class="note">Solid: a line a seed. Dashed: the last context frame, standing still.</p>',
-        "<h3>Token entropy a frame, nats</h3>",
-        _chart([("", row) for row in showcase.entropies], limits.entropy, "Mean entropy of a token in each frame"),
+        "<h3>Token entropy a frame, bits</h3>",
+        _chart(
+            [("", row / math.log(2)) for row in showcase.entropies],
+            limits.entropy,
+            "Mean entropy of a token in each frame",
+        ),
         '<p class="note">How undecided the model is: 0 where only one token is likely.</p>',
     ]
     return (

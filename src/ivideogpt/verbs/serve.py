@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ivideogpt.core.episode import Episode
     from ivideogpt.serve.guard import Access
 
-EPISODES_FILE = "episodes.safetensors"
 _MOST_EPISODES = 200
 
 
@@ -84,10 +83,12 @@ def _listening(host: str, port: int) -> socket.socket:
     Raises:
         UserError: it cannot.
     """
+    if not host:
+        raise UserError("host is empty; use 127.0.0.1, or 0.0.0.0 for all addresses")
     if not 0 <= port <= 65535:
         raise UserError(f"port is {port}; expected 0 to 65535")
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise UserError(f"host is {host!r}, which is no address; use 127.0.0.1, or 0.0.0.0 for all") from error
     listening = socket.socket(family, kind, protocol)
@@ -107,6 +108,7 @@ def _listening(host: str, port: int) -> socket.socket:
 def _episodes(data: Path | None, checkpoint: Path, size: int) -> list[Episode]:
     from ivideogpt.data.episodes import load_episodes, load_folder
     from ivideogpt.data.media import read_episode
+    from ivideogpt.worldmodel.shipped import EPISODES_FILE
 
     if data is None:
         shipped = checkpoint / EPISODES_FILE

@@ -56,10 +56,11 @@ def transformer_losses(
     if inputs is not None:
         wrong = rearrange((inputs != ids)[:, prompt - 1 :], "b (f m) -> b f m", m=layout.frame_length).any(dim=-1)
         targets = targets.masked_fill(wrong.repeat_interleave(layout.frame_length, dim=1)[:, 1:], IGNORED_LABEL)
-    tokens = F.cross_entropy(rearrange(logits, "b n v -> (b n) v"), rearrange(targets, "b n -> (b n)"))
+    count = (targets != IGNORED_LABEL).sum().clamp(min=1)  # where nothing is a target, the loss is 0
+    tokens = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum") / count
     with torch.no_grad():
         counted = (targets != IGNORED_LABEL) & (targets != layout.dynamics_separator)
-        right = (logits.argmax(dim=-1) == targets)[counted].float().mean()
+        right = ((logits.argmax(dim=-1) == targets) & counted).sum() / counted.sum().clamp(min=1)
     frames = rearrange(hidden[:, prompt - 1 :], "b (f m) d -> b f m d", m=layout.frame_length)
     reward_loss = action_loss = forecast_loss = None
     if rewards is not None and model.config.heads.reward:

@@ -128,16 +128,16 @@ class RandomStreams:
         rows = [np.random.Generator(np.random.Philox(key=key, counter=step << 64)).random(count) for key in self.keys]
         return torch.from_numpy(np.stack(rows).astype(np.float32)).clamp(max=1 - 2**-24)
 
-    def fork(self, k: int, step: int, common: bool, fresh: bool = False) -> RandomStreams:
-        """Streams of k children a row: child 0 keeps its parent's, others get new ones.
+    def fork(self, k: int, step: int, common: bool, first: int = 0) -> RandomStreams:
+        """Streams of children ``first`` to ``first + k`` of each row: child 0 keeps its parent's, others get new ones.
 
-        With ``common`` all keep it; with ``fresh`` none does.
+        With ``common`` all keep it.
         """
 
         def of(key: int, child: int) -> int:
             return key if common or child == 0 else _key(key, self.generation, step, child)
 
-        children = range(1, k + 1) if fresh else range(k)
+        children = range(first, first + k)
         return RandomStreams(tuple(of(key, child) for key in self.keys for child in children), self.generation + 1)
 
 

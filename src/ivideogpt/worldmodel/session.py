@@ -187,24 +187,25 @@ class Session:
         return self._last_step()
 
     @torch.inference_mode()
-    def fork(self, k: int = 1, common_random: bool = False, *, fresh: bool = False) -> Session:
+    def fork(self, k: int = 1, common_random: bool = False, *, first: int = 0) -> Session:
         """A new session with each row repeated k times; this one is left as it is.
 
         Args:
             k: children of each row; child 0 keeps the row's random stream.
             common_random: all children keep it.
-            fresh: none keeps it: all get new ones.
+            first: number of the first child. Children of one number are the same whenever the row is forked at this
+                step; another number gives a future that was not seen yet.
         """
         if k < 1:
             raise UserError(f"k is {k}; expected at least 1 child a row")
-        if common_random and fresh:
-            raise UserError("children cannot both share the row's random numbers and have new ones; choose one")
+        if first < 0:
+            raise UserError(f"first is {first}; expected the number of a child, from 0 on")
         self._decode()
         child = copy.copy(self)
         child._frames = [None if frame is None else frame.repeat_interleave(k, dim=0) for frame in self._frames]
         child._past = [past.repeat(k) for past in self._past]
         child._anchors = list(self._anchors)
-        child._streams = self._streams.fork(k, self.steps, common_random, fresh)
+        child._streams = self._streams.fork(k, self.steps, common_random, first)
         segment = self._segment
         child._segment = _Segment(
             segment.start, segment.cache.repeat(k), segment.encoder.repeat(k), segment.decoder.repeat(k)

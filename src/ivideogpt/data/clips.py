@@ -1,0 +1,162 @@
+"""Which frames of an episode make a training clip.
+
+    spec = ClipSpec(context_frames=2, frames=16)
+    drawn = draw_rows(spec, length=len(episode), stride=2, random=np.random.default_rng(0))
+    frames = episode.frames[drawn.rows]
+
+``ClipLoader`` (``sampler``) draws such clips from episode stores and gives them as batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ivideogpt.core.errors import UserError
+
+ClipMode = Literal["contiguous", "random_after_context", "random_order", "goal_first"]
+MODES: tuple[ClipMode, ...] = ("contiguous", "random_after_context", "random_order", "goal_first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """How clips are cut out of episodes.
+
+    Attributes:
+        context_frames: frames at the beginning that the model is given.
+        frames: of a clip, context and goal included.
+        mode: ``contiguous``: frames one stride apart. ``random_after_context``: the context one stride apart, then a
+            sorted random choice of all later frames of the horizon (what a tokenizer trains on). ``random_order``:
+            random frames of the horizon, one stride apart, in random order (the goal-conditioned tokenizer).
+            ``goal_first``: the last frame of a contiguous clip, then that clip (the goal-conditioned transformer).
+        stride: distance between used frames, for sources that do not say their own. None: each dataset's own, by
+            the rule of ``DatasetInfo.stride``.
+        video_stepsize: of that rule; 1 is about three frames a second.
+        horizon: strides that the two random modes choose from; None: ``frames``.
+        size: frames are resized to ``size`` x ``size`` pixels; None: they are left as they are.
+        actions: read actions where a source has some. In ``random_order`` there are none.
+        rewards: read rewards, which every source must have.
+
+    Source: thuml/iVideoGPT ``SimpleRoboticDatasetv2.get_segment``; the same frames with the same probabilities.
+    """
+
+    context_frames: int = 2
+    frames: int = 16
+    mode: ClipMode = "contiguous"
+    stride: int | None = None
+    video_stepsize: float = 1.0
+    horizon: int | None = None
+    size: int | None = None
+    actions: bool = True
+    rewards: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UserError where the numbers do not fit together."""
+        if self.mode not in MODES:
+            raise UserError(f"mode is {self.mode!r}; expected one of: {', '.join(MODES)}")
+        if not 1 <= self.context_frames <= self.frames:
+            raise UserError(
+                f"a clip of {self.frames} frames cannot have {self.context_frames} context frames; "
+                "give 1 to as many as the clip has"
+            )
+        if self.mode == "goal_first" and self.frames < 2:
+            raise UserError("a clip of 1 frame has no room for a goal and a frame; give at least 2 frames")
+        for name in ("stride", "horizon", "size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}; expected at least 1")
+        if not 0 < self.video_stepsize < float("inf"):
+            raise UserError(f"video_stepsize is {self.video_stepsize}; expected a number above 0")
+        if self.horizon is not None and self.horizon < self.frames:
+            raise UserError(f"horizon is {self.horizon}; expected at least the {self.frames} frames of a clip")
+
+    @property
+    def span(self) -> int:
+        """How many strides of an episode a clip is drawn from."""
+        if self.mode == "goal_first":
+            return self.frames - 1
+        return self.frames if self.mode == "contiguous" else self.horizon or self.frames
+
+    @property
+    def has_transitions(self) -> bool:
+        """Whether frames follow each other, so that actions and rewards mean something."""
+        return self.mode != "random_order"
+
+
+@dataclass(frozen=True)
+class DrawnRows:
+    """The frames of one clip.
+
+    Attributes:
+        rows: int64 ``[t]``: their numbers in the episode.
+        padding: bool ``[t]``: True where the episode was too short and its last used frame is repeated.
+        transitions: bool ``[t]``: True where the action of the row is one: the row leads to the next frame of the clip.
+    """
+
+    rows: np.ndarray
+    padding: np.ndarray
+    transitions: np.ndarray
+
+    def as_selection(self) -> range | np.ndarray:
+        """The rows for ``EpisodeStore.clip``; a range where they are one, which is read without picking."""
+        first, count = int(self.rows[0]), len(self.rows)
+        return range(first, first + count) if (np.diff(self.rows) == 1).all() else self.rows
+
+
+def effective_stride(length: int, span: int, stride: int) -> int:
+    """The stride that an episode of ``length`` frames has room for.
+
+    It shrinks to ``length // span`` where ``span`` strides are longer than the episode, to no less than 1.
+    """
+    return max(1, length // span) if stride * span > length else stride
+
+
+def draw_rows(spec: ClipSpec, length: int, stride: int, random: np.random.Generator) -> DrawnRows:
+    """Draws the frames of one clip; each possible start is equally likely.
+
+    An episode that is still too short at stride 1 gives all its frames, the last one repeated and marked as padding.
+
+    Args:
+        spec: what is wanted; its ``stride`` is not looked at.
+        length: frames of the episode, at least 1.
+        stride: distance between used frames.
+        random: the clip's own random numbers.
+    """
+    stride = effective_stride(length, spec.span, stride)
+    start = int(random.integers(max(length - stride * spec.span + 1, 1)))
+    if spec.mode == "contiguous":
+        wanted = start + stride * np.arange(spec.frames)
+    elif spec.mode == "goal_first":
+        wanted = start + stride * np.arange(spec.frames - 1)
+        wanted = np.concatenate([wanted[-1:], wanted])
+    elif spec.mode == "random_order":
+        wanted = start + stride * random.choice(spec.span, spec.frames, replace=False)
+    else:
+        wanted = _random_after_context(spec, length, stride, start, random)
+    rows = np.minimum(wanted, length - 1).astype(np.int64)
+    padding = wanted >= length
+    if padding.any() and length - 1 not in wanted:
+        padding[padding.argmax()] = False  # a random order may meet the last frame only past the end
+    transitions = np.zeros(spec.frames, bool)
+    if spec.has_transitions:
+        transitions[:-1] = ~padding[1:]
+    if spec.mode == "goal_first":
+        padding[0] = False  # the last frame there is, and the first time it is shown
+        transitions[0] = False  # nothing leads from the goal to the first frame
+    return DrawnRows(rows, padding, transitions)
+
+
+def _random_after_context(
+    spec: ClipSpec, length: int, stride: int, start: int, random: np.random.Generator
+) -> np.ndarray:
+    """The context, then a sorted choice of all frames after it; rows of ``length`` stand for padding."""
+    stop = min(start + stride * spec.span, length)
+    context = start + stride * np.arange(spec.context_frames)
+    context = context[context < stop]
+    later = np.arange(start + stride * spec.context_frames, stop)
+    count = min(len(later), spec.frames - spec.context_frames)
+    chosen = np.sort(random.choice(later, count, replace=False)) if count else later[:0]
+    missing = spec.frames - len(context) - count
+    return np.concatenate([context, chosen, np.full(missing, length)])

@@ -1,0 +1,251 @@
+"""Endless batches of clips from a mixture of stores, the same ones whatever reads them.
+
+    loader = ClipLoader(named_mixture("OXE_SELECT", "stores"), ClipSpec(size=64), batch_size=16, workers=8)
+    for clip in loader: ...                 # Clip: frames float32 [b t c h w] in [0, 1]
+    saved = loader.state_dict()             # {"seed", "step", "clips_a_step"}; load_state_dict goes on from there
+
+Clip k is a pure function of (seed, k): workers, ranks, batch size and resuming change who reads it, not what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from ivideogpt.core.episode import Clip
+from ivideogpt.core.errors import UserError
+from ivideogpt.data.augment import Augmentation, AugmentationDraw, augment, centre_square, draw_augmentation, resize
+from ivideogpt.data.clips import ClipSpec
+from ivideogpt.data.mixtures import Mixture, MixtureSource
+from ivideogpt.data.sources import ClipArrays, ClipPlace, OpenMixture, as_mixture
+from ivideogpt.data.store import EpisodeStore
+
+# What a clip's random numbers are for: each use has a stream of its own, so that one does not shift another.
+_PLACE, _AUGMENTATION = range(2)
+_ROWS = ("actions", "action_mask", "rewards")
+
+
+def clip_random(seed: int, number: int, stream: int = _PLACE) -> np.random.Generator:
+    """The random numbers of clip ``number``: a pure function of the arguments (Philox, a counter-based generator).
+
+    The clip is the high word of the counter, so streams never meet.
+    """
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, number]))
+
+
+class ClipDataset(Dataset[Any]):
+    """The clips of a mixture by seed and number, as the loader's worker processes read them."""
+
+    def __init__(self, mixture: OpenMixture, augmentation: Augmentation | None, *, on_device: bool = False) -> None:
+        """Prepares reading.
+
+        Args:
+            mixture: open stores.
+            augmentation: of each clip; None: none.
+            on_device: leave resizing and augmenting to ``finish``, which runs where the batch goes.
+        """
+        self.mixture, self.augmentation, self.on_device = mixture, augmentation, on_device
+
+    def reopen(self) -> None:
+        """Opens the stores anew: connections do not survive in another process."""
+        self.mixture = self.mixture.reopened()
+
+    def place(self, seed: int, number: int) -> ClipPlace:
+        """Where clip ``number`` lies."""
+        return self.mixture.place(clip_random(seed, number))
+
+    def __getitem__(self, item: tuple[int, int]) -> Any:
+        """A batch of the one clip (seed, number)."""
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """A batch of clips, each given as (seed, number); a UserError travels as text and is raised by ``finish``."""
+        try:
+            read = [self.mixture.read(self.place(*item)) for item in items]
+            return self._batch(read, items)
+        except UserError as error:
+            return {"error": str(error)}
+
+    def _batch(self, read: list[ClipArrays], items: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        draws = [self._draw(clip, *item) for clip, item in zip(read, items, strict=True)]
+        frames: list[Tensor] | Tensor = [torch.from_numpy(clip.frames) for clip in read]
+        if not self.on_device:
+            frames = self._prepare(frames, draws)
+        batch: dict[str, Any] = {
+            "frames": frames,
+            "draws": draws if self.on_device else [],
+            "frame_index": torch.from_numpy(np.stack([clip.place.drawn.rows for clip in read])),
+            "pad_mask": torch.from_numpy(np.stack([clip.place.drawn.padding for clip in read])),
+            "embodiment": torch.tensor([clip.embodiment for clip in read]),
+        }
+        for label in _ROWS:
+            if getattr(read[0], label) is not None:
+                batch[label] = torch.from_numpy(np.stack([getattr(clip, label) for clip in read]))
+        return batch
+
+    def _draw(self, clip: ClipArrays, seed: int, number: int) -> AugmentationDraw | None:
+        height, width = clip.frames.shape[1:3]
+        if self.augmentation is not None:
+            return draw_augmentation(self.augmentation, height, width, clip_random(seed, number, _AUGMENTATION))
+        return centre_square(height, width) if clip.centre_crop and self.mixture.spec.size else None
+
+    def _prepare(self, frames: Sequence[Tensor], draws: Sequence[AugmentationDraw | None]) -> Tensor:
+        """Clips uint8 ``[t h w 3]`` as one batch, float32 ``[b t 3 h w]`` in [0, 1], on the device of the first."""
+        size = self.mixture.spec.size
+        sizes = {tuple(pixels.shape[1:3]) for pixels in frames}
+        if size is None and len(sizes) > 1:
+            raise UserError(f"clips have frames of different sizes, {sorted(sizes)}; give ClipSpec a size")
+        height, width = (size, size) if size else sizes.pop()
+        shape = (len(frames), len(frames[0]), 3, height, width)
+        batch = torch.empty(shape, dtype=torch.float32, device=frames[0].device)
+        for pixels, draw, out in zip(frames, draws, batch, strict=True):
+            if draw is not None and size:
+                augment(pixels, draw, size, out)
+            else:
+                out.copy_(resize(pixels, size) if size else rearrange(pixels, "t h w c -> t c h w")).div_(255)
+        return batch
+
+    def finish(self, batch: dict[str, Any], device: torch.device) -> Clip:
+        """What a worker read, as a clip on ``device``.
+
+        Raises:
+            UserError: a clip could not be read.
+        """
+        if "error" in batch:
+            raise UserError(batch["error"])
+        if self.on_device:
+            frames = self._prepare([one.to(device, non_blocking=True) for one in batch["frames"]], batch["draws"])
+        else:
+            frames = batch["frames"].to(device)
+        labels = ("frame_index", "pad_mask", "embodiment", *_ROWS)
+        rest = {label: batch[label].to(device, non_blocking=True) for label in labels if label in batch}
+        return Clip(frames=frames, context_frames=self.mixture.spec.context_frames, **rest)
+
+
+class ClipLoader:
+    """Endless batches of clips, each a pure function of the seed and its number."""
+
+    def __init__(
+        self,
+        stores: Mixture | EpisodeStore | MixtureSource | str | Sequence[MixtureSource],
+        spec: ClipSpec,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        workers: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        device: torch.device | str = "cpu",
+        prefetch: int = 2,
+    ) -> None:
+        """Opens the stores.
+
+        Args:
+            stores: a mixture, or what makes one.
+            spec: how clips are cut out.
+            batch_size: clips of a batch, on this rank.
+            seed: of everything that is random here, at least 0.
+            augmentation: of each clip; needs ``spec.size``. None: frames are only resized.
+            workers: processes that read; 0: this one. They live as long as the loader.
+            rank: of this process among those that train together; it takes clips rank, rank + ranks and so on.
+            ranks: how many train together.
+            device: where batches go. Resizing and augmenting happen there, unless it is the CPU: then in the workers.
+            prefetch: batches that each worker reads ahead.
+
+        Raises:
+            UserError: an argument or a store is not what it must be.
+        """
+        if batch_size < 1 or seed < 0 or workers < 0 or prefetch < 1 or not 0 <= rank < ranks:
+            raise UserError(
+                f"batch_size={batch_size}, seed={seed}, workers={workers}, prefetch={prefetch}, rank={rank}, "
+                f"ranks={ranks}; expected at least 1, 0, 0 and 1, and a rank from 0 to ranks - 1"
+            )
+        if augmentation is not None and spec.size is None:
+            raise UserError("augmentation crops frames and resizes them again; give ClipSpec a size")
+        self.device, self.seed, self.step = torch.device(device), seed, 0
+        self._batch_size, self._rank, self._ranks = batch_size, rank, ranks
+        self.mixture = OpenMixture(as_mixture(stores), spec)
+        self.dataset = ClipDataset(self.mixture, augmentation, on_device=self.device.type != "cpu")
+        self._loader = DataLoader(
+            self.dataset,
+            batch_sampler=_Batches(self),  # pyright: ignore[reportArgumentType]  items are pairs, not ints
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            prefetch_factor=prefetch if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_reopen,
+            generator=torch.Generator(),  # the global one is not touched
+        )
+
+    def __iter__(self) -> Iterator[Clip]:
+        """Batches from ``step`` on, without end; ``step`` counts those that were given out.
+
+        Raises:
+            UserError: a clip cannot be read.
+        """
+        for batch in self._loader:
+            clip = self.dataset.finish(batch, self.device)
+            self.step += 1
+            yield clip
+
+    def numbers(self, step: int) -> range:
+        """The clips of batch ``step`` (from 0) of this rank."""
+        first = step * self._clips_a_step + self._rank
+        return range(first, first + self._clips_a_step, self._ranks)
+
+    def clips(self, numbers: Sequence[int]) -> Clip:
+        """A batch of any clips by their numbers, read in this process."""
+        return self.dataset.finish(self.dataset.__getitems__([(self.seed, k) for k in numbers]), self.device)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands, as plain numbers: the same on every rank."""
+        return {"seed": self.seed, "step": self.step, "clips_a_step": self._clips_a_step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on where another loader stood, with any number of workers and ranks; holds from the next ``iter`` on.
+
+        Raises:
+            UserError: the other one's clips do not fill whole batches of this one.
+        """
+        clips = state["step"] * state["clips_a_step"]
+        if clips % self._clips_a_step:
+            raise UserError(
+                f"{clips} clips were given out, which is no whole number of batches of {self._clips_a_step} over all "
+                "ranks; use the earlier batch size times the earlier number of ranks"
+            )
+        self.seed, self.step = state["seed"], clips // self._clips_a_step
+
+    @property
+    def _clips_a_step(self) -> int:
+        return self._batch_size * self._ranks
+
+
+class _Batches:
+    """The clips of each batch from the loader's step on, without end."""
+
+    def __init__(self, loader: ClipLoader) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        loader, step = self._loader, self._loader.step
+        while True:
+            yield [(loader.seed, number) for number in loader.numbers(step)]
+            step += 1
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _reopen(worker: int) -> None:
+    info = get_worker_info()
+    assert info is not None and info.id == worker
+    info.dataset.reopen()  # pyright: ignore[reportAttributeAccessIssue]
