@@ -170,20 +170,11 @@ def augment(frames: Tensor, drawn: AugmentationDraw, size: int, out: Tensor | No
     if drawn.factors == (1.0, 1.0, 1.0, 0.0):
         return out.copy_(pixels).div_(255)
     planes = torch.empty_like(out).copy_(pixels).flatten(2)
-    product, offset = (
-        torch.from_numpy(matrix).to(planes.device, torch.float32, non_blocking=True)
-        for matrix in colour_matrices(drawn.order, drawn.factors)
-    )
-    mean = planes.mean(dim=(0, 2), keepdim=True)[0]
-    batch = (len(planes), 3, 3)
-    torch.baddbmm(
-        (offset @ mean).expand(*batch[:2], 1),
-        product.expand(batch),
-        planes,
-        beta=1 / 255,
-        alpha=1 / 255,
-        out=out.flatten(2),
-    )
+    matrices = (np.stack(colour_matrices(drawn.order, drawn.factors)) / 255).astype(np.float32)
+    product, offset = torch.from_numpy(matrices).to(planes.device)
+    mean = planes.mean(dim=(0, 2))[:, None]
+    count = len(planes)
+    torch.baddbmm((offset @ mean).expand(count, 3, 1), product.expand(count, 3, 3), planes, out=out.flatten(2))
     return out.clamp_(0, 1)
 
 

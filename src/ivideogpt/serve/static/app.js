@@ -13,7 +13,7 @@ const FASTEST = 31; // the end of the speed slider: no pause between frames
 let selected = null; // the chosen episode
 let waiting = false;
 const player = new Player({
-  changed: invalidate, notify, status: showStatus, resumed: showResumed, lost: openSelected,
+  changed: invalidate, notify, status: showStatus, resumed: showResumed, lost, unopened: refresh,
 });
 
 /** Draws once before the next picture of the screen, however much changes until then. */
@@ -38,17 +38,48 @@ async function load() {
     $("reload").hidden = false;
     return;
   }
-  const { model, actions, settings: defaults, episodes } = ui.info;
+  const { model, actions, settings: defaults } = ui.info;
   $("model").textContent = model.name;
   document.title = `${model.name} - iVideoGPT`;
   $("reward-row").hidden = !model.reward;
   showControls(actions);
   showSettings(defaults);
+  showEpisodes();
+  player.start(ui.info);
+}
+
+/** The list of episodes; what was chosen stays chosen while it is there. */
+function showEpisodes() {
+  const { episodes } = ui.info;
+  const same = episodes.find(({ id, name }) => id === selected?.id && name === selected.name);
+  $("episodes").replaceChildren();
   episodes.forEach(addEpisode);
   $("episodes-empty").hidden = episodes.length > 0;
-  if (!episodes.length) $("empty-text").textContent = "Add a recording or two pictures to begin.";
-  select(episodes[0] ?? null);
-  player.start(ui.info);
+  $("empty-text").textContent = episodes.length
+    ? "Choose a start on the left."
+    : "Add a recording or two pictures to begin.";
+  select(same ?? episodes[0] ?? null, same ? Number($("start-frame").value) : 0);
+}
+
+/** Uploads expire, and a server that was started anew has none: asks again which episodes there are. */
+async function refresh() {
+  let info;
+  try {
+    info = await (await ask("/api/world")).json();
+  } catch {
+    return; // the connection says what is wrong
+  }
+  const kind = ({ model, actions }) => JSON.stringify([model, actions]);
+  if (kind(info) !== kind(ui.info)) location.reload(); // another model, other controls
+  ui.info = player.info = info;
+  showEpisodes();
+  invalidate();
+}
+
+/** There is no world to come back to; where ended, the session is gone and maybe its uploads. */
+async function lost(ended) {
+  if (ended) await refresh();
+  if (!player.state && !player.opening) openSelected();
 }
 
 /** The controls that fit the model's actions: a place in the picture, numbers, or none. */
@@ -124,8 +155,7 @@ function openIfFree() {
 
 function openSelected() {
   if (!selected) return;
-  player.open(selected.id, Number($("start-frame").value), settings());
-  say(`A new world from ${selected.name}`);
+  if (player.open(selected.id, Number($("start-frame").value), settings())) say(`A new world from ${selected.name}`);
 }
 
 async function take(files) {
@@ -195,8 +225,7 @@ function togglePlay() {
 
 function fork() {
   if (player.forked) return notify("There are two worlds already. Keep one of them first.");
-  player.fork();
-  return say("Two worlds. B is driven.");
+  return player.fork() && say("Two worlds. B is driven.");
 }
 
 function setDrive(drive) {

@@ -59,6 +59,8 @@ export function number(value) {
   return Number(Number(value).toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 6 });
 }
 
+const ONCE = [" ", "c", "e", "f", "k"]; // however long they are held
+
 /** keys: from key to function(event), while allowed(); a key that the focused control uses itself is left to it. */
 export function bindKeys(keys, allowed) {
   addEventListener("keydown", (event) => {
@@ -68,11 +70,13 @@ export function bindKeys(keys, allowed) {
     const kind = focus?.tagName === "INPUT" ? focus.type : focus?.tagName.toLowerCase();
     if (["number", "text", "textarea"].includes(kind)) return;
     if (event.key.startsWith("Arrow") && ["range", "radio"].includes(kind)) return;
-    if (event.key === " " && ["button", "a", "checkbox", "radio", "file", "summary"].includes(kind)) return;
-    const run = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!run) return;
+    // A radio that is chosen already, as after a click, has no use for Space.
+    const pressed = ["button", "a", "checkbox", "file", "summary"].includes(kind);
+    if (event.key === " " && (pressed || (kind === "radio" && !focus.checked))) return;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (!keys[key]) return;
     event.preventDefault();
-    run(event);
+    if (!event.repeat || !ONCE.includes(key)) keys[key](event);
   });
 }
 

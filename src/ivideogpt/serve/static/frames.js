@@ -51,7 +51,7 @@ export class Filler {
       if (!run) continue;
       const world = want.type === "show" ? { world: want.world } : {};
       const request = this.send({ type: want.type, ...world, ...run });
-      if (request !== null) this.pending = { request, name, left: run.count };
+      if (request !== null) this.pending = { request, name, left: run.count, count: run.count };
       return;
     }
   }
@@ -61,6 +61,15 @@ export class Filler {
     if (frame.request !== this.pending?.request) return false;
     this.pending.left -= 1;
     if (this.pending.left) return false;
+    this.pending = null;
+    return true;
+  }
+
+  /** A later message has been answered: what has not come by now, will not. True if something was waited for. */
+  passed(request) {
+    if (!this.pending || !(request > this.pending.request)) return false;
+    const { name, left, count } = this.pending;
+    if (left === count) this.refused.add(name);
     this.pending = null;
     return true;
   }

@@ -8,7 +8,10 @@ const RATE_WINDOW = 3000; // ms over which frames a second are counted
 const STRIDE = 1 / 12;
 
 export class Player {
-  /** on: changed(), notify(sentence), status(status), resumed(state), lost(): there is no world to come back to. */
+  /**
+   * on: changed(), notify(sentence), status(status), resumed(state), unopened(): a start was refused,
+   * lost(ended): there is no world to come back to, where ended because the session is gone.
+   */
   constructor(on) {
     this.on = on;
     this.state = null;
@@ -29,6 +32,7 @@ export class Player {
     this.arrivals = [];
     this.nextAt = 0;
     this.opening = 0;
+    this.changing = null; // the request of a fork or join that is not answered yet
     this.link = new Link({
       hello: (message, asked) => this.hello(message, asked),
       state: (message) => this.answered(message),
@@ -48,10 +52,11 @@ export class Player {
 
   // What the user does
 
+  /** Whether it could be asked for; so too fork and join. */
   open(episode, start, settings) {
     this.pause();
     const request = this.link.send({ type: "open", episode, start, settings });
-    if (request === null) return;
+    if (request === null) return false;
     this.opening = request;
     this.tracks = [new Track(0, new Map(), request)];
     this.truth.clear();
@@ -59,6 +64,7 @@ export class Player {
     this.drive = "0";
     this.replay = false;
     this.aimed = false;
+    return true;
   }
 
   step() {
@@ -115,19 +121,25 @@ export class Player {
   }
 
   fork() {
+    if (this.tracks.length !== 1 || this.changing !== null || !this.link.ready) return false;
+    this.held = false; // the pointer is on A, and B is driven from now on
     this.continueHere();
-    if (this.tracks.length === 1 && this.link.send({ type: "fork" }) !== null) this.drive = "1";
+    this.changing = this.link.send({ type: "fork" });
+    this.drive = "1";
+    this.on.changed();
+    return true;
   }
 
   join(keep) {
-    if (this.tracks.length < 2) return;
+    if (this.tracks.length < 2 || this.changing !== null || !this.link.ready) return false;
     this.pause();
     this.keep = keep;
-    this.link.send({ type: "join", keep });
-    this.targets[0] = this.targets[keep];
+    this.changing = this.link.send({ type: "join", keep });
+    return true;
   }
 
   setDrive(drive) {
+    if (drive !== "all" && drive !== this.drive) this.held = false; // what is held is the other world
     if (drive === "all") this.targets = [0, 1].map(() => this.targets[this.driven[0]]);
     this.drive = drive;
     this.on.changed();
@@ -212,6 +224,7 @@ export class Player {
   }
 
   ask() {
+    if (this.changing !== null) return false; // which world goes on is about to change
     const worlds = this.driven;
     const asked = [...this.inFlight.values()].reduce((sum, { left }) => sum + left, 0);
     if (asked && asked + worlds.length > this.info.limits.steps_in_flight) return false;
@@ -254,14 +267,18 @@ export class Player {
     this.inFlight.clear();
     this.filler.reset();
     this.opening = 0;
+    this.changing = null;
     for (const track of this.tracks) track.asked = null;
     if (state && !this.state) this.on.resumed(state);
     this.apply(state);
-    if (asked && !resumed) this.on.notify("The earlier session has ended. This is a new one.");
-    if (!state) this.on.lost();
+    const ended = asked && !resumed;
+    if (ended) this.on.notify("The earlier session has ended. This is a new one.");
+    if (!state) this.on.lost(ended);
   }
 
   answered({ state, request }) {
+    this.filler.passed(request);
+    if (request === this.changing) this.changing = null;
     // Of a world that has been replaced since.
     if ((request ?? Infinity) < this.opening) return;
     this.opening = 0;
@@ -274,8 +291,14 @@ export class Player {
     if (!state || !before || before.episode !== state.episode || before.start !== state.start) this.truth.clear();
     if (!state) this.tracks = [];
     else {
-      if (this.tracks.length === 1 && state.worlds.length === 2) this.tracks.push(this.tracks[0].copy());
-      if (this.tracks.length === 2 && state.worlds.length === 1) this.tracks = [this.tracks[this.keep ?? 0]];
+      if (this.tracks.length === 1 && state.worlds.length === 2) {
+        this.tracks.push(this.tracks[0].copy());
+        this.targets[1] = this.targets[0];
+      }
+      if (this.tracks.length === 2 && state.worlds.length === 1) {
+        this.tracks = [this.tracks[this.keep ?? 0]];
+        this.targets[0] = this.targets[this.keep ?? 0];
+      }
       state.worlds.forEach(({ steps }, i) => {
         this.tracks[i] ??= new Track();
         if (request >= this.tracks[i].since) this.tracks[i].cut(steps);
@@ -292,9 +315,12 @@ export class Player {
     if (this.filler.failed(request)) return this.fill();
     if (fatal) return undefined; // the end of the connection says so
     const wasStep = this.inFlight.delete(request);
+    if (request === this.changing) this.changing = null;
     this.pause();
     this.on.notify(message);
     if (wasStep) return undefined;
+    this.filler.passed(request);
+    if (request === this.opening) this.on.unopened();
     this.opening = 0;
     // What was cut ahead of the answer is still there: an empty change of settings brings the true state.
     return this.sample({});
@@ -316,9 +342,11 @@ export class Player {
     }
     // Until the user says otherwise the target stays where the world is going already.
     if (!this.aimed && this.info.actions.pointer && this.tracks.length) {
-      this.targets = this.targets.map((target) => this.lastAction(0) ?? target);
+      const last = (world) => this.lastAction(this.tracks[world] ? world : 0);
+      this.targets = this.targets.map((target, world) => last(world) ?? target);
     }
-    if (this.filler.got(frame) || (frame.kind === "step" && this.comparing)) this.fill();
+    const free = this.filler.got(frame) || this.filler.passed(frame.request);
+    if (free || (frame.kind === "step" && this.comparing)) this.fill();
     this.pump();
     this.on.changed();
   }

@@ -5,7 +5,9 @@ import { say } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 export const LETTERS = ["A", "B"];
-const LEVELS = [0.4, 0.8]; // bits a token, most of which are ground: below "sure", above "guessing"
+// Bits a token, most of which are ground: below, the model is "sure" of its tokens, which need not be right; above,
+// it is "guessing".
+const LEVELS = [0.4, 0.8];
 const SPARK = 60; // steps in the sparkline
 
 export const tiles = [...document.querySelectorAll("#tiles .tile")];
@@ -68,13 +70,14 @@ function renderTile(player, tile, world) {
   const frame = player.tracks[world].frames.get(step);
   const driven = player.driven.includes(world);
   const name = player.forked ? `World ${LETTERS[world]}` : "World";
+  const spoken = player.forked && driven ? `${name}, driven` : name;
   draw(tile.querySelector("canvas"), frame);
   tile.classList.toggle("driven", player.forked && driven);
   tile.querySelector(".name").textContent = name;
   tile.querySelector(".at").textContent = [stepName(step), trustWord(frame)].filter(Boolean).join(", ");
-  tile.querySelector(".keep").hidden = !player.forked;
+  tile.querySelector(".keep").hidden = tile.querySelector(".tag").hidden = !player.forked;
   const help = ui.info.actions.pointer ? "Arrow keys move the target, S makes a step." : "S makes a step.";
-  tile.querySelector(".picture").setAttribute("aria-label", `${name}, ${stepName(step)}. ${help}`);
+  tile.querySelector(".picture").setAttribute("aria-label", `${spoken}, ${stepName(step)}. ${help}`);
   // Of an old frame, or while the recording drives: the action that led here.
   const past = player.view !== null || player.replay;
   const place = past ? frame?.action : driven && player.targets[world];

@@ -23,11 +23,14 @@ export class Link {
     this.request = 0;
     this.failures = 0;
     this.ready = false;
-    addEventListener("online", () => this.ready || this.connect());
+    this.wanted = false; // not before the first connection, nor after one that was closed on purpose
+    addEventListener("online", () => this.wanted && !this.ready && this.connect());
   }
 
   connect() {
     clearTimeout(this.timer);
+    this.wanted = true;
+    this.ready = false;
     this.socket?.close();
     const session = sessionStorage.getItem(KEY);
     const url = new URL("/ws", location.href);
@@ -68,6 +71,7 @@ export class Link {
   lost(code) {
     this.ready = false;
     this.socket = null;
+    this.wanted = !FINAL[code];
     if (FINAL[code]) return this.handlers.status({ state: "closed", text: FINAL[code] });
     const text = this.reason ? `Connection closed: ${this.reason}.` : "Connection lost.";
     this.reason = null;
