@@ -109,10 +109,12 @@ def test_a_world_forks_and_either_side_can_be_kept(visit):
 
 def test_a_fork_goes_on_where_the_first_world_was_going(visit):
     page = visit()
+    x, y = map(int, page.locator("#target").inner_text().split(", "))
     page.focus("#picture-0")
     for key in ("Shift+ArrowRight", "Shift+ArrowUp", "Shift+ArrowUp"):
         page.keyboard.press(key)
-    target = page.locator("#target").inner_text()
+    target = f"{x + 64}, {y - 128}"
+    playwright.expect(page.locator("#target")).to_have_text(target)
     page.evaluate("for (let i = 0; i < 2; i += 1) dispatchEvent(new KeyboardEvent('keydown', { key: 'f' }))")
     tags = page.locator(".tile.driven .tag")
     playwright.expect(tags).to_be_visible()

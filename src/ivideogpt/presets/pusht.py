@@ -14,7 +14,7 @@ from ivideogpt.train.transformer import TransformerTraining
 CONTEXT_FRAMES = 2
 ACTION_FREQUENCIES = 4
 #: Between the likeliest tokens, which draw nothing where the model is unsure, and draws that scatter.
-TEMPERATURE = 0.5
+TEMPERATURE = 0.85
 
 
 def pusht_tokenizer() -> TokenizerConfig:

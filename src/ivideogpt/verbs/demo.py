@@ -33,7 +33,7 @@ MOVED = 64.0
 def demo(
     checkpoint: Annotated[str, tyro.conf.Positional] = DEMO,
     *,
-    episode: int = 0,
+    episode: int = 3,
     horizon: int = HORIZON,
     seed: int = 0,
     temperature: float | None = None,
@@ -44,7 +44,7 @@ def demo(
 
     Args:
         checkpoint: a PushT model.
-        episode: which of the shipped held-out episodes.
+        episode: which of the shipped held-out episodes; the default's gain over a copy is the median of theirs.
         horizon: frames to imagine.
         seed: of the draw.
         temperature: of the draw; default: the checkpoint's.
