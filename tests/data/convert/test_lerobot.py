@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -50,6 +51,10 @@ def encode(path, frames, kind=EXACT, first=0):
             picture.pts = index + first
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
+    if codec == "libsvtav1" and sys.platform == "linux":
+        # Where it may, as root, this encoder gives the process real-time priority, which starves everything else.
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
 
 
 def image(frame, kind="PNG"):
