@@ -109,6 +109,7 @@ def test_a_world_forks_and_either_side_can_be_kept(visit):
 
 def test_a_fork_goes_on_where_the_first_world_was_going(visit):
     page = visit()
+    playwright.expect(page.locator("#target")).not_to_have_text("256, 256")  # until the recording's action is known
     x, y = map(int, page.locator("#target").inner_text().split(", "))
     page.focus("#picture-0")
     for key in ("Shift+ArrowRight", "Shift+ArrowUp", "Shift+ArrowUp"):

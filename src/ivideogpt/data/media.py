@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from av.error import FFmpegError
 from einops import rearrange
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageSequence
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.catalog import DatasetInfo, dataset_info
+from ivideogpt.data.images import upright_rgb
 
 _VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 _IMAGES = (".png", ".jpg", ".jpeg")
@@ -258,12 +259,7 @@ def _read_folder(path: Path, size: int | None) -> np.ndarray:
 def _read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith(("I", "F")):
-                raise UserError(f"{path} has more than 8 bits a channel ({upright.mode}); convert it to 8-bit RGB")
-            if upright.has_transparency_data and np.asarray(upright.convert("RGBA"))[..., 3].min() < 255:
-                raise UserError(f"{path} is partly transparent; put it on a background and save it as RGB")
-            return np.asarray(upright.convert("RGB"))
+            return upright_rgb(image, str(path))
     except UserError:
         raise
     except _DAMAGED_IMAGE as error:

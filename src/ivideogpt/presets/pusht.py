@@ -50,7 +50,7 @@ def pusht_heads() -> HeadsConfig:
 
 
 def pusht_transformer() -> TransformerConfig:
-    """Small enough that its weights stream through a CPU's caches 650 times a second."""
+    """Small: each pass of a frame reads all of its weights, and a person waits for it."""
     layout = pusht_tokenizer().layout
     return TransformerConfig(
         vocab_size=layout.vocab_size,

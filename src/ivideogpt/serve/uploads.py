@@ -19,10 +19,12 @@ import av
 import numpy as np
 from av.error import FFmpegError
 from numpy.lib import format as npy
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
+from ivideogpt.data.convert.rows import natural_key
+from ivideogpt.data.images import upright_rgb
 from ivideogpt.data.media import read_episode
 from ivideogpt.serve.guard import Limits
 from ivideogpt.serve.protocol import Refused
@@ -191,7 +193,7 @@ def _zip(file: IO[bytes], name: str, limits: Limits) -> Iterator[np.ndarray]:
         if len(entries) > limits.upload_frames:
             raise UserError(f"{name} has {len(entries)} pictures; expected at most {limits.upload_frames}")
         # Split into text and numbers, so that 2 comes before 10.
-        entries.sort(key=lambda entry: _natural(entry.filename))
+        entries.sort(key=lambda entry: natural_key(entry.filename))
         for entry in entries:
             if entry.file_size > limits.upload_bytes:
                 raise UserError(
@@ -205,12 +207,7 @@ def _picture(content: bytes, name: str, limits: Limits) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content), formats=["PNG", "JPEG"]) as image:
             _check_amount(1, image.width, image.height, name, limits)
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith(("I", "F")):
-                raise UserError(f"{name} has more than 8 bits a channel ({upright.mode}); convert it to 8-bit RGB")
-            if upright.has_transparency_data and np.asarray(upright.convert("RGBA"))[..., 3].min() < 255:
-                raise UserError(f"{name} is partly transparent; put it on a background and save it as RGB")
-            return np.asarray(upright.convert("RGB"))
+            return upright_rgb(image, name)
     except UserError:
         raise
     except _DAMAGED as error:
@@ -220,11 +217,6 @@ def _picture(content: bytes, name: str, limits: Limits) -> np.ndarray:
 def _is_picture(name: str) -> bool:
     path = Path(name)
     return path.suffix.lower() in _PICTURES and not path.name.startswith(".") and "__MACOSX" not in path.parts
-
-
-def _natural(name: str) -> list[tuple[int, int | str]]:
-    parts = re.split(r"(\d+)", name)
-    return [(1, int(part)) if part.isdecimal() and len(part) < 20 else (0, part) for part in parts]
 
 
 def _opened_zip(file: IO[bytes], name: str, limits: Limits) -> zipfile.ZipFile:

@@ -15,6 +15,10 @@ def card_facts(model: WorldModel) -> dict[str, str]:
         name: sum(p.numel() for p in part.parameters()) / 1e6
         for name, part in (("tokenizer", model.tokenizer), ("transformer", model.transformer))
     }
+    forecast = {}
+    if config.heads.forecast_grid:
+        weights = sum(p.numel() for p in model.heads.forecast.parameters()) / 1e6
+        forecast = {"forecast": f"{weights:.1f}M parameters, from {config.heads.forecast_frames} frames"}
     return {
         "frames": f"{tokenizer.resolution} x {tokenizer.resolution}, {config.context_frames} context frames",
         "tokens": f"{model.layout.context_tokens} a context frame, {model.layout.dynamics_tokens} a future frame",
@@ -22,6 +26,7 @@ def card_facts(model: WorldModel) -> dict[str, str]:
         f"{tokenizer.dynamics_codes}",
         "transformer": f"{million['transformer']:.1f}M parameters, {transformer.num_layers} layers of "
         f"{transformer.hidden_size}",
+        **forecast,
         "actions": f"{config.heads.action_dim} numbers" if config.heads.action_dim else "none",
         "rewards": "yes" if config.heads.reward else "no",
         "trained on clips of": f"{config.clip_frames} frames" if config.clip_frames else "unknown length",

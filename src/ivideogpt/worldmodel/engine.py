@@ -136,8 +136,10 @@ def _decode_frame(
         settled = slice(read, min(stop, count))
         choice = choose(model.transformer.logits(hidden[:, : settled.stop - read], legal), read)
         ids = legal.start + choice.index
-        right = (ids == tokens[:, 1:][:, settled]).all(dim=0).long().cumprod(dim=0).sum() if drafted else 0
-        known = slice(read, min(read + int(right) + 1, settled.stop))
+        right = 0
+        if drafted:
+            right = int((ids == tokens[:, 1:][:, settled]).all(dim=0).long().cumprod(dim=0).sum())
+        known = slice(read, min(read + right + 1, settled.stop))
         tokens[:, 1:][:, known] = ids[:, : known.stop - read]
         log_probs[:, known] = choice.log_prob[:, : known.stop - read]
         entropies[:, known] = choice.entropy[:, : known.stop - read]

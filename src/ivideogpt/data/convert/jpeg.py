@@ -7,12 +7,12 @@ which differs by up to 16 of 255. Pictures of TensorFlow Datasets are decoded fa
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
-from ivideogpt.core.errors import MissingExtraError, UserError
+from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.source import Frames, JpegFrames
+from ivideogpt.data.store_format import simplejpeg
 
 _START = b"\xff\xd8\xff"
 
@@ -28,7 +28,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     Raises:
         UserError: it is not one.
     """
-    library = _simplejpeg()
+    library = simplejpeg()
     try:
         return library.decode_jpeg_header(data, strict=False)[:2]
     except ValueError as error:
@@ -49,7 +49,7 @@ def decode_jpeg(data: bytes, *, fast: bool = False, out: np.ndarray | None = Non
     if out is not None and jpeg_size(data) != out.shape[:2]:
         height, width = jpeg_size(data)
         raise UserError(f"a picture has {height} x {width} pixels; expected {out.shape[0]} x {out.shape[1]}")
-    library = _simplejpeg()
+    library = simplejpeg()
     try:
         return library.decode_jpeg(data, "RGB", fastdct=fast, buffer=out)
     except ValueError as error:
@@ -76,11 +76,3 @@ def decode_frames(frames: Frames, which: Iterable[int] | None = None) -> np.ndar
         except UserError as error:
             raise UserError(f"frame {number}: {error}") from error
     return decoded
-
-
-def _simplejpeg() -> Any:
-    try:
-        import simplejpeg
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("simplejpeg", "data") from error
-    return simplejpeg

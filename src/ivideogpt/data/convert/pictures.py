@@ -13,10 +13,11 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.stream import VideoStream
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.source import Frames, JpegFrames
+from ivideogpt.data.images import upright_rgb
 from ivideogpt.data.store_format import LARGEST_RAW_SIDE
 from ivideogpt.data.store_shard import encode_frames
 
@@ -210,12 +211,7 @@ def _inspected(content: bytes, name: str) -> tuple[tuple[int, int], bool]:
 def _decoded(content: bytes, name: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content)) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith(("I", "F")):
-                raise UserError(f"{name} has more than 8 bits a channel ({upright.mode}); convert it to 8-bit RGB")
-            if upright.has_transparency_data and np.asarray(upright.convert("RGBA"))[..., 3].min() < 255:
-                raise UserError(f"{name} is partly transparent; put it on a background and save it as RGB")
-            return np.asarray(upright.convert("RGB"))
+            return upright_rgb(image, name)
     except UserError:
         raise
     except _DAMAGED as error:

@@ -6,7 +6,6 @@ That order follows from the lengths of the shards, which ``dataset_info.json`` h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.rlds_fields import Field, parse_features
+from ivideogpt.data.convert.tables import read_json
 
 # What tfds.ReadConfig has by default.
 _FILES_AT_A_TIME, _RECORDS_AT_A_TIME = 16, 16
@@ -85,9 +85,9 @@ def open_folder(path: Path) -> RldsFolder:
     Raises:
         UserError: a file cannot be read or is not as expected.
     """
-    fields = parse_features(_json(path / "features.json"), str(path / "features.json"))
+    fields = parse_features(read_json(path / "features.json"), str(path / "features.json"))
     file = path / "dataset_info.json"
-    info = _json(file)
+    info = read_json(file)
     kind = info.get("fileFormat", "tfrecord")
     if kind != "tfrecord":
         raise UserError(f"{file} says fileFormat {kind!r}; only 'tfrecord' is read")
@@ -118,18 +118,6 @@ def _shards(folder: Path, dataset: str, split: Mapping[str, Any], file: Path) ->
             raise UserError(f"{file} has the filepathTemplate {template!r}; {error} in it is not known") from error
         shards.append(Shard(path=folder / relative, split=name, number=number, length=length))
     return tuple(shards)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; expected a JSON object")
-    return content
 
 
 def official_numbers(lengths: Sequence[int], *, in_order: bool = False) -> list[list[int]]:

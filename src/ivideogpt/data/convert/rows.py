@@ -88,9 +88,9 @@ def one_column(rows: np.ndarray, name: str) -> np.ndarray:
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
-    """Sorts "2" before "10"."""
+    """Sorts "2" before "10"; a number of 20 digits or more counts as text."""
     parts = re.split(r"(\d+)", text)
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
+    return [(0, int(part)) if part.isdecimal() and len(part) < 20 else (1, part) for part in parts if part]
 
 
 def in_groups(items: Sequence[Item], size: int) -> list[list[Item]]:

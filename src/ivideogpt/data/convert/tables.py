@@ -10,6 +10,8 @@ from typing import Any
 from ivideogpt.core.errors import MissingExtraError, UserError
 from ivideogpt.data.convert.rows import listed
 
+_JSON_NAMES = {dict: "object", list: "list"}
+
 
 def read_parquet(path: Path, **options: Any) -> Any:
     """A ``pyarrow.Table``.
@@ -70,9 +72,9 @@ def read_json(path: Path, kind: type = dict) -> Any:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check that the whole dataset is there") from error
     except ValueError as error:
-        raise UserError(f"{path} is no valid JSON ({error}); download it again") from error
+        raise UserError(f"{path} is no JSON ({error}); download it again") from error
     if not isinstance(content, kind):
-        raise UserError(f"{path} holds a {type(content).__name__}; expected a {kind.__name__}")
+        raise UserError(f"{path} holds a {type(content).__name__}; expected a JSON {_JSON_NAMES[kind]}")
     return content
 
 
