@@ -7,7 +7,7 @@ pytest.importorskip("gym_pusht", reason="collecting PushT needs gym-pusht: pip i
 
 from ivideogpt.collect.episodes import DragPolicy, collect, collect_pusht
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.episodes import load_folder
+from ivideogpt.data.store import EpisodeStore
 
 
 def test_episode_follows_the_contract():
@@ -62,13 +62,23 @@ def test_drag_stays_on_the_plane():
 
 
 def test_collect_resumes_without_touching_finished_files(tmp_path):
-    collect("0:2", tmp_path, shard=1, length=3)
-    first = tmp_path / "pusht-00000000.safetensors"
+    collect("0:2", tmp_path, shard=1, length=3, workers=0)
+    first, second = (tmp_path / "shards" / f"pusht-0000000{seed}.safetensors" for seed in (0, 1))
     written = first.stat().st_mtime_ns
-    (tmp_path / "pusht-00000001.safetensors").unlink()
-    collect("0:2", tmp_path, shard=1, length=3)
+    second.unlink()
+    collect("0:2", tmp_path, shard=1, length=3, workers=0)
     assert first.stat().st_mtime_ns == written
-    assert [episode.key for episode in load_folder(tmp_path)] == ["pusht_00000000", "pusht_00000001"]
+    store = EpisodeStore(tmp_path)
+    assert store.keys == ["pusht_00000000", "pusht_00000001"]
+    (episode,) = collect_pusht([1], length=3)
+    assert np.array_equal(store[1].frames, episode.frames) and np.array_equal(store[1].actions, episode.actions)
+    assert np.array_equal(store[1].state, episode.state)
+
+
+def test_more_seeds_join_those_that_are_there(tmp_path):
+    collect("10000:10001", tmp_path, shard=1, length=3, workers=0)
+    collect("10000:10002", tmp_path, shard=1, length=3, workers=0)
+    assert EpisodeStore(tmp_path).splits == ["test", "test"]
 
 
 @pytest.mark.parametrize("seeds", ["3", "5:2", "a:b", "1:2:3"])

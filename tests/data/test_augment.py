@@ -1,5 +1,7 @@
 """Augmentation: Pillow's numbers where they are wanted, one matrix where they are not."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,14 @@ from ivideogpt.data.augment import (
     Augmentation,
     AugmentationDraw,
     augment,
+    augment_clips,
     centre_square,
     colour_matrices,
     draw_augmentation,
     resize,
+    whole_frame,
 )
-from ivideogpt.data.jitter import BRIGHTNESS, CONTRAST, HUE, SATURATION, jitter_frames
+from ivideogpt.data.jitter import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION, jitter_frames
 
 ENHANCE = {BRIGHTNESS: ImageEnhance.Brightness, CONTRAST: ImageEnhance.Contrast, SATURATION: ImageEnhance.Color}
 NONE = (1.0, 1.0, 1.0, 0.0)
@@ -118,11 +122,50 @@ def test_hue_turns_the_same_way_as_pillows():
 
 
 def test_nothing_drawn_changes_nothing():
-    product, offset = colour_matrices((3, 1, 0, 2), NONE)
-    np.testing.assert_allclose(product, np.eye(3), atol=1e-12)
+    product, offset = colour_matrices(np.array([NONE]))
+    np.testing.assert_allclose(product, np.eye(3)[None], atol=1e-12)
     np.testing.assert_allclose(offset, 0, atol=1e-12)
     frames = noise(2, 16, 16, 3)
     assert torch.equal(matrix_of(frames, range(4), NONE), frames)
+
+
+def stepwise(colours, order, factors):
+    """Colours float64 ``[n 3]`` changed a step at a time, nothing clipped; hue by its definition in YIQ."""
+    to_yiq = np.array([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])
+    for kind in order:
+        factor, luma = factors[kind], (colours @ np.array(LUMA))[:, None]
+        if kind == BRIGHTNESS:
+            colours = factor * colours
+        elif kind == HUE:
+            luma, blue, red = (colours @ to_yiq.T).T
+            turned = (blue + 1j * red) * np.exp(-2j * np.pi * factor)
+            colours = np.stack([luma, turned.real, turned.imag], axis=1) @ np.linalg.inv(to_yiq).T
+        else:
+            grey = luma.mean() if kind == CONTRAST else luma
+            colours = factor * colours + (1 - factor) * grey
+    return colours
+
+
+def test_the_matrices_are_the_four_steps_in_any_order():
+    colours, factors = np.random.default_rng(0).uniform(0, 255, (50, 3)), (0.7, 1.3, 0.6, 0.12)
+    product, offset = (both[1] for both in colour_matrices(np.array([NONE, factors])))
+    for order in permutations(range(4)):
+        expected = stepwise(colours, order, factors)
+        np.testing.assert_allclose(colours @ product.T + offset @ colours.mean(0), expected, atol=1e-9)
+
+
+def test_a_clip_is_augmented_alike_in_any_batch():
+    frames = [smooth(seed, side=32 + 8 * seed) for seed in range(3)]
+    draws = [
+        draw_augmentation(Augmentation.strong(), 32, 32, np.random.default_rng(0)),
+        whole_frame(40, 40),
+        draw_augmentation(Augmentation(exact=True), 48, 48, np.random.default_rng(2)),
+    ]
+    together = torch.empty(3, 2, 3, 24, 24)
+    augment_clips(frames, draws, together)
+    for clip, drawn, found in zip(frames, draws, together, strict=True):
+        assert torch.equal(augment(clip, drawn, 24), found)
+    assert torch.equal((together[1] * 255).round().byte(), resize(frames[1], 24))
 
 
 def test_a_clip_has_one_crop_and_one_change_of_colour():

@@ -1,6 +1,7 @@
-"""The dataset table against the official tables."""
+"""The dataset table against the official tables, and the documentation against the table."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from ivideogpt.core.errors import UserError
 from ivideogpt.data import catalog
 from ivideogpt.data.catalog import DATASETS, dataset_info
+from ivideogpt.data.mixtures import mixture_weights
 
 OFFICIAL = Path(__file__).parents[2] / "../shared/data/official_datasets.json"
+PAGE = Path(__file__).parents[2] / "docs" / "data-sources.md"
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +81,62 @@ def test_stride_refuses_what_is_no_step(stepsize):
 def test_an_unknown_name_is_answered_with_the_closest(name, meant):
     with pytest.raises(UserError, match=f"'{name}'.*'{meant}'"):
         dataset_info(name)
+
+
+def documented(heading: str) -> dict[str, list[str]]:
+    """Cells of the first table below a heading of the page, by the first cell."""
+    below = PAGE.read_text(encoding="utf-8").split(f"\n{heading}\n", 1)[-1]
+    table = re.search(r"^\|.*\n\|---.*\n((?:\|.*\n)+)", below, flags=re.MULTILINE)
+    assert table, f"no table below {heading}"
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1].splitlines()]
+    return {first: rest for first, *rest in rows}
+
+
+def shown_licence(name: str) -> str:
+    info = dataset_info(name)
+    return f"[{info.licence}]({info.licence_url})" if info.licence else "not stated"
+
+
+def test_the_page_lists_every_source_of_open_x_embodiment_as_the_table_has_it():
+    selected = {dataset_info(name).source for name in mixture_weights("OXE_SELECT")}
+    expected = {}
+    for source in {info.source for info in DATASETS.values()} - {""}:
+        gib = dataset_info(source).gib
+        size = "not known" if gib is None else f"{gib:.2f}"
+        expected[f"`{source}`"] = ["yes" if source in selected else "", size, shown_licence(source)]
+    assert {name: cells[:3] for name, cells in documented("## Datasets of Open X-Embodiment").items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("BAIR robot pushing", "bair_robot_pushing"),
+        ("RoboNet", "tfds_robonet"),
+        ("VP2", "vp2_robodesk"),
+        ("VP2", "vp2_robosuite"),
+        ("Something-Something V2", "sthsth"),
+    ],
+)
+def test_the_page_lists_the_other_sources_as_the_table_has_them(title, name):
+    info = dataset_info(name)
+    _, place, size, licence, _ = documented("# Data sources")[f"[{title}](#{title.lower().replace(' ', '-')})"]
+    assert place.endswith(f"]({info.url})") and licence == shown_licence(name)
+    assert info.gib is None or size == f"{info.gib:.2f} GiB"
+
+
+def test_a_licence_stands_beside_the_page_that_states_it():
+    for info in DATASETS.values():
+        assert bool(info.licence) == bool(info.licence_url), info.name
+        assert not info.licence or info.licence_url.startswith("https://"), info.name
+
+
+def test_views_of_one_source_have_its_licence_and_size():
+    for info in DATASETS.values():
+        if info.source:
+            source = dataset_info(info.source)
+            assert (info.licence, info.licence_url, info.gib) == (source.licence, source.licence_url, source.gib)
+
+
+def test_no_licence_and_no_size_is_of_a_dataset_that_is_not_there():
+    known = {(info.source or info.name).removesuffix("_converted_externally_to_rlds") for info in DATASETS.values()}
+    assert set(catalog._LICENCES) <= known and set(catalog._GIB) <= known

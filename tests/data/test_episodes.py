@@ -1,12 +1,17 @@
 """Episode files give back what was put in, or say in one sentence why not."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.episodes import load_episodes, load_folder, save_episodes
+from ivideogpt.data.convert.source import SourceEpisode
+from ivideogpt.data.episodes import is_store, load_episodes, open_episodes, save_episodes
+from ivideogpt.data.store_facts import StoreFacts
+from ivideogpt.data.store_writer import ShardTask, convert_to_store
 
 
 def _episode(key: str, length: int = 5, split: str = "train", size: int = 16) -> Episode:
@@ -93,16 +98,17 @@ def test_other_safetensors_file_is_explained(tmp_path):
         load_episodes(tmp_path / "model.safetensors")
 
 
-def test_folder_is_read_by_file_name_and_split(tmp_path):
-    save_episodes(tmp_path / "2.safetensors", [_episode("c")])
-    save_episodes(tmp_path / "1.safetensors", [_episode("a"), _episode("b", split="test")])
-    assert [episode.key for episode in load_folder(tmp_path)] == ["a", "b", "c"]
-    assert [episode.key for episode in load_folder(tmp_path, split="test")] == ["b"]
+def test_a_store_gives_held_out_episodes_first_and_no_more_than_asked_for(tmp_path):
+    tasks = [ShardTask("all", partial(_three, ("train", "test", "train")))]
+    convert_to_store(tasks, tmp_path / "store", facts=StoreFacts(name="mine"), workers=0)
+    assert is_store(tmp_path / "store") and not is_store(tmp_path)
+    assert [episode.key for episode in open_episodes(tmp_path / "store", 2)] == ["1", "0"]
+    save_episodes(tmp_path / "some.safetensors", [_episode("a"), _episode("b")])
+    assert [episode.key for episode in open_episodes(tmp_path / "some.safetensors", 1)] == ["a", "b"]
+    with pytest.raises(UserError, match="no finished store|no episode store|index"):
+        open_episodes(tmp_path / "nothing")
 
 
-def test_empty_folder_and_unknown_split_are_explained(tmp_path):
-    with pytest.raises(UserError, match="no episode files"):
-        load_folder(tmp_path)
-    save_episodes(tmp_path / "1.safetensors", [_episode("a")])
-    with pytest.raises(UserError, match="no episode in .* of split 'tset'"):
-        load_folder(tmp_path, split="tset")
+def _three(splits):
+    frames = np.zeros((2, 8, 8, 3), np.uint8)
+    return (SourceEpisode(key=str(k), split=split, cameras={"image": frames}) for k, split in enumerate(splits))

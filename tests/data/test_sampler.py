@@ -17,7 +17,7 @@ from ivideogpt.data.augment import Augmentation
 from ivideogpt.data.clips import MODES, ClipSpec
 from ivideogpt.data.convert.source import ActionField
 from ivideogpt.data.mixtures import Mixture, MixtureSource, load_mixture
-from ivideogpt.data.sampler import ClipLoader, clip_random
+from ivideogpt.data.sampler import ClipLoader, ClipRandom, clip_random
 from ivideogpt.data.store import EpisodeStore
 from ivideogpt.data.store_facts import StoreFacts
 from ivideogpt.data.store_writer import ShardTask, convert_to_store
@@ -161,6 +161,38 @@ def test_random_numbers_of_a_clip_are_a_function_of_seed_and_number():
     }
     assert len(draws) == 12
     assert clip_random(3, 4).random() == clip_random(3, 4).random()
+
+
+@given(seed=st.integers(0, 2**70), number=st.integers(0, 2**63), stream=st.integers(0, 1), drawn=st.integers(0, 5))
+def test_one_generator_gives_every_clip_what_a_new_one_would(seed, number, stream, drawn):
+    random = ClipRandom()
+    random.of(1, 2).integers(9, size=drawn)  # leaves half of a number behind where ``drawn`` is odd
+    new = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, number]))
+    for generator in (random.of(seed, number, stream), clip_random(seed, number, stream)):
+        new.bit_generator.state = np.random.Philox(key=seed, counter=[0, 0, stream, number]).state
+        assert generator.integers(9, size=3).tolist() == new.integers(9, size=3).tolist()
+        assert generator.random() == new.random()
+
+
+def test_a_batch_keeps_its_memory_while_somebody_holds_it(mixture):
+    stream = iter(loader(mixture))
+    first = next(stream)
+    before = first.frames.clone()
+    take(stream, 4)
+    assert torch.equal(first.frames, before)
+
+
+@pytest.mark.parametrize("label", ["actions", "rewards"])
+def test_a_number_that_is_none_is_an_error_of_its_episode(make, tmp_path, label):
+    folder = convert(tmp_path / "store", [make.episode(0, length=4)], name="a")
+    shard = next((tmp_path / "store" / "shards").iterdir())
+    content = bytearray(shard.read_bytes())
+    place = content.index(getattr(EpisodeStore(folder)[0], label).tobytes())
+    content[place : place + 4] = np.float32(np.nan).tobytes()
+    shard.write_bytes(content)
+    reading = loader(folder, ClipSpec(frames=4, stride=1, size=16, rewards=True), batch_size=1)
+    with pytest.raises(UserError, match=f"^episode 'train_eps_00000000' of .* has NaN or infinity in {label}; remove"):
+        reading.clips([0])
 
 
 def test_frames_and_actions_are_those_of_the_store(stores):

@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data import EpisodeStore
+from ivideogpt.data.store_bytes import Shards
 from ivideogpt.data.store_facts import StoreFacts
 from ivideogpt.data.store_writer import ShardTask, convert_to_store
 
@@ -140,6 +141,34 @@ def test_any_frames_of_an_episode_can_be_asked_for(make, tmp_path):
     for rows in (range(5, 10), [-1, 2], []):
         with pytest.raises(UserError, match="were asked of episode 'train_eps_00000000'"):
             store.clip(0, rows)
+
+
+@pytest.mark.parametrize("height", [16, 100])
+def test_arrays_are_the_rows_of_a_clip_and_nothing_else_is_read(make, tmp_path, monkeypatch, height):
+    store = build(tmp_path, [make.episode(i, length=9, height=height) for i in range(2)])
+    clip, rows, asked = store.clip(1, [7, 3, 3]), np.array([7, 3, 3]), []
+    read = Shards.read
+    monkeypatch.setattr(Shards, "read", lambda self, shard, wanted: asked.extend(wanted) or read(self, shard, wanted))
+    arrays = store.arrays(1, ["actions", "terminated"], rows)
+    assert sorted(arrays) == ["actions", "frames"] and arrays["frames"].flags.writeable
+    np.testing.assert_array_equal(arrays["frames"], clip.frames)
+    np.testing.assert_array_equal(arrays["actions"], store[1].actions[rows])
+    size = {stop - start for start, stop in asked}
+    assert 5 * 3 * 4 in size and 5 * 4 not in size  # five actions of 3 numbers, and no rewards
+
+
+def test_cameras_of_different_sizes_share_a_group(make, tmp_path):
+    sources = [
+        make.episode(i, cameras={name: make.pictures(6, 100 + 4 * i, width, i) for name, width in cameras.items()})
+        for i, cameras in enumerate(({"image": 120}, {"image": 104, "wrist": 20}, {"image": 112}))
+    ]
+    store = build(tmp_path, sources)
+    assert store.info(0)["group"] == store.info(2)["group"]
+    assert [store[i].frames.shape[1:3] for i in range(3)] == [(100, 120), (104, 104), (108, 112)]
+    assert store.camera(1, "wrist").shape == (6, 104, 20, 3)
+    for camera, index in (("wrist", 0), ("left", 1)):
+        with pytest.raises(UserError, match=f"has no camera '{camera}'; it has image(, wrist)?$"):
+            store.camera(index, camera)
 
 
 def test_a_changed_clip_changes_nothing_else(make, tmp_path):

@@ -1,23 +1,28 @@
-"""Both loops on tiny generated data: they learn, stop and go on as if they had never stopped."""
+"""The three loops on tiny generated data: they learn, stop and go on as if they had never stopped."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from ivideogpt.core.episode import Episode
+from ivideogpt.collect.squares import collect_squares
+from ivideogpt.core.errors import UserError
 from ivideogpt.core.run import Run
-from ivideogpt.data.frames import EpisodeArrays
+from ivideogpt.data.clips import ClipSpec
+from ivideogpt.data.sampler import ClipLoader
+from ivideogpt.data.sources import as_mixture
+from ivideogpt.data.tokens import TokenLoader, TokenStore
 from ivideogpt.models.heads import Heads, HeadsConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
+from ivideogpt.train.batches import LiveTokens, StoredTokens, TokenBatch
 from ivideogpt.train.forecast import ForecastTraining, train_forecast
 from ivideogpt.train.tokenizer import PixelLoss, TokenizerTraining, train_tokenizer
-from ivideogpt.train.transformer import ClipTokens, TransformerTraining, partly_imagined, train_transformer
+from ivideogpt.train.tokenizing import tokenize
+from ivideogpt.train.transformer import TransformerTraining, partly_imagined, train_transformer
 from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.losses import transformer_losses
@@ -42,19 +47,29 @@ CONDITIONAL = replace(
 
 
 @pytest.fixture(scope="module")
-def data() -> EpisodeArrays:
-    """A square that moves right by the action, 1 or 2 px a frame."""
-    generator = np.random.default_rng(0)
-    made = []
-    for _ in range(6):
-        frames = np.full((10, 16, 16, 3), 255, np.uint8)
-        actions = generator.integers(1, 3, (10, 1)).astype(np.float32)
-        x, y = 0, int(generator.integers(0, 12))
-        for t in range(10):
-            frames[t, y : y + 4, min(x, 12) : min(x, 12) + 4] = (200, 30, 30)
-            x += int(actions[t, 0])
-        made.append(Episode(frames=frames, actions=actions, rewards=actions[:, 0] / 2))
-    return EpisodeArrays.from_episodes(made)
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store of a square that moves right by the action, 1 or 2 px a frame."""
+    folder = tmp_path_factory.mktemp("squares") / "store"
+    collect_squares(folder, episodes=6)
+    return str(folder)
+
+
+def frames_of(data: str, config: TokenizerTraining) -> ClipLoader:
+    """What a tokenizer trains on."""
+    spec = ClipSpec(
+        frames=2 + config.future_frames, mode="random_after_context", horizon=2 + config.horizon, size=16, stride=1
+    )
+    return ClipLoader(data, replace(spec, actions=False), batch_size=config.batch_size)
+
+
+def tokens_of(model: WorldModel, data: str, frames: int = 5, size: int = 2, seed: int = 0) -> LiveTokens:
+    """What a transformer trains on."""
+    spec = ClipSpec(frames=frames, size=16, stride=1, rewards=True)
+    return LiveTokens(model, ClipLoader(data, spec, batch_size=size, seed=seed))
+
+
+def one_batch(model: WorldModel, data: str, size: int) -> TokenBatch:
+    return next(iter(tokens_of(model, data, size=size)))
 
 
 def tokenizer_training(shape: TokenizerConfig, **changes: object) -> TokenizerTraining:
@@ -90,12 +105,12 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("shape", [PLAIN, CONDITIONAL], ids=["plain", "conditional"])
 def test_a_stopped_tokenizer_run_goes_on_as_if_it_had_never_stopped(
-    shape: TokenizerConfig, data: EpisodeArrays, tmp_path: Path
+    shape: TokenizerConfig, data: str, tmp_path: Path
 ) -> None:
     config = tokenizer_training(shape)
-    straight = train_tokenizer(config, data, Run(tmp_path / "a", save_every=2, log_every=0))
-    train_tokenizer(config, data, Run(tmp_path / "b", save_every=2, log_every=0), until=2)
-    resumed = train_tokenizer(config, data, Run(tmp_path / "b", save_every=2, log_every=0))
+    straight = train_tokenizer(config, frames_of(data, config), Run(tmp_path / "a", save_every=2, log_every=0))
+    train_tokenizer(config, frames_of(data, config), Run(tmp_path / "b", save_every=2, log_every=0), until=2)
+    resumed = train_tokenizer(config, frames_of(data, config), Run(tmp_path / "b", save_every=2, log_every=0))
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -103,22 +118,27 @@ def test_a_stopped_tokenizer_run_goes_on_as_if_it_had_never_stopped(
     assert torch.equal(saved.quantize.embedding.weight, straight.quantize.embedding.weight)
 
 
-def test_a_tokenizer_learns_to_draw(data: EpisodeArrays, tmp_path: Path) -> None:
+def test_a_tokenizer_learns_to_draw(data: str, tmp_path: Path) -> None:
     config = tokenizer_training(PLAIN, steps=60, batch_size=4, continuous_steps=30, learning_rate=3e-3, save_every=60)
-    train_tokenizer(config, data, Run(tmp_path, save_every=60, log_every=0))
+    train_tokenizer(config, frames_of(data, config), Run(tmp_path, save_every=60, log_every=0))
     found = losses(tmp_path)
     assert found[-1][1] < 0.5 * found[0][1]
 
 
 @pytest.mark.parametrize("shape", [PLAIN, CONDITIONAL], ids=["plain", "conditional"])
 def test_a_stopped_transformer_run_goes_on_as_if_it_had_never_stopped(
-    shape: TokenizerConfig, data: EpisodeArrays, tmp_path: Path
+    shape: TokenizerConfig, data: str, tmp_path: Path
 ) -> None:
     config = TransformerTraining(steps=4, batch_size=2, clip_frames=5, warmup_steps=1)
     config = config if shape.conditional else replace(config, imagined_share=0.5)
-    straight = train_transformer(config, new_model(shape), data, Run(tmp_path / "a", save_every=2, log_every=0))
-    train_transformer(config, new_model(shape), data, Run(tmp_path / "b", save_every=2, log_every=0), until=2)
-    resumed = train_transformer(config, new_model(shape), data, Run(tmp_path / "b", save_every=2, log_every=0))
+
+    def train(name: str, until: int | None = None) -> WorldModel:
+        model, run = new_model(shape), Run(tmp_path / name, save_every=2, log_every=0)
+        return train_transformer(config, model, tokens_of(model, data), run, until=until)
+
+    straight = train("a")
+    train("b", until=2)
+    resumed = train("b")
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -126,34 +146,66 @@ def test_a_stopped_transformer_run_goes_on_as_if_it_had_never_stopped(
     assert torch.equal(saved.transformer.embed.weight, straight.transformer.embed.weight)
 
 
-def test_a_transformer_learns_and_leaves_the_tokenizer_as_it_is(data: EpisodeArrays, tmp_path: Path) -> None:
+def test_a_transformer_learns_and_leaves_the_tokenizer_as_it_is(data: str, tmp_path: Path) -> None:
     model = new_model(PLAIN)
     before = {name: value.clone() for name, value in model.tokenizer.state_dict().items()}
     config = TransformerTraining(steps=40, batch_size=4, clip_frames=5, learning_rate=3e-3, warmup_steps=1)
-    train_transformer(config, model, data, Run(tmp_path, save_every=40, log_every=0))
+    train_transformer(config, model, tokens_of(model, data, size=4), Run(tmp_path, save_every=40, log_every=0))
     found = losses(tmp_path)
     assert found[-1][1] < 0.7 * found[0][1]
     assert all(torch.equal(value, before[name]) for name, value in model.tokenizer.state_dict().items())
 
 
-def test_the_token_cache_holds_what_the_tokenizer_says(data: EpisodeArrays) -> None:
+@pytest.mark.parametrize("shape", [PLAIN, CONDITIONAL], ids=["plain", "conditional"])
+def test_a_transformer_trains_on_kept_tokens_and_goes_on_where_it_stopped(
+    shape: TokenizerConfig, data: str, tmp_path: Path
+) -> None:
+    model = new_model(shape)
+    model.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    tokenize(tmp_path / "tokenizer", as_mixture(data), tmp_path / "tokens", frames=5, hop=1, stride=1, workers=0)
+    config = TransformerTraining(steps=4, batch_size=2, clip_frames=5, warmup_steps=1)
+
+    def train(name: str, until: int | None = None) -> None:
+        model, run = new_model(shape), Run(tmp_path / name, save_every=2, log_every=0)
+        stored = TokenLoader(TokenStore(tmp_path / "tokens"), batch_size=2, frames=5)
+        train_transformer(config, model, StoredTokens(model, stored), run, until=until)
+
+    train("a")
+    train("b", until=2)
+    train("b")
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") and len(losses(tmp_path / "a")) == 4
+
+
+def test_tokens_of_another_tokenizer_are_refused(data: str, tmp_path: Path) -> None:
     model = new_model(PLAIN)
-    clips = ClipTokens(model, data, clip_frames=5)
-    ids, actions, rewards = clips.draw(3, torch.Generator().manual_seed(1))
-    starts = data.draw(3, 5, torch.Generator().manual_seed(1))
-    rows = starts[:, None] + torch.arange(5)
-    expected, _ = model.tokenizer.tokenize(data.clips(rows, 2).frames)
-    assert torch.equal(ids, expected)
-    assert data.actions is not None and data.rewards is not None
-    assert actions is not None and rewards is not None
-    assert torch.allclose(actions, (data.actions[rows[:, 1:-1]] - 1.5) / 0.5)
-    assert torch.equal(rewards, data.rewards[rows[:, 1:-1]])
+    model.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    tokenize(tmp_path / "tokenizer", as_mixture(data), tmp_path / "tokens", frames=5, stride=1, workers=0)
+    with torch.no_grad():
+        model.tokenizer.quantize.embedding.weight[0, 0] += 1
+    with pytest.raises(UserError, match="tokens of another tokenizer"):
+        StoredTokens(model, TokenLoader(TokenStore(tmp_path / "tokens"), batch_size=2, frames=5))
 
 
-def test_partly_imagined_clips_hold_whole_frames_of_the_forecast(data: EpisodeArrays) -> None:
+def test_actions_are_in_model_units_and_those_of_the_transitions_to_each_future_frame(data: str) -> None:
+    model = new_model(PLAIN)
+    batches = tokens_of(model, data, size=3)
+    clip, batch = batches.loader.clips(range(3)), next(iter(batches))
+    assert torch.equal(batch.ids, model.tokenizer.tokenize(clip.frames)[0])
+    assert clip.actions is not None and clip.rewards is not None and batch.actions is not None
+    assert torch.allclose(batch.actions, (clip.actions[:, 1:-1] - 1.5) / 0.5)
+    assert batch.rewards is not None and torch.equal(batch.rewards, clip.rewards[:, 1:-1])
+
+
+def test_a_model_with_other_actions_than_the_data_is_refused(data: str) -> None:
+    model = new_model(PLAIN)
+    with pytest.raises(UserError, match="actions of 0 numbers; this model needs 1"):
+        LiveTokens(model, ClipLoader(data, ClipSpec(frames=5, size=16, actions=False), batch_size=1))
+
+
+def test_partly_imagined_clips_hold_whole_frames_of_the_forecast(data: str) -> None:
     model = new_model(PLAIN)
     layout = model.layout
-    ids, actions, _ = ClipTokens(model, data, clip_frames=5).draw(8, torch.Generator().manual_seed(0))
+    ids, actions, _ = one_batch(model, data, 8)
     inputs = partly_imagined(model, ids, actions, 0.5, torch.Generator().manual_seed(0))
     assert inputs is not None and partly_imagined(model, ids, actions, 0.0, torch.Generator()) is None
     context, future = layout.split(ids, 2)
@@ -171,10 +223,10 @@ def test_partly_imagined_clips_hold_whole_frames_of_the_forecast(data: EpisodeAr
     assert 4 < changed < 20
 
 
-def test_frames_that_are_read_wrong_are_no_targets(data: EpisodeArrays) -> None:
+def test_frames_that_are_read_wrong_are_no_targets(data: str) -> None:
     model = new_model(PLAIN)
     start, length = model.layout.context_length(2), model.layout.frame_length
-    ids, actions, _ = ClipTokens(model, data, clip_frames=5).draw(2, torch.Generator().manual_seed(0))
+    ids, actions, _ = one_batch(model, data, 2)
     inputs = ids.clone()
     inputs[:, start + 1 : start + length] = model.layout.dynamics_ids.start
     other = ids.clone()
@@ -186,13 +238,18 @@ def test_frames_that_are_read_wrong_are_no_targets(data: EpisodeArrays) -> None:
 
 
 @pytest.mark.parametrize("unroll", [0, 2])
-def test_a_forecast_learns_alone_and_a_stopped_run_goes_on(data: EpisodeArrays, tmp_path: Path, unroll: int) -> None:
+def test_a_forecast_learns_alone_and_a_stopped_run_goes_on(data: str, tmp_path: Path, unroll: int) -> None:
     config = ForecastTraining(steps=30, batch_size=16, unroll=unroll, learning_rate=3e-3, warmup_steps=1)
     model = new_model(PLAIN)
     layers = [weight.clone() for weight in model.transformer.layers.parameters()]
-    straight = train_forecast(config, model, data, Run(tmp_path / "a", save_every=15, log_every=1))
-    train_forecast(config, new_model(PLAIN), data, Run(tmp_path / "b", save_every=15, log_every=1), until=15)
-    resumed = train_forecast(config, new_model(PLAIN), data, Run(tmp_path / "b", save_every=15, log_every=1))
+
+    def train(name: str, model: WorldModel, until: int | None = None) -> WorldModel:
+        batches = tokens_of(model, data, frames=config.clip_frames(2), size=16)
+        return train_forecast(config, model, batches, Run(tmp_path / name, save_every=15, log_every=1), until=until)
+
+    straight = train("a", model)
+    train("b", new_model(PLAIN), until=15)
+    resumed = train("b", new_model(PLAIN))
     found = losses(tmp_path / "a")
     assert found == losses(tmp_path / "b") and found[-1][1] < 0.7 * found[0][1]
     for name, value in straight.state_dict().items():
@@ -200,8 +257,9 @@ def test_a_forecast_learns_alone_and_a_stopped_run_goes_on(data: EpisodeArrays, 
     assert all(torch.equal(a, b) for a, b in zip(layers, straight.transformer.layers.parameters(), strict=True))
 
 
-def test_pixels_of_rare_colours_count_more(data: EpisodeArrays) -> None:
-    loss = PixelLoss(tokenizer_training(PLAIN), data)
+def test_pixels_of_rare_colours_count_more(data: str) -> None:
+    frames = frames_of(data, tokenizer_training(PLAIN)).clips(range(50)).frames.flatten(0, 1)
+    loss = PixelLoss(tokenizer_training(PLAIN), frames)
     white = torch.ones(1, 1, 3, 16, 16)
     red = torch.tensor([200, 30, 30])[:, None, None].float().expand(1, 1, 3, 16, 16) / 255
     assert loss(red + 0.1, red) > 2 * loss(white - 0.1, white)

@@ -154,12 +154,11 @@ def test_names_from_files_are_only_text(page_of, build, inputs, tmp_path):
 
 def test_held_out_episodes_are_taken_where_there_are_any(page_of, checkpoints, inputs, tmp_path):
     first, second = load_episodes(inputs["episodes.safetensors"])
-    (tmp_path / "data").mkdir()
-    save_episodes(tmp_path / "data" / "a.safetensors", [first])
-    words = (checkpoints["conditional"], "--data", "data", "--horizon", 4, "--count", 2)
+    save_episodes(tmp_path / "data.safetensors", [first])
+    words = (checkpoints["conditional"], "--data", "data.safetensors", "--horizon", 4, "--count", 2)
     page, _ = page_of(*words)
     assert "e6" in page.text and "may have been trained on them" in page.text
-    save_episodes(tmp_path / "data" / "b.safetensors", [replace(second, split="test")])
+    save_episodes(tmp_path / "data.safetensors", [first, replace(second, split="test")])
     page, _ = page_of(*words)
     assert "e9" in page.text and "e6" not in page.text and "held-out episode" in page.text
 

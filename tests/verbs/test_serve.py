@@ -88,9 +88,9 @@ def episodes(path, count=3):
 
 
 def test_it_plays_and_ends_with_ctrl_c(checkpoints, tmp_path):
-    episodes(tmp_path / "data" / "some.safetensors")
+    episodes(tmp_path / "some.safetensors")
     command = [sys.executable, "-m", "ivideogpt", "serve", checkpoints["plain"], "--no-browser"]
-    command += ["--port", "0", "--data", str(tmp_path / "data")]
+    command += ["--port", "0", "--data", str(tmp_path / "some.safetensors")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             first = process.stdout.readline()

@@ -1,24 +1,24 @@
-"""Episodes recorded in environments with scripted behaviour.
-
-Run: ``python -m ivideogpt.collect.episodes --seeds 0:3000 --out datasets/pusht``
-"""
+"""PushT episodes recorded with scripted behaviour."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import tyro
-from tqdm import tqdm
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.episodes import save_episodes
+from ivideogpt.data.convert.source import ActionField, SourceEpisode
+from ivideogpt.data.store_facts import StoreFacts
+from ivideogpt.data.store_writer import ShardTask, convert_to_store
 
 #: PushT episodes from this seed on are held out.
 FIRST_TEST_SEED = 10_000
+FRAMES_A_SECOND = 10.0
+PUSHT_URL = "https://github.com/huggingface/gym-pusht"
 
 # Of the drags: how often each kind is chosen (the rest are pauses).
 _PUSH_SHARE, _ROAM_SHARE = 0.62, 0.28
@@ -164,14 +164,15 @@ def collect_pusht(seeds: Iterable[int], length: int = 48) -> Iterator[Episode]:
         )
 
 
-def collect(seeds: str, out: Path, shard: int = 250, length: int = 48) -> None:
-    """Records PushT episodes into a folder of episode files; files that exist are kept, so it resumes.
+def collect(seeds: str, out: Path, shard: int = 100, length: int = 48, workers: int | None = None) -> None:
+    """Records PushT episodes into an episode store; shards that are there are kept, so it resumes.
 
     Args:
         seeds: "first:stop", one episode a seed, stop excluded; seeds from 10000 on are held out.
-        out: folder for ``pusht-<first seed>.safetensors``.
+        out: folder of the store.
         shard: episodes a file.
         length: frames an episode, at 10 a second.
+        workers: processes; 0: this one; default: one for each processor.
 
     Raises:
         UserError: seeds is not "first:stop", or shard or length is too small.
@@ -179,18 +180,26 @@ def collect(seeds: str, out: Path, shard: int = 250, length: int = 48) -> None:
     first, stop = parse_seeds(seeds)
     if shard < 1 or length < 2:
         raise UserError(f"shard is {shard} and length is {length}; expected at least 1 and 2")
-    with tqdm(total=stop - first, unit="episode", smoothing=0.05) as progress:
-        for start in range(first, stop, shard):
-            block = range(start, min(start + shard, stop))
-            path = Path(out) / f"pusht-{start:08d}.safetensors"
-            if path.exists():
-                progress.update(len(block))
-                continue
-            episodes = []
-            for episode in collect_pusht(block, length):
-                episodes.append(episode)
-                progress.update()
-            save_episodes(path, episodes)
+    blocks = [range(start, min(start + shard, stop)) for start in range(first, stop, shard)]
+    tasks = [ShardTask(f"pusht-{block.start:08d}", partial(_recorded, block, length)) for block in blocks]
+    facts = StoreFacts(name="pusht", url=PUSHT_URL, licence="MIT", options={"length": length, "shard": shard})
+    convert_to_store(tasks, out, facts=facts, workers=workers)
+
+
+def _recorded(seeds: range, length: int) -> Iterator[SourceEpisode]:
+    for episode in collect_pusht(seeds, length):
+        yield SourceEpisode(
+            key=episode.key,
+            split=episode.split,
+            cameras={"image": episode.frames},
+            actions=episode.actions,
+            action_fields=(ActionField(name="x", size=1), ActionField(name="y", size=1)),
+            rewards=episode.rewards,
+            terminated=episode.terminated,
+            state=episode.state,
+            fps=FRAMES_A_SECOND,
+            meta=episode.meta,
+        )
 
 
 def parse_seeds(seeds: str) -> tuple[int, int]:
@@ -202,7 +211,3 @@ def parse_seeds(seeds: str) -> tuple[int, int]:
     if not 0 <= first < stop:
         raise UserError(f"seeds is {seeds!r}; expected 0 <= first < stop")
     return first, stop
-
-
-if __name__ == "__main__":
-    tyro.cli(collect)

@@ -99,6 +99,29 @@ _GIB: dict[str, float] = {
     "berkeley_gnm_cory_hall": 1.39,
     "berkeley_gnm_sac_son": 7.00,
 }
+# Licence of the recordings (not of code about them) and the page that states it: the authors' own, or the iVideoGPT
+# paper. Labels of copies are not taken, as they contradict each other.
+_PAPER = "https://arxiv.org/abs/2405.15223"
+_LICENCES: dict[str, tuple[str, str]] = {
+    "bridge": ("CC-BY-4.0", "https://rail-berkeley.github.io/bridgedata/"),
+    "jaco_play": ("CC-BY-4.0", "https://github.com/clvrai/clvr_jaco_play_dataset"),
+    "roboturk": ("MIT", "https://github.com/RoboTurk-Platform/roboturk_real_dataset"),
+    "utokyo_pr2_tabletop_manipulation": (
+        "MIT",
+        "https://github.com/ojh6404/rlds_dataset_builder/blob/HEAD/utokyo_pr2_tabletop_manipulation_dataset/LICENSE",
+    ),
+    "robo_net": ("CC-BY-4.0", _PAPER),
+    "stanford_mask_vit": ("MIT", "https://github.com/s-tian/rlds_dataset_builder/blob/HEAD/stanford_mask_vit/LICENSE"),
+    "berkeley_fanuc_manipulation": (
+        "MIT",
+        "https://github.com/thomasrantian/rlds_dataset_builder/blob/HEAD/fanuc_manipulation_v2/LICENSE",
+    ),
+    "bair_robot_pushing": ("CC-BY-4.0", _PAPER),
+    "tfds_robonet": ("CC-BY-4.0", _PAPER),
+    "vp2_robodesk": ("MIT", "https://huggingface.co/datasets/s-tian/VP2"),
+    "vp2_robosuite": ("MIT", "https://huggingface.co/datasets/s-tian/VP2"),
+    "sthsth": ("Data License Agreement", _PAPER),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +143,8 @@ class DatasetInfo:
         action_limit: the environment clips each action to plus or minus this, but files may hold it unclipped.
         further_cameras: observation keys of other RGB cameras that the dataset has, stored beside the model's.
         url: where it can be downloaded; "" where we are not sure.
-        licence: of the dataset; "" where we are not sure.
+        licence: of the recordings, as an SPDX name where there is one; "" where we found none stated.
+        licence_url: the page that states it; "" without a licence.
         gib: size of the download in GiB; None where we do not know it.
     """
 
@@ -136,6 +160,7 @@ class DatasetInfo:
     further_cameras: tuple[str, ...] = ()
     url: str = ""
     licence: str = ""
+    licence_url: str = ""
     gib: float | None = None
 
     def stride(self, video_stepsize: float = 1) -> int:
@@ -168,8 +193,9 @@ def dataset_info(name: str) -> DatasetInfo:
 def _row(name: str, base_stride: float = 1, camera: str = "image", **differences: Any) -> DatasetInfo:
     cameras = {"camera_key": camera, "loader_camera_key": camera, "converter_camera_key": camera}
     fields: dict[str, Any] = {"name": name, "base_stride": base_stride, "source": name} | cameras | differences
+    short = (fields["source"] or name).removesuffix(_SUFFIX)
+    fields["licence"], fields["licence_url"] = _LICENCES.get(short, ("", ""))
     if source := fields["source"]:
-        short = source.removesuffix(_SUFFIX)
         fields["url"] = f"{_OXE_BUCKET}/{source}/{fields.get('version', DatasetInfo.version)}"
         fields["gib"] = _GIB.get(short)
         fields["further_cameras"] = _FURTHER_CAMERAS.get(short, ()) if source == name else ()
@@ -247,10 +273,23 @@ _ROWS = (
         url="http://rail.eecs.berkeley.edu/datasets/bair_robot_pushing_dataset_v0.tar",
         gib=30.06,
     ),
-    _row("tfds_robonet", 1, centre_crop=True, source="", version=""),
-    _row("vp2_robodesk", 1, source="", version=""),
-    _row("vp2_robosuite", 1, source="", version=""),
-    _row("sthsth", source="", version=""),
+    _row(
+        "tfds_robonet",
+        1,
+        centre_crop=True,
+        source="",
+        version="",
+        url="https://github.com/SudeepDasari/RoboNet/wiki/Getting-Started",
+        gib=36.20,
+    ),
+    _row("vp2_robodesk", 1, source="", version="", url="https://purl.stanford.edu/cw843qn4148"),
+    _row("vp2_robosuite", 1, source="", version="", url="https://purl.stanford.edu/cw843qn4148"),
+    _row(
+        "sthsth",
+        source="",
+        version="",
+        url="https://www.qualcomm.com/developer/software/something-something-v-2-dataset",
+    ),
     # Ours, as replay files: 3 stacked frames [t 9 h w], newest 3 channels last, row t of the actions leads into frame t
     _row("pusht", camera="observation", source="", version=""),
     _row("metaworld", camera="observation", source="", version="", action_limit=1.0),

@@ -99,11 +99,6 @@ class DrawnRows:
     padding: np.ndarray
     transitions: np.ndarray
 
-    def as_selection(self) -> range | np.ndarray:
-        """The rows for ``EpisodeStore.clip``; a range where they are one, which is read without picking."""
-        first, count = int(self.rows[0]), len(self.rows)
-        return range(first, first + count) if (np.diff(self.rows) == 1).all() else self.rows
-
 
 def effective_stride(length: int, span: int, stride: int) -> int:
     """The stride that an episode of ``length`` frames has room for.
@@ -113,7 +108,9 @@ def effective_stride(length: int, span: int, stride: int) -> int:
     return max(1, length // span) if stride * span > length else stride
 
 
-def draw_rows(spec: ClipSpec, length: int, stride: int, random: np.random.Generator) -> DrawnRows:
+def draw_rows(
+    spec: ClipSpec, length: int, stride: int, random: np.random.Generator, start: int | None = None
+) -> DrawnRows:
     """Draws the frames of one clip; each possible start is equally likely.
 
     An episode that is still too short at stride 1 gives all its frames, the last one repeated and marked as padding.
@@ -123,9 +120,11 @@ def draw_rows(spec: ClipSpec, length: int, stride: int, random: np.random.Genera
         length: frames of the episode, at least 1.
         stride: distance between used frames.
         random: the clip's own random numbers.
+        start: its first frame, goal aside, instead of a drawn one.
     """
     stride = effective_stride(length, spec.span, stride)
-    start = int(random.integers(max(length - stride * spec.span + 1, 1)))
+    if start is None:
+        start = int(random.integers(max(length - stride * spec.span + 1, 1)))
     if spec.mode == "contiguous":
         wanted = start + stride * np.arange(spec.frames)
     elif spec.mode == "goal_first":

@@ -9,20 +9,24 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from einops import rearrange
 from PIL import Image, PngImagePlugin
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from tqdm import tqdm
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import write_atomic
+from ivideogpt.data.augment import resize
 
 FORMAT = "ivideogpt-episodes-1"
+#: Splits that no model is trained on.
+HELD_OUT = ("test", "val")
 _ROWS = ("actions", "rewards", "terminated", "state")
 
 
@@ -70,26 +74,37 @@ def load_episodes(path: str | Path) -> list[Episode]:
         raise UserError(f"{path} is damaged ({error}); delete it and collect or convert it again") from error
 
 
-def load_folder(folder: str | Path, split: str | None = None) -> list[Episode]:
-    """All episodes of the ``*.safetensors`` files in ``folder``, files by name.
+def is_store(path: Path) -> bool:
+    """Whether ``path`` is the folder of an episode store."""
+    return (path / "index.parquet").is_file()
+
+
+def open_episodes(path: str | Path, *, most: int = 200, size: int | None = None) -> list[Episode]:
+    """The episodes of an episode file, or some of an episode store: held-out ones before others.
 
     Args:
-        folder: holds episode files.
-        split: only episodes of this split; None for all.
+        path: a ``.safetensors`` file, or the folder of a store.
+        most: episodes of a store.
+        size: frames of a store are resized to size x size pixels (bilinear, antialiased, without a crop).
 
     Raises:
-        UserError: there is no such folder or it holds no such episode, or a file is damaged.
+        UserError: there is neither, or it is damaged.
     """
-    folder = Path(folder)
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise UserError(f"there are no episode files (*.safetensors) in {folder}; check the path or collect some first")
-    episodes = []
-    for path in tqdm(paths, desc=f"reading {folder.name}", unit="file", disable=None):
-        episodes += [episode for episode in load_episodes(path) if split in (None, episode.split)]
-    if not episodes:
-        raise UserError(f"no episode in {folder} is of split {split!r}")
-    return episodes
+    if Path(path).suffix == ".safetensors":
+        return load_episodes(path)
+    from ivideogpt.data.store import EpisodeStore  # needs the extra data
+
+    store = EpisodeStore(path)
+    order = sorted(range(len(store)), key=lambda index: store.splits[index] not in HELD_OUT)
+    return [resized(store[index], size) for index in order[:most]]
+
+
+def resized(episode: Episode, size: int | None) -> Episode:
+    """The episode with frames of size x size pixels; None: as it is."""
+    if size is None or episode.frames.shape[1:3] == (size, size):
+        return episode
+    frames = resize(torch.from_numpy(episode.frames), size)
+    return replace(episode, frames=rearrange(frames, "t c h w -> t h w c").numpy())
 
 
 def _pack_frames(frames: np.ndarray) -> np.ndarray:

@@ -20,7 +20,14 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ivideogpt.core.episode import Clip
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.augment import Augmentation, AugmentationDraw, augment, centre_square, draw_augmentation, resize
+from ivideogpt.data.augment import (
+    Augmentation,
+    AugmentationDraw,
+    augment_clips,
+    centre_square,
+    draw_augmentation,
+    whole_frame,
+)
 from ivideogpt.data.clips import ClipSpec
 from ivideogpt.data.mixtures import Mixture, MixtureSource
 from ivideogpt.data.sources import ClipArrays, ClipPlace, OpenMixture, as_mixture
@@ -31,12 +38,28 @@ _PLACE, _AUGMENTATION = range(2)
 _ROWS = ("actions", "action_mask", "rewards")
 
 
-def clip_random(seed: int, number: int, stream: int = _PLACE) -> np.random.Generator:
-    """The random numbers of clip ``number``: a pure function of the arguments (Philox, a counter-based generator).
+class ClipRandom:
+    """The random numbers of clips, from one generator that is set anew for each: to make one takes far longer."""
 
-    The clip is the high word of the counter, so streams never meet.
-    """
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, number]))
+    def __init__(self) -> None:
+        """Makes the generator (Philox: its numbers are a function of a key and a counter)."""
+        self._generator = np.random.Generator(np.random.Philox(0))
+        self._state: Any = self._generator.bit_generator.state
+
+    def of(self, seed: int, number: int, stream: int = _PLACE) -> np.random.Generator:
+        """A pure function of the arguments; good until the next call.
+
+        The clip is the high word of the counter, so streams never meet.
+        """
+        high, low = divmod(seed, 2**64)
+        self._state["state"] = {"key": (low, high), "counter": (0, 0, stream, number)}
+        self._generator.bit_generator.state = self._state
+        return self._generator
+
+
+def clip_random(seed: int, number: int, stream: int = _PLACE) -> np.random.Generator:
+    """The random numbers of clip ``number`` alone, as ``ClipRandom`` gives them."""
+    return ClipRandom().of(seed, number, stream)
 
 
 class ClipDataset(Dataset[Any]):
@@ -66,14 +89,24 @@ class ClipDataset(Dataset[Any]):
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """A batch of clips, each given as (seed, number); a UserError travels as text and is raised by ``finish``."""
+        random = ClipRandom()
         try:
-            read = [self.mixture.read(self.place(*item)) for item in items]
-            return self._batch(read, items)
+            read = [self.mixture.read(self.mixture.place(random.of(*item))) for item in items]
+            draws = [self._draw(clip, random.of(*item, _AUGMENTATION)) for clip, item in zip(read, items, strict=True)]
+            return self._batch(read, draws)
         except UserError as error:
             return {"error": str(error)}
 
-    def _batch(self, read: list[ClipArrays], items: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        draws = [self._draw(clip, *item) for clip, item in zip(read, items, strict=True)]
+    def at(self, places: Sequence[ClipPlace]) -> dict[str, Any]:
+        """A batch of the clips at ``places``, which ``finish`` takes.
+
+        Raises:
+            UserError: a clip cannot be read.
+        """
+        read = [self.mixture.read(place) for place in places]
+        return self._batch(read, [self._draw(clip, None) for clip in read])
+
+    def _batch(self, read: list[ClipArrays], draws: list[AugmentationDraw]) -> dict[str, Any]:
         frames: list[Tensor] | Tensor = [torch.from_numpy(clip.frames) for clip in read]
         if not self.on_device:
             frames = self._prepare(frames, draws)
@@ -89,26 +122,26 @@ class ClipDataset(Dataset[Any]):
                 batch[label] = torch.from_numpy(np.stack([getattr(clip, label) for clip in read]))
         return batch
 
-    def _draw(self, clip: ClipArrays, seed: int, number: int) -> AugmentationDraw | None:
+    def _draw(self, clip: ClipArrays, random: np.random.Generator | None) -> AugmentationDraw:
         height, width = clip.frames.shape[1:3]
         if self.augmentation is not None:
-            return draw_augmentation(self.augmentation, height, width, clip_random(seed, number, _AUGMENTATION))
-        return centre_square(height, width) if clip.centre_crop and self.mixture.spec.size else None
+            assert random is not None, "a clip that is not drawn has no augmentation"
+            return draw_augmentation(self.augmentation, height, width, random)
+        return centre_square(height, width) if clip.centre_crop else whole_frame(height, width)
 
-    def _prepare(self, frames: Sequence[Tensor], draws: Sequence[AugmentationDraw | None]) -> Tensor:
+    def _prepare(self, frames: Sequence[Tensor], draws: Sequence[AugmentationDraw]) -> Tensor:
         """Clips uint8 ``[t h w 3]`` as one batch, float32 ``[b t 3 h w]`` in [0, 1], on the device of the first."""
         size = self.mixture.spec.size
         sizes = {tuple(pixels.shape[1:3]) for pixels in frames}
         if size is None and len(sizes) > 1:
             raise UserError(f"clips have frames of different sizes, {sorted(sizes)}; give ClipSpec a size")
         height, width = (size, size) if size else sizes.pop()
-        shape = (len(frames), len(frames[0]), 3, height, width)
-        batch = torch.empty(shape, dtype=torch.float32, device=frames[0].device)
-        for pixels, draw, out in zip(frames, draws, batch, strict=True):
-            if draw is not None and size:
-                augment(pixels, draw, size, out)
-            else:
-                out.copy_(resize(pixels, size) if size else rearrange(pixels, "t h w c -> t c h w")).div_(255)
+        batch = _new_batch((len(frames), len(frames[0]), 3, height, width), frames[0].device)
+        if size:
+            augment_clips(frames, draws, batch)
+            return batch
+        for pixels, out in zip(frames, batch, strict=True):
+            out.copy_(rearrange(pixels, "t h w c -> t c h w")).div_(255)
         return batch
 
     def finish(self, batch: dict[str, Any], device: torch.device) -> Clip:
@@ -239,6 +272,13 @@ class _Batches:
         while True:
             yield [(loader.seed, number) for number in loader.numbers(step)]
             step += 1
+
+
+def _new_batch(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=torch.float32, device=device)
+    # numpy gets the memory of an earlier batch again; torch aligns its own, for which the system clears new pages.
+    return torch.from_numpy(np.empty(shape, np.float32))
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -94,8 +95,10 @@ class OpenMixture:
             names += [] if name in names else [name]
             self.sources.append(_open(source, store, spec, names.index(name)))
         self.embodiments = tuple(names)
-        self._ends = np.cumsum(mixture.probabilities)
+        self._ends = np.cumsum(mixture.probabilities).tolist()
         self.action_width = self._action_width()
+        rewards = spec.rewards and spec.has_transitions
+        self._labels = [label for label, read in (("actions", self.action_width > 0), ("rewards", rewards)) if read]
 
     def reopened(self) -> OpenMixture:
         """The same with the stores opened anew, for another process."""
@@ -119,7 +122,7 @@ class OpenMixture:
 
     def place(self, random: np.random.Generator) -> ClipPlace:
         """Draws a clip: a source by its weight, any of its episodes, and frames of that."""
-        number = min(int(np.searchsorted(self._ends, random.random(), side="right")), len(self.sources) - 1)
+        number = min(bisect_right(self._ends, random.random()), len(self.sources) - 1)
         source = self.sources[number]
         episode = int(source.episodes[random.integers(len(source.episodes))])
         length = int(source.store.lengths[episode])
@@ -133,23 +136,30 @@ class OpenMixture:
         where the last frame repeats) are zero and masked.
 
         Raises:
-            UserError: the file is damaged, or the episode lacks the camera or the rewards.
+            UserError: the file is damaged, the episode lacks the camera or the rewards, or a number is not finite.
         """
         source, drawn = self.sources[place.source], place.drawn
-        episode = source.store.clip(place.episode, drawn.as_selection(), camera=source.source.camera)
+        found = source.store.arrays(place.episode, self._labels, drawn.rows, camera=source.source.camera)
         actions = mask = rewards = None
-        if self.action_width:
+        if "actions" in self._labels:
             actions = np.zeros((len(drawn.rows), self.action_width), np.float32)
             mask = np.zeros(actions.shape, bool)
-            if episode.actions is not None:
-                width = episode.actions.shape[1]
-                actions[:, :width] = np.where(drawn.transitions[:, None], episode.actions, 0)
+            if "actions" in found:
+                width = found["actions"].shape[1]
+                actions[:, :width] = np.where(drawn.transitions[:, None], found["actions"], 0)
                 mask[:, :width] = drawn.transitions[:, None]
-        if self.spec.rewards and self.spec.has_transitions:
-            if episode.rewards is None:
-                raise UserError(f"episode {episode.key!r} of {source.store.folder} has no rewards; set rewards=False")
-            rewards = np.where(drawn.transitions, episode.rewards, 0).astype(np.float32)
-        return ClipArrays(episode.frames, actions, mask, rewards, place, source.embodiment, source.centre_crop)
+        if "rewards" in self._labels:
+            if "rewards" not in found:
+                raise self._unfit(place, "no rewards; set rewards=False")
+            rewards = np.where(drawn.transitions, found["rewards"], 0).astype(np.float32)
+        for label, value in (("actions", actions), ("rewards", rewards)):
+            if value is not None and not np.isfinite(value).all():
+                raise self._unfit(place, f"NaN or infinity in {label}; remove or repair the episode")
+        return ClipArrays(found["frames"], actions, mask, rewards, place, source.embodiment, source.centre_crop)
+
+    def _unfit(self, place: ClipPlace, why: str) -> UserError:
+        store = self.sources[place.source].store
+        return UserError(f"episode {store.keys[place.episode]!r} of {store.folder} has {why}")
 
 
 def _open(source: MixtureSource, store: EpisodeStore, spec: ClipSpec, embodiment: int) -> OpenSource:
@@ -179,6 +189,21 @@ def _stride(source: MixtureSource, store: EpisodeStore, spec: ClipSpec) -> int:
             return stride
     facts = store.facts.dataset
     return DatasetInfo(name=facts.name, base_stride=facts.base_stride).stride(spec.video_stepsize)
+
+
+def pooled_actions(opened: OpenMixture) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each number of raw actions, sources by their weights; 1 where it never changes."""
+    shares, mean, square = (np.zeros(opened.action_width) for _ in range(3))
+    for source, share in zip(opened.sources, opened.mixture.probabilities, strict=True):
+        said = source.store.facts.actions
+        if said is not None and said.dim <= opened.action_width:
+            shares[: said.dim] += share
+            mean[: said.dim] += share * np.array(said.mean)
+            square[: said.dim] += share * (np.array(said.std) ** 2 + np.array(said.mean) ** 2)
+    shares = np.where(shares, shares, 1)
+    mean, square = mean / shares, square / shares
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    return tuple(mean.tolist()), tuple(np.where(std > 1e-6 * (1 + np.abs(mean)), std, 1.0).tolist())
 
 
 def as_mixture(stores: Mixture | EpisodeStore | MixtureSource | str | Sequence[MixtureSource]) -> Mixture:

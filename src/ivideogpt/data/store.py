@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,27 +19,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ivideogpt.core.config import from_dict
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import MissingExtraError, UserError
 from ivideogpt.data import store_format as form
 from ivideogpt.data.convert.jpeg import decode_jpeg
-from ivideogpt.data.store_bytes import Place, Shards, place_of
-from ivideogpt.data.store_facts import IndexFacts
+from ivideogpt.data.store_bytes import Shards, place_of
+from ivideogpt.data.store_index import Camera, Entry, StoreIndex
 
 _TRANSITIONS = ("actions", "rewards", "terminated")
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """Where an episode lies: its rows in the tensors of its group."""
-
-    index: int
-    key: str
-    shard: str
-    group: int
-    first: int
-    length: int
 
 
 class EpisodeStore(Sequence[Episode]):
@@ -58,13 +44,8 @@ class EpisodeStore(Sequence[Episode]):
         self.folder = str(folder)
         self._place = place_of(folder)
         self._shards = Shards(self._place)
-        self._table, self.facts = _read_index(self._place)
-        self._lengths = self._table["length"].to_numpy()
-        self._firsts = self._table["first"].to_numpy()
-        self._groups = self._table["group"].to_numpy()
-        names = self._table["shard"].combine_chunks().dictionary_encode()
-        self._shard_names: list[str] = names.dictionary.to_pylist()
-        self._shard_of = names.indices.to_numpy()
+        self._index = StoreIndex(self._place)
+        self._table, self.facts = self._index.table, self._index.facts
 
     def __reduce__(self) -> tuple[type[EpisodeStore], tuple[str]]:
         # A worker process opens the store anew: memory maps and connections do not travel.
@@ -75,7 +56,7 @@ class EpisodeStore(Sequence[Episode]):
 
     def __len__(self) -> int:
         """Number of episodes."""
-        return len(self._lengths)
+        return len(self._index.lengths)
 
     def __getitem__(self, index: int) -> Episode:  # pyright: ignore[reportIncompatibleMethodOverride]  no slices
         """The whole episode at ``index``; -1 is the last.
@@ -99,7 +80,7 @@ class EpisodeStore(Sequence[Episode]):
     @property
     def lengths(self) -> np.ndarray:
         """Frames of each episode, int64 ``[n]``."""
-        return self._lengths
+        return self._index.lengths
 
     @property
     def rates(self) -> np.ndarray:
@@ -114,7 +95,12 @@ class EpisodeStore(Sequence[Episode]):
     @property
     def shards(self) -> list[str]:
         """The files in ``shards/`` that hold the episodes."""
-        return list(self._shard_names)
+        return list(self._index.shards)
+
+    @property
+    def shard_numbers(self) -> np.ndarray:
+        """The place of each episode's file in ``shards``, int ``[n]``."""
+        return self._index.shard_of
 
     def find(self, key: str, split: str | None = None) -> int:
         """The index of an episode.
@@ -146,7 +132,7 @@ class EpisodeStore(Sequence[Episode]):
             UserError: the episode has no such camera or row, or the file is damaged.
         """
         entry = self._entry(index)
-        return self._frames(entry, self._camera(entry, name), _rows_of(entry, rows))
+        return self._arrays(entry, (), self._chosen(entry, rows), self._camera(entry, name))["frames"]
 
     def array(self, index: int, name: str) -> np.ndarray:
         """Another array of the episode, one row a frame.
@@ -158,8 +144,12 @@ class EpisodeStore(Sequence[Episode]):
         tensors = self._tensors(entry)
         if form.array_name(name) not in tensors:
             known = [key.removeprefix("array.") for key in tensors if key.startswith("array.")]
-            raise UserError(f"episode {entry.key!r} has no array {name!r}; it has {', '.join(known) or 'none'}")
-        return self._rows(entry, [form.array_name(name)], range(entry.length))[form.array_name(name)]
+            raise UserError(f"{self._named(entry)} has no array {name!r}; it has {', '.join(known) or 'none'}")
+        return self._rows(entry, {name: tensors[form.array_name(name)]}, self._chosen(entry, None))[name]
+
+    def has(self, index: int, name: str) -> bool:
+        """Whether an episode has "actions", "rewards", "terminated" or "state"; reads no more than a file's header."""
+        return name in self._tensors(self._entry(int(index)))
 
     def clip(self, index: int, rows: Sequence[int] | np.ndarray | None = None, *, camera: str | None = None) -> Episode:
         """Some frames of an episode with their rows; the last action row becomes padding again.
@@ -174,6 +164,31 @@ class EpisodeStore(Sequence[Episode]):
             UserError: the episode has no such row, or the file is damaged.
         """
         return self._episode(self._entry(index), rows, camera)
+
+    def arrays(
+        self,
+        index: int,
+        names: Iterable[str],
+        rows: Sequence[int] | np.ndarray | None = None,
+        *,
+        camera: str | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Some frames of an episode and only those of their rows that are wanted, as arrays of their own.
+
+        Args:
+            index: of the episode.
+            names: of "actions", "rewards", "terminated" and "state"; one that the episode does not have is left out.
+            rows: frames in any order; None: all.
+            camera: default: the one that the catalogue uses.
+
+        Returns:
+            "frames", uint8 ``[t h w 3]``, and the arrays by their names, the rows as they were recorded.
+
+        Raises:
+            UserError: the episode has no such row or camera, or the file is damaged.
+        """
+        entry = self._entry(index)
+        return self._arrays(entry, names, self._chosen(entry, rows), self._camera(entry, camera))
 
     def check(self) -> None:
         """Checks that every shard is there and holds the episodes that the index says; reads no episode.
@@ -200,27 +215,21 @@ class EpisodeStore(Sequence[Episode]):
 
     def _by_shard(self, indices: Iterable[int]) -> list[int]:
         """In the order of the files."""
-        return sorted(indices, key=lambda i: (self._shard_of[i], self._groups[i], self._firsts[i]))
+        index = self._index
+        return sorted(indices, key=lambda i: (index.shard_of[i], index.groups[i], index.firsts[i]))
 
-    def _entry(self, index: int) -> _Entry:
+    def _entry(self, index: int) -> Entry:
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"{self.folder} has {len(self)} episodes; there is no episode {index}")
-        return _Entry(
-            place,
-            self._table["key"][place].as_py(),
-            self._shard_names[self._shard_of[place]],
-            int(self._groups[place]),
-            int(self._firsts[place]),
-            int(self._lengths[place]),
-        )
+        return self._index.entry(place)
 
-    def _tensors(self, entry: _Entry) -> dict[str, form.Tensor]:
+    def _tensors(self, entry: Entry) -> dict[str, form.Tensor]:
         """The tensors of the episode's group by their names without it."""
         try:
             found = self._shards.groups(entry.shard).get(entry.group)
         except UserError as error:
-            raise UserError(f"episode {entry.key!r} cannot be read: {error}") from error
+            raise UserError(f"{self._named(entry)} cannot be read: {error}") from error
         if found is None:
             raise self._damaged(entry, f"there is no group {entry.group}")
         for name, tensor in found.items():
@@ -229,59 +238,80 @@ class EpisodeStore(Sequence[Episode]):
                 raise self._damaged(entry, f"{name} ends at row {rows}")
         return found
 
-    def _episode(self, entry: _Entry, rows: Sequence[int] | np.ndarray | None, camera: str | None) -> Episode:
-        chosen = _rows_of(entry, rows)
-        split, main, fps, text, meta = (
-            self._table[name][entry.index].as_py() for name in ("split", "camera", "fps", "text", "meta")
-        )
-        name = main if camera is None else camera
-        arrays = self._rows(entry, form.ROWS, chosen)
+    def _episode(self, entry: Entry, rows: Sequence[int] | np.ndarray | None, name: str | None) -> Episode:
+        camera = self._camera(entry, name)
+        arrays = self._arrays(entry, form.ROWS, self._chosen(entry, rows), camera)
         for label in _TRANSITIONS:
             if rows is not None and label in arrays:
                 arrays[label][-1] = 0
-        facts = {"dataset": self.facts.dataset.name, "camera": name, "fps": fps, "text": text}
-        frames = self._frames(entry, self._camera(entry, name), chosen)
-        return Episode(frames=frames, key=entry.key, split=split, meta=json.loads(meta) | facts, **arrays)
+        split, fps, text, meta = (
+            self._table[column][entry.index].as_py() for column in ("split", "fps", "text", "meta")
+        )
+        facts = {"dataset": self.facts.dataset.name, "camera": camera.name, "fps": fps, "text": text}
+        return Episode(key=self._index.key(entry.index), split=split, meta=json.loads(meta) | facts, **arrays)
 
-    def _camera(self, entry: _Entry, name: str) -> dict[str, Any]:
-        cameras = {camera["name"]: camera for camera in self._table["cameras"][entry.index].as_py()}
-        if name not in cameras:
-            raise UserError(f"episode {entry.key!r} has no camera {name!r}; it has {', '.join(cameras)}")
-        return cameras[name]
+    def _camera(self, entry: Entry, name: str | None) -> Camera:
+        """A camera of the episode; None: the one that the catalogue uses."""
+        name = self._index.main_camera(entry.index) if name is None else name
+        cameras = self._index.cameras(entry.index)
+        for camera in cameras:
+            if camera.name == name:
+                return camera
+        known = ", ".join(camera.name for camera in cameras)
+        raise UserError(f"{self._named(entry)} has no camera {name!r}; it has {known}")
 
-    def _rows(self, entry: _Entry, names: Iterable[str], rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Copies of rows of those tensors of the episode that there are."""
+    def _chosen(self, entry: Entry, rows: Sequence[int] | np.ndarray | None) -> np.ndarray:
+        """Rows that the episode has, int ``[t]``; None: all.
+
+        Raises:
+            UserError: one is outside, or there are none.
+        """
+        chosen = np.arange(entry.length) if rows is None else np.asarray(rows)
+        if not len(chosen):
+            raise UserError(f"no frames were asked of {self._named(entry)}; give at least one row")
+        if chosen.min() < 0 or chosen.max() >= entry.length:
+            raise UserError(
+                f"frames {chosen.min()} to {chosen.max()} were asked of {self._named(entry)}, which has {entry.length}"
+            )
+        return chosen
+
+    def _arrays(self, entry: Entry, names: Iterable[str], rows: np.ndarray, camera: Camera) -> dict[str, np.ndarray]:
+        """Frames, and rows of those named tensors of the episode that there are."""
         there = self._tensors(entry)
         tensors = {name: there[name] for name in names if name in there}
-        low, high = int(min(rows)), int(max(rows)) + 1
+        if camera.encoding == "raw":
+            tensors["frames"] = self._tensor(entry, form.raw_name(camera.name))
+        arrays = self._rows(entry, tensors, rows)
+        if camera.encoding != "raw":
+            arrays["frames"] = self._decoded(entry, camera, rows)
+        return arrays
+
+    def _rows(self, entry: Entry, tensors: dict[str, form.Tensor], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Copies of rows of tensors of the episode; all ranges are asked for together."""
+        low, high = int(rows.min()), int(rows.max()) + 1
         wanted = [tensor.rows(entry.first + low, entry.first + high) for tensor in tensors.values()]
         found = self._shards.read(entry.shard, wanted)
-        in_a_row = isinstance(rows, range) and rows.step == 1
-        places = np.asarray(rows) - low
         return {
-            name: tensor.array(content).copy() if in_a_row else tensor.array(content)[places]
+            name: tensor.array(content).take(rows - low, axis=0)
             for (name, tensor), content in zip(tensors.items(), found, strict=True)
         }
 
-    def _frames(self, entry: _Entry, camera: dict[str, Any], rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        raw = form.raw_name(camera["name"])
-        if camera["encoding"] == "raw":
-            self._tensor(entry, raw)
-            return self._rows(entry, [raw], rows)[raw]
-        low, high = int(min(rows)), int(max(rows)) + 1
-        offsets, blob = self._files(entry, camera["name"], low, high)
-        frames = np.empty((len(rows), camera["height"], camera["width"], 3), np.uint8)
-        for place, row in enumerate(rows):
+    def _decoded(self, entry: Entry, camera: Camera, rows: np.ndarray) -> np.ndarray:
+        """Frames that are stored as JPEG files."""
+        low, high = int(rows.min()), int(rows.max()) + 1
+        offsets, blob = self._files(entry, camera.name, low, high)
+        frames = np.empty((len(rows), camera.height, camera.width, 3), np.uint8)
+        for place, row in enumerate(rows.tolist()):
             file = blob[offsets[row - low] : offsets[row - low + 1]].tobytes()
             try:
-                decode_jpeg(file, fast=camera["fast"], out=frames[place])
+                decode_jpeg(file, fast=camera.fast, out=frames[place])
             except MissingExtraError:
                 raise
             except UserError as error:
                 raise self._damaged(entry, f"frame {row}: {error}") from error
         return frames
 
-    def _files(self, entry: _Entry, camera: str, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+    def _files(self, entry: Entry, camera: str, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
         """JPEG files of some frames end to end, and where each begins; the first begins at 0."""
         offsets = self._tensor(entry, form.offsets_name(camera))
         files = self._tensor(entry, form.jpeg_name(camera))
@@ -292,14 +322,14 @@ class EpisodeStore(Sequence[Episode]):
         (blob,) = self._shards.read(entry.shard, [files.rows(int(begins[0]), int(begins[-1]))])
         return begins - begins[0], blob
 
-    def _tensor(self, entry: _Entry, name: str) -> form.Tensor:
+    def _tensor(self, entry: Entry, name: str) -> form.Tensor:
         """A tensor that the index says is there."""
         found = self._tensors(entry).get(name)
         if found is None:
             raise self._damaged(entry, f"there is no {name}")
         return found
 
-    def _stored(self, entry: _Entry) -> dict[str, np.ndarray]:
+    def _stored(self, entry: Entry) -> dict[str, np.ndarray]:
         """All arrays of an episode as they are stored, which its sum is made of."""
         tensors = self._tensors(entry)
         plain = {name: tensor for name, tensor in tensors.items() if not name.startswith(("jpeg.", "offsets."))}
@@ -311,38 +341,10 @@ class EpisodeStore(Sequence[Episode]):
                 stored[form.offsets_name(camera)], stored[name] = self._files(entry, camera, 0, entry.length)
         return stored
 
-    def _damaged(self, entry: _Entry, why: str) -> UserError:
+    def _damaged(self, entry: Entry, why: str) -> UserError:
         path = self._shards.path(entry.shard)
-        return UserError(f"episode {entry.key!r} in {path} is damaged ({why}); copy or convert the file again")
+        return UserError(f"{self._named(entry)} in {path} is damaged ({why}); copy or convert the file again")
 
-
-def _rows_of(entry: _Entry, rows: Sequence[int] | np.ndarray | None) -> Sequence[int] | np.ndarray:
-    """Rows that the episode has.
-
-    Raises:
-        UserError: one is outside, or there are none.
-    """
-    chosen = range(entry.length) if rows is None else rows
-    if not len(chosen):
-        raise UserError(f"no frames were asked of episode {entry.key!r}; give at least one row")
-    if min(chosen) < 0 or max(chosen) >= entry.length:
-        raise UserError(
-            f"frames {min(chosen)} to {max(chosen)} were asked of episode {entry.key!r}, which has {entry.length}"
-        )
-    return chosen
-
-
-def _read_index(place: Place) -> tuple[Any, IndexFacts]:
-    arrow = form.pyarrow()
-    path = f"{place.name}/{form.INDEX}"
-    try:
-        with place.open(form.INDEX) as file:
-            table = arrow.parquet.read_table(file)
-        facts = json.loads((table.schema.metadata or {}).get(form.FACTS_KEY, b"{}"))
-    except FileNotFoundError:
-        raise UserError(f"{place.name} has no {form.INDEX}; expected a store whose conversion is finished") from None
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        raise UserError(f"{path} cannot be read ({error}); copy it or convert again") from error
-    if facts.get("format") != form.FORMAT:
-        raise UserError(f"{path} is of format {facts.get('format')!r}; expected {form.FORMAT!r}")
-    return table.combine_chunks(), from_dict(IndexFacts, facts, where=path)
+    def _named(self, entry: Entry) -> str:
+        """What errors call an episode."""
+        return f"episode {self._index.key(entry.index)!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,6 +136,14 @@ class CompressiveTokenizer(nn.Module):
         state = {name: value.to(dtype) if dtype else value for name, value in self.state_dict().items()}
         save_tensors(Path(folder) / WEIGHTS_FILE, state)
         write_text_atomic(Path(folder) / CONFIG_FILE, json.dumps(self.config.to_official(), indent=2) + "\n")
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of shape and weights (as float32): equal for tokenizers that give the same tokens."""
+        digest = hashlib.sha256(json.dumps(self.config.to_official(), sort_keys=True).encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def set_context_frames(self, context_frames: int) -> None:
         """Makes the tokenizer look at fewer context frames: the position embeddings of the last ones are kept.

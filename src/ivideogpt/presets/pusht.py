@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ivideogpt.models.heads import HeadsConfig
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import TransformerConfig
+from ivideogpt.presets.recipe import Recipe
 from ivideogpt.train.forecast import ForecastTraining
+from ivideogpt.train.start import ModelShape
 from ivideogpt.train.tokenizer import TokenizerTraining
 from ivideogpt.train.transformer import TransformerTraining
 
 CONTEXT_FRAMES = 2
-ACTION_FREQUENCIES = 4
 #: Between the likeliest tokens, which draw nothing where the model is unsure, and draws that scatter.
 TEMPERATURE = 0.85
 
@@ -36,29 +36,52 @@ def pusht_tokenizer() -> TokenizerConfig:
     )
 
 
-def pusht_heads() -> HeadsConfig:
-    """A token knows its place, and a forecast tells it what to expect there."""
-    return HeadsConfig(
-        action_dim=2,
-        action_frequencies=ACTION_FREQUENCIES,
-        slots=1 + pusht_tokenizer().layout.context_tokens,
-        forecast_grid=8,
+def pusht_model() -> ModelShape:
+    """A token knows its place, a forecast tells it what to expect there; small: each pass of a frame reads all."""
+    layout = pusht_tokenizer().layout
+    return ModelShape(
+        transformer=TransformerConfig(
+            vocab_size=layout.vocab_size,
+            hidden_size=192,
+            intermediate_size=512,
+            num_layers=4,
+            num_heads=2,
+            max_positions=layout.length(CONTEXT_FRAMES, 14),
+        ),
+        action_frequencies=4,
+        slots=True,
         forecast_width=96,
         forecast_blocks=4,
-        reward=True,
+        rewards=True,
     )
 
 
-def pusht_transformer() -> TransformerConfig:
-    """Small: each pass of a frame reads all of its weights, and a person waits for it."""
-    layout = pusht_tokenizer().layout
-    return TransformerConfig(
-        vocab_size=layout.vocab_size,
-        hidden_size=192,
-        intermediate_size=512,
-        num_layers=4,
-        num_heads=2,
-        max_positions=layout.length(CONTEXT_FRAMES, 14),
+def pusht_recipe() -> Recipe:
+    """The shipped model's."""
+    return Recipe(
+        tokenizer=TokenizerTraining(
+            tokenizer=pusht_tokenizer(),
+            steps=6_000,
+            batch_size=12,
+            future_frames=2,
+            learning_rate=8e-4,
+            continuous_steps=400,
+            save_every=500,
+        ),
+        model=pusht_model(),
+        forecasts=(ForecastTraining(steps=6_000), ForecastTraining(steps=4_000, unroll=3, learning_rate=1e-3)),
+        transformer=TransformerTraining(
+            steps=9_000,
+            batch_size=8,
+            clip_frames=10,
+            learning_rate=1.5e-3,
+            warmup_steps=100,
+            final_ratio=0.02,
+            imagined_share=0.15,
+            save_every=500,
+        ),
+        stride=1,
+        temperature=TEMPERATURE,
     )
 
 
@@ -70,42 +93,12 @@ class PushTTraining:
     docs/decisions.md); this recipe makes one of the same shape in a single run.
 
     Attributes:
-        train_seeds, test_seeds: of the episodes, "first:last"; seeds from 10000 on are held out.
+        train_seeds, test_seeds: of the episodes, "first:stop"; seeds from 10000 on are held out.
         episode_frames: frames of an episode.
-        tokenizer: the first training.
-        forecasts: the forecast alone: first from true frames, then also from its own.
-        transformer: the last training, of transformer and forecast together.
+        recipe: how the model is trained on them.
     """
 
     train_seeds: str = "0:3200"
     test_seeds: str = "10000:10100"
     episode_frames: int = 48
-    tokenizer: TokenizerTraining = field(
-        default_factory=lambda: TokenizerTraining(
-            tokenizer=pusht_tokenizer(),
-            steps=6_000,
-            batch_size=12,
-            future_frames=2,
-            learning_rate=8e-4,
-            continuous_steps=400,
-            save_every=500,
-        )
-    )
-    forecasts: tuple[ForecastTraining, ...] = (
-        ForecastTraining(steps=6_000),
-        ForecastTraining(steps=4_000, unroll=3, learning_rate=1e-3),
-    )
-    transformer: TransformerTraining = field(
-        default_factory=lambda: TransformerTraining(
-            transformer=pusht_transformer(),
-            heads=pusht_heads(),
-            steps=9_000,
-            batch_size=8,
-            clip_frames=10,
-            learning_rate=1.5e-3,
-            warmup_steps=100,
-            final_ratio=0.02,
-            imagined_share=0.15,
-            save_every=500,
-        )
-    )
+    recipe: Recipe = field(default_factory=pusht_recipe)

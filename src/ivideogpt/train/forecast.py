@@ -12,8 +12,8 @@ from tqdm import tqdm
 from ivideogpt.core.clock import Until
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
 from ivideogpt.core.run import Run
-from ivideogpt.data.frames import EpisodeArrays
-from ivideogpt.train.transformer import ClipTokens, save_model
+from ivideogpt.train.batches import TokenBatches
+from ivideogpt.train.transformer import save_model
 from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -48,16 +48,20 @@ class ForecastTraining:
     save_every: int = 1_000
     seed: int = 0
 
+    def clip_frames(self, context_frames: int) -> int:
+        """Frames of the clips it trains on."""
+        return context_frames + 1 + self.unroll
+
 
 def train_forecast(
-    config: ForecastTraining, model: WorldModel, data: EpisodeArrays, run: Run, *, until: int | None = None
+    config: ForecastTraining, model: WorldModel, batches: TokenBatches, run: Run, *, until: int | None = None
 ) -> WorldModel:
     """Trains, or goes on where ``run`` stopped; the tokenizer and the transformer's layers stay as they are.
 
     Args:
         config: the settings; the schedule spans ``config.steps``.
         model: has a forecast and a tokenizer with one codebook for all frames.
-        data: raw frames and actions.
+        batches: tokens of clips of ``config.clip_frames(model.context_frames)``, ``config.batch_size`` at once.
         run: its folder, device and precision; each checkpoint in it is a whole world model.
         until: stops after this many updates without changing the schedule.
 
@@ -66,7 +70,6 @@ def train_forecast(
     """
     model.to(run.device)
     model.tokenizer.requires_grad_(False)
-    clips = ClipTokens(model, data, model.context_frames + 1 + config.unroll)
     back = model.config.heads.forecast_frames
     transformer = model.transformer
     learner = nn.ModuleDict({"forecast": model.heads.forecast, "norm": transformer.norm, "head": transformer.head})
@@ -74,12 +77,13 @@ def train_forecast(
     schedule = cosine(
         config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps, final_ratio=config.final_ratio
     )
-    parts = {"learner": learner, "optimizer": optimizer}
+    parts = {"learner": learner, "optimizer": optimizer, "batches": batches}
     step, last = run.resume(**parts), min(until or config.steps, config.steps)
     learner.train()
+    stream = iter(batches)
     with tqdm(total=last, initial=step, desc="forecast", unit="step") as bar:
         while Until(last)(step):
-            ids, actions, _ = clips.draw(config.batch_size, run.generator)
+            ids, actions, _ = next(stream)
             set_learning_rate(optimizer, schedule(step))
             codes = embeddings.history(model, ids, back + 1 + config.unroll)
             own = int(torch.randint(config.unroll + 1, (), generator=run.generator))

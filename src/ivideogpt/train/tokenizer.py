@@ -1,4 +1,4 @@
-"""Trains a compressive tokenizer on clips held in memory, on one device.
+"""Trains a compressive tokenizer.
 
 Phases: first no codes at all (the networks learn to draw), then k-means places the codes and they follow the running
 mean of what they stand for.
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ivideogpt.core.clock import Until
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
 from ivideogpt.core.run import Run
-from ivideogpt.data.frames import EpisodeArrays, random_after_context
+from ivideogpt.data.sampler import ClipLoader
 from ivideogpt.models.quantizer import CodebookAverage, VectorQuantizer
 from ivideogpt.models.tokenizer import CompressiveTokenizer, Reconstruction
 from ivideogpt.models.tokenizer_config import TokenizerConfig
@@ -32,11 +32,11 @@ class TokenizerTraining:
         steps: updates.
         batch_size: clips an update.
         future_frames: frames after the context in a clip, drawn from ``horizon`` frames.
-        horizon: how far after the context they may lie.
+        horizon: how far after the context they may lie, in frames one stride apart.
         learning_rate: peak; warms up, then falls along a cosine to 0.
         warmup_steps: updates of the warm-up.
         clip_norm: largest gradient norm.
-        continuous_steps: updates without codes at the start.
+        continuous_steps: updates without codes at the start; 0: the codes are those that the tokenizer has.
         l1_weight, l2_weight: of absolute and squared error.
         rare_colour_weight: largest weight of a pixel, against 1 for the commonest colour.
         commitment_weight: of the distance between vectors and their codes.
@@ -64,7 +64,10 @@ class TokenizerTraining:
     seed: int = 0
 
 
-Evaluate = Callable[[CompressiveTokenizer], dict[str, float]]
+#: Frames whose colours are counted, and batches whose vectors the codes are placed on.
+SAMPLE, START_BATCHES = 1001, 20
+
+Evaluate = Callable[[CompressiveTokenizer, int], dict[str, float]]
 
 
 class PixelLoss(nn.Module):
@@ -76,11 +79,11 @@ class PixelLoss(nn.Module):
     LEVELS = 8
     weight: Tensor
 
-    def __init__(self, config: TokenizerTraining, data: EpisodeArrays, count: int = 1001) -> None:
-        """Counts the colours of ``count`` frames spread over ``data``."""
+    def __init__(self, config: TokenizerTraining, frames: Tensor) -> None:
+        """Counts the colours of ``frames`` ``[n c h w]`` in [0, 1]."""
         super().__init__()
         self.config = config
-        colours = self._colours(data.frames[_spread(data, count)].float() / 255)
+        colours = self._colours(frames)
         share = torch.bincount(colours.flatten(), minlength=self.LEVELS**3) / colours.numel()
         weight = (share.max() / share.clamp(min=1e-9)).sqrt().clamp(max=config.rare_colour_weight)
         self.register_buffer("weight", weight)
@@ -96,18 +99,9 @@ class PixelLoss(nn.Module):
         return (red * self.LEVELS + green) * self.LEVELS + blue
 
 
-def _spread(data: EpisodeArrays, count: int) -> Tensor:
-    return torch.linspace(0, len(data.frames) - 1, count).long()
-
-
-def usual_picture(data: EpisodeArrays, count: int = 1001) -> Tensor:
-    """The median of ``count`` frames spread over the data, float ``[c h w]`` in [0, 1]."""
-    return data.frames[_spread(data, count)].median(dim=0).values.float() / 255
-
-
 def train_tokenizer(
     config: TokenizerTraining,
-    data: EpisodeArrays,
+    loader: ClipLoader,
     run: Run,
     *,
     initial: CompressiveTokenizer | None = None,
@@ -118,10 +112,10 @@ def train_tokenizer(
 
     Args:
         config: the settings; the schedule spans ``config.steps``.
-        data: raw frames.
+        loader: of clips of the tokenizer's context and ``config.future_frames``, ``config.batch_size`` at once.
         run: its folder, device and precision; each checkpoint in it has a ``tokenizer/`` folder.
-        initial: weights to start from, of the same shape (it is trained in place); its codes are placed anew.
-        evaluate: measures the model at each checkpoint; its figures join the log.
+        initial: weights to start from, of the same shape (it is trained in place).
+        evaluate: measures the model at each checkpoint, given the number of updates; its figures join the log.
         until: stops after this many updates without changing the schedule.
 
     Returns:
@@ -129,20 +123,23 @@ def train_tokenizer(
     """
     tokenizer = initial or CompressiveTokenizer(config.tokenizer)
     tokenizer.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    sample = loader.clips(range(-(-SAMPLE // loader.mixture.spec.frames))).frames.flatten(0, 1)
     if config.tokenizer.background:
-        tokenizer.background.copy_(usual_picture(data))
-    pixel_loss = PixelLoss(config, data).to(run.device)
+        tokenizer.background.copy_(sample.median(dim=0).values)  # the usual picture
+    pixel_loss = PixelLoss(config, sample).to(run.device)
     averages = Codebooks(tokenizer, config.codebook_decay).to(run.device)
     optimizer = adamw(tokenizer, learning_rate=config.learning_rate, betas=(0.9, 0.99))
     schedule = cosine(config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps)
-    parts = {"tokenizer": tokenizer, "averages": averages, "optimizer": optimizer}
+    parts = {"tokenizer": tokenizer, "averages": averages, "optimizer": optimizer, "batches": loader}
     step, last = run.resume(**parts), min(until or config.steps, config.steps)
     tokenizer.train()
+    stream = iter(loader)
     with tqdm(total=last, initial=step, desc="tokenizer", unit="step") as bar:
         while Until(last)(step):
-            frames = draw_frames(config, data, run)
-            if step == config.continuous_steps:
-                averages.start(tokenizer, [draw_frames(config, data, run) for _ in range(20)], run.generator)
+            if step == config.continuous_steps and step:
+                coming = [loader.clips(loader.numbers(loader.step + ahead)).frames for ahead in range(START_BATCHES)]
+                averages.start(tokenizer, [frames.to(run.device) for frames in coming], run.generator)
+            frames = next(stream).frames.to(run.device)
             quantized = step >= config.continuous_steps
             set_learning_rate(optimizer, schedule(step))
             with run.autocast():
@@ -163,21 +160,13 @@ def train_tokenizer(
             figures["codes_used"] = found.dynamics_codes.unique().numel()
             if run.is_save_step(step, last=last):
                 if evaluate is not None:
-                    figures |= evaluate(tokenizer.eval())
+                    figures |= evaluate(tokenizer.eval(), step)
                     tokenizer.train()
                 run.log(step, **figures)
                 run.save(step, also=lambda folder: tokenizer.save_pretrained(folder / "tokenizer"), **parts)
             else:
                 run.log(step, **figures)
     return tokenizer.eval()
-
-
-def draw_frames(config: TokenizerTraining, data: EpisodeArrays, run: Run) -> Tensor:
-    """Frames ``[b t c h w]`` in [0, 1] of random clips, on the device of the run."""
-    context = config.tokenizer.context_frames
-    starts = data.draw(config.batch_size, context + config.horizon, run.generator)
-    rows = random_after_context(starts, context, config.future_frames, config.horizon, run.generator)
-    return data.clips(rows, context).frames.to(run.device)
 
 
 class Codebooks(nn.Module):

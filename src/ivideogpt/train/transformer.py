@@ -1,13 +1,9 @@
-"""Trains the transformer of a world model on clips held in memory, on one device.
-
-A tokenizer that is not conditional gives a frame the same codes wherever it stands, so all frames are encoded once;
-otherwise each clip is encoded when it is drawn.
-"""
+"""Trains the transformer of a world model, and the heads and the forecast around it; the tokenizer stays as it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,10 +15,7 @@ from ivideogpt.core.clock import Until
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
 from ivideogpt.core.run import Run
-from ivideogpt.data.frames import EpisodeArrays, contiguous
-from ivideogpt.models.heads import HeadsConfig
-from ivideogpt.models.tokenizer import CompressiveTokenizer
-from ivideogpt.models.transformer import TransformerConfig
+from ivideogpt.train.batches import TokenBatches
 from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.losses import transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -33,8 +26,6 @@ class TransformerTraining:
     """How a transformer is trained.
 
     Attributes:
-        transformer: its shape.
-        heads: what stands around it.
         steps: updates.
         batch_size: clips an update.
         clip_frames: frames of a clip, context included.
@@ -50,8 +41,6 @@ class TransformerTraining:
         seed: of weights, data order and corruption.
     """
 
-    transformer: TransformerConfig = field(default_factory=TransformerConfig)
-    heads: HeadsConfig = field(default_factory=HeadsConfig)
     steps: int = 20_000
     batch_size: int = 8
     clip_frames: int = 16
@@ -69,50 +58,13 @@ class TransformerTraining:
     seed: int = 0
 
 
-class ClipTokens:
-    """Token sequences of random clips."""
-
-    def __init__(self, model: WorldModel, data: EpisodeArrays, clip_frames: int) -> None:
-        """Encodes all frames at once where the tokenizer allows it."""
-        self.model, self.data, self.clip_frames = model, data, clip_frames
-        self.codes = None if model.tokenizer.config.conditional else frame_codes(model.tokenizer, data)
-
-    def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Ids ``[b length]``, actions ``[b f a]`` in model units or None, rewards ``[b f]`` or None, on the device."""
-        model, count = self.model, self.model.context_frames
-        rows = contiguous(self.data.draw(batch_size, self.clip_frames, generator), self.clip_frames)
-        if self.codes is None:
-            with torch.no_grad():
-                ids, _ = model.tokenizer.tokenize(self.data.clips(rows, count).frames.to(model.device))
-        else:
-            codes = self.codes[rows].long()
-            ids = model.layout.join(codes[:, :count], codes[:, count:]).to(model.device)
-        actions = rewards = None
-        if model.action_dim and self.data.actions is not None:
-            actions = model.normalize_actions(self.data.actions[rows[:, count - 1 : -1]]).to(model.device)
-        if self.data.rewards is not None:
-            rewards = self.data.rewards[rows[:, count - 1 : -1]].to(model.device)
-        return ids, actions, rewards
-
-
-@torch.inference_mode()
-def frame_codes(tokenizer: CompressiveTokenizer, data: EpisodeArrays, batch_size: int = 256) -> Tensor:
-    """Codes int16 ``[total n]`` of every frame, for a tokenizer that is not conditional."""
-    device = tokenizer.quantize.embedding.weight.device
-    codes = [
-        tokenizer.encode_context(data.frames[start : start + batch_size].to(device)[:, None].float() / 255)[0][:, 0]
-        for start in tqdm(range(0, len(data.frames), batch_size), desc="encoding", unit="batch")
-    ]
-    return torch.cat(codes).to(torch.int16).cpu().clone()
-
-
 def train_transformer(
     config: TransformerTraining,
     model: WorldModel,
-    data: EpisodeArrays,
+    batches: TokenBatches,
     run: Run,
     *,
-    evaluate: Callable[[WorldModel], dict[str, float]] | None = None,
+    evaluate: Callable[[WorldModel, int], dict[str, float]] | None = None,
     until: int | None = None,
 ) -> WorldModel:
     """Trains, or goes on where ``run`` stopped; the tokenizer stays as it is.
@@ -120,9 +72,9 @@ def train_transformer(
     Args:
         config: the settings; the schedule spans ``config.steps``.
         model: a trained tokenizer with a transformer to train.
-        data: raw frames, actions and rewards.
+        batches: tokens of clips of ``config.clip_frames``, ``config.batch_size`` at once.
         run: its folder, device and precision; each checkpoint in it is a whole world model.
-        evaluate: measures the model at each checkpoint; its figures join the log.
+        evaluate: measures the model at each checkpoint, given the number of updates; its figures join the log.
         until: stops after this many updates without changing the schedule.
 
     Returns:
@@ -130,18 +82,18 @@ def train_transformer(
     """
     model.to(run.device)
     model.tokenizer.requires_grad_(False)
-    clips = ClipTokens(model, data, config.clip_frames)
     learner = nn.ModuleDict({"transformer": model.transformer, "heads": model.heads})
     optimizer = adamw(learner, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     schedule = cosine(
         config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps, final_ratio=config.final_ratio
     )
-    parts = {"learner": learner, "optimizer": optimizer}
+    parts = {"learner": learner, "optimizer": optimizer, "batches": batches}
     step, last = run.resume(**parts), min(until or config.steps, config.steps)
     learner.train()
+    stream = iter(batches)
     with tqdm(total=last, initial=step, desc="transformer", unit="step") as bar:
         while Until(last)(step):
-            ids, actions, rewards = clips.draw(config.batch_size, run.generator)
+            ids, actions, rewards = next(stream)
             set_learning_rate(optimizer, schedule(step))
             with run.autocast():
                 inputs = partly_imagined(model, ids, actions, config.imagined_share, run.generator)
@@ -165,7 +117,7 @@ def train_transformer(
             if run.is_save_step(step, last=last):
                 if evaluate is not None:
                     learner.eval()
-                    figures |= evaluate(model)
+                    figures |= evaluate(model, step)
                     learner.train()
                 run.log(step, **figures)
                 run.save(step, also=lambda folder: save_model(model, folder), **parts)

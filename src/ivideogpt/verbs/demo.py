@@ -116,18 +116,22 @@ def train_demo(
         precision: auto, float32 or bfloat16.
     """
     from ivideogpt.presets.pusht import PushTTraining
-    from ivideogpt.verbs.training import train_pusht
+    from ivideogpt.verbs.pusht import train_pusht
+    from ivideogpt.verbs.training import Machine
 
-    recipe = PushTTraining()
-    recipe = replace(recipe, train_seeds=train_seeds or recipe.train_seeds, test_seeds=test_seeds or recipe.test_seeds)
+    training = PushTTraining()
+    training = replace(
+        training, train_seeds=train_seeds or training.train_seeds, test_seeds=test_seeds or training.test_seeds
+    )
+    recipe, stages = training.recipe, training.recipe.forecasts
     if tokenizer_steps is not None:
         recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, steps=tokenizer_steps))
     if forecast_steps is not None:
-        stages = tuple(replace(stage, steps=forecast_steps) for stage in recipe.forecasts)
-        recipe = replace(recipe, forecasts=stages)
+        recipe = replace(recipe, forecasts=tuple(replace(stage, steps=forecast_steps) for stage in stages))
     if transformer_steps is not None:
         recipe = replace(recipe, transformer=replace(recipe.transformer, steps=transformer_steps))
-    model, test = train_pusht(recipe, folder, data, device=device, precision=precision)
+    machine = Machine(device=device, precision=precision)
+    model, test = train_pusht(replace(training, recipe=recipe), folder, data, machine)
     figures = publish(model, test, folder / "checkpoint")
     print_figures(figures)
     print_json({**summary(figures), "output": folder / "checkpoint"})

@@ -13,7 +13,7 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import write_text_atomic
 from ivideogpt.data.catalog import dataset_info
-from ivideogpt.data.episodes import load_episodes, load_folder
+from ivideogpt.data.episodes import HELD_OUT, is_store, open_episodes
 from ivideogpt.data.media import read_episode
 from ivideogpt.evaluation.showcases import Showcase, find_windows, imagine_showcase, other_actions
 from ivideogpt.verbs.gallery_page import gallery_page
@@ -22,8 +22,6 @@ from ivideogpt.worldmodel.card import card_facts
 from ivideogpt.worldmodel.sampling import Sampling
 from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
 from ivideogpt.worldmodel.world_model import WorldModel
-
-HELD_OUT = "test"
 
 
 def gallery(
@@ -44,7 +42,7 @@ def gallery(
 
     Args:
         checkpoint: a folder, a Hub id, the name of a shipped model, or a run folder.
-        data: .safetensors episodes or a folder of them, .npz, .mp4 (or another video), .gif, or a folder of images;
+        data: .safetensors episodes, an episode store, .npz, .mp4 (or another video), .gif, or a folder of images;
             default: the episodes that lie in the checkpoint.
         output: the page to write, ending in .html.
         count: how many showcases.
@@ -101,21 +99,22 @@ def _own_episodes(checkpoint: str) -> Path:
 
 def _read(data: Path, dataset_name: str | None, camera_key: str | None, size: int) -> tuple[list[Episode], str]:
     """Episodes, held-out ones where there are any, and a sentence for the page on what they are."""
-    holds_many = data.suffix == ".safetensors" or (data.is_dir() and any(data.glob("*.safetensors")))
+    holds_many = data.suffix == ".safetensors" or is_store(data)
     if not holds_many:
         episode = read_episode(data, dataset_name=dataset_name, camera_key=camera_key, size=size)
         return [episode], f"All clips are from {data.name}. Whether the model was trained on it, this page cannot know."
     if camera_key is not None:
         raise UserError(f"camera_key is {camera_key!r}, but {data} holds no .npz with named arrays; leave it out")
-    episodes = load_folder(data) if data.is_dir() else load_episodes(data)
-    held_out = [episode for episode in episodes if episode.split == HELD_OUT]
+    episodes = open_episodes(data, size=size)
+    held_out = [episode for episode in episodes if episode.split in HELD_OUT]
     if not held_out:
         return (
             episodes,
             f"Episodes from {data.name}. None is marked as held out: the model may have been trained on them.",
         )
     many = f"Out of {len(held_out)} held-out episodes" if len(held_out) > 1 else "A held-out episode"
-    return held_out, f"{many} (split {HELD_OUT!r}) in {data.name}, taken in their order; none was chosen by its result."
+    where = f"(split {held_out[0].split!r}) in {data.name}"
+    return held_out, f"{many} {where}, taken in their order; none was chosen by its result."
 
 
 def _print(showcases: list[Showcase], output: Path) -> None:

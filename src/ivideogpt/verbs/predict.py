@@ -12,7 +12,7 @@ import tyro
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.catalog import dataset_info
-from ivideogpt.data.episodes import load_episodes
+from ivideogpt.data.episodes import is_store, load_episodes, resized
 from ivideogpt.data.media import read_episode
 from ivideogpt.evaluation.rollouts import imagine_with_progress
 from ivideogpt.metrics.image import psnr, ssim
@@ -46,7 +46,7 @@ def predict(
 
     Args:
         checkpoint: a folder, a Hub id (thuml/ivideogpt-oxe-64-act-free), the name of a shipped model, or a run folder.
-        input: .npz, .mp4 (or another video), .gif, a folder of images, or .safetensors episodes.
+        input: .npz, .mp4 (or another video), .gif, a folder of images, .safetensors episodes or an episode store.
         context_frames: frames to start from; default: what the checkpoint was trained with.
         horizon: frames to imagine; default: what the model was trained on, or as many as there are.
         repeat: how many futures to imagine.
@@ -112,9 +112,16 @@ def predict(
 
 
 def _read(path: Path, index: int, dataset_name: str | None, camera_key: str | None, size: int) -> Episode:
+    if is_store(path) and camera_key is None:
+        from ivideogpt.data.store import EpisodeStore  # needs the extra data
+
+        store = EpisodeStore(path)
+        if not 0 <= index < len(store):
+            raise UserError(f"episode is {index}; {path} holds {len(store)}, so expected 0 to {len(store) - 1}")
+        return resized(store[index], size)
     if path.suffix != ".safetensors":
         if index:
-            raise UserError(f"episode is {index}, but {path} is one recording; only .safetensors files hold several")
+            raise UserError(f"episode is {index}, but {path} is one recording; give an episode store or .safetensors")
         return read_episode(path, dataset_name=dataset_name, camera_key=camera_key, size=size)
     if camera_key is not None:
         raise UserError(f"camera_key is {camera_key!r}, but {path} is no .npz and has no named arrays; leave it out")

@@ -38,7 +38,7 @@ def serve(
         checkpoint: a folder, a Hub id, the name of a shipped model, or a run folder.
         port: to listen on; 0: any free one.
         host: to listen on. Other than 127.0.0.1 lets other machines in, with the token in the printed address.
-        data: episodes to start from: a .safetensors file or a folder of them, or one recording; default: those that
+        data: episodes to start from: a .safetensors file, an episode store, or one recording; default: those that
             come with the checkpoint.
         browser: open the page.
         device: auto, cpu or cuda.
@@ -106,17 +106,15 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _episodes(data: Path | None, checkpoint: Path, size: int) -> list[Episode]:
-    from ivideogpt.data.episodes import load_episodes, load_folder
+    from ivideogpt.data.episodes import is_store, load_episodes, open_episodes
     from ivideogpt.data.media import read_episode
     from ivideogpt.worldmodel.shipped import EPISODES_FILE
 
     if data is None:
         shipped = checkpoint / EPISODES_FILE
         episodes = load_episodes(shipped) if shipped.is_file() else []
-    elif data.is_dir() and any(data.glob("*.safetensors")):
-        episodes = load_folder(data)
-    elif data.suffix == ".safetensors":
-        episodes = load_episodes(data)
+    elif data.suffix == ".safetensors" or is_store(data):
+        episodes = open_episodes(data, most=_MOST_EPISODES, size=size)
     else:
         episodes = [read_episode(data, size=size)]
     if len(episodes) > _MOST_EPISODES:

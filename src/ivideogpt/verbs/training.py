@@ -1,151 +1,338 @@
-"""The recipe of the shipped model: collect, train the tokenizer, train the transformer."""
+"""The stages of training that commands are made of: which data, which run folder, what is measured on the way."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from ivideogpt.collect.episodes import collect
-from ivideogpt.core.episode import Episode
+from ivideogpt.core.checkpoint import step_folders
+from ivideogpt.core.config import load_json, save_json, to_dict
+from ivideogpt.core.errors import UserError
 from ivideogpt.core.run import Run, choose_precision
-from ivideogpt.data.episodes import load_folder
-from ivideogpt.data.frames import EpisodeArrays
-from ivideogpt.envs.pusht import ACTION_MEAN, ACTION_STD, SIDE
-from ivideogpt.models.heads import Heads
-from ivideogpt.models.tokenizer import CompressiveTokenizer
-from ivideogpt.models.transformer import Transformer
-from ivideogpt.presets.pusht import CONTEXT_FRAMES, TEMPERATURE, PushTTraining
+from ivideogpt.data.episodes import HELD_OUT
+from ivideogpt.data.mixtures import Mixture, load_mixture, named_mixture
+from ivideogpt.data.render import to_uint8, write_strip
+from ivideogpt.data.sampler import ClipLoader
+from ivideogpt.data.sources import OpenMixture, as_mixture, pooled_actions
+from ivideogpt.data.store import EpisodeStore
+from ivideogpt.data.tokens import TokenLoader, TokenStore
+from ivideogpt.metrics.image import psnr
+from ivideogpt.models.tokenizer import CONFIG_FILE, WEIGHTS_FILE, CompressiveTokenizer
+from ivideogpt.presets.recipe import Recipe
+from ivideogpt.train.batches import LiveTokens, StoredTokens, TokenBatches
 from ivideogpt.train.forecast import train_forecast
+from ivideogpt.train.start import new_world_model
 from ivideogpt.train.tokenizer import train_tokenizer
 from ivideogpt.train.transformer import train_transformer
 from ivideogpt.worldmodel.config import ActionSpace, WorldModelConfig
 from ivideogpt.worldmodel.losses import transformer_losses
+from ivideogpt.worldmodel.shipped import SHIPPED
 from ivideogpt.worldmodel.world_model import WorldModel
 
-EMBEDDING_STD = 0.3
-HEAD_STD = 0.05
-QUIET = 0.3
+SETTINGS = "settings.json"
+_VALIDATION_BATCHES, _VALIDATION_SIZE, _SHOWN = 4, 8, 2
 
 
-def train_pusht(
-    recipe: PushTTraining, folder: Path, data: Path, *, device: str = "auto", precision: str = "auto"
-) -> tuple[WorldModel, list[Episode]]:
-    """Trains the PushT model; what is collected or trained already is not done again.
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a stage runs.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", ...
+        precision: "auto", "float32" or "bfloat16".
+        workers: processes that read clips; 0: the one that trains.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int = 0
+
+    def run(self, folder: Path, *, seed: int, log_every: int, save_every: int) -> Run:
+        """A run here."""
+        precision = choose_precision(self.precision, self.device)
+        return Run(
+            folder, seed=seed, device=self.device, precision=precision, log_every=log_every, save_every=save_every
+        )
+
+
+def read_mixture(data: str, mixture: str | None = None) -> Mixture:
+    """The stores that ``--data`` and ``--mixture`` mean: a mixture file, a store, or a folder of stores.
+
+    Raises:
+        UserError: there is no such file or mixture.
+    """
+    if mixture is not None:
+        return named_mixture(mixture, data)
+    if data.endswith((".toml", ".json")):
+        return load_mixture(data)
+    return as_mixture(data)
+
+
+def held_out(mixture: Mixture) -> Mixture | None:
+    """The held-out episodes of the stores that have some, or None."""
+    sources = []
+    for source in mixture.sources:
+        there = set(EpisodeStore(source.path).splits)
+        split = next((name for name in HELD_OUT if name in there and name != source.split), None)
+        sources += [] if split is None else [replace(source, split=split)]
+    return replace(mixture, sources=tuple(sources)) if sources else None
+
+
+def find_tokenizer(name: str) -> Path:
+    """The folder of a tokenizer: itself, or inside a checkpoint, the newest of a run, or a shipped model.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = SHIPPED.get(name, Path(name))
+    for place in (folder, folder / "tokenizer", *(step / "tokenizer" for _, step in reversed(step_folders(folder)))):
+        if (place / WEIGHTS_FILE).is_file():
+            return place
+    raise UserError(f"{name} holds no tokenizer; expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or a run")
+
+
+@contextmanager
+def settled(folder: Path, recipe: Recipe, part: str) -> Iterator[None]:
+    """Keeps the settings of a run beside it; a run goes on with the settings that it began with.
+
+    Raises:
+        UserError: it began with others; the first is named.
+    """
+    path, settings = folder / SETTINGS, _flat({part: to_dict(recipe)[part], **_shared(recipe)})
+    if path.is_file():
+        before = load_json(path)
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"{folder} was begun with {name} {before.get(name)!r}, not {value!r}; give the same settings, or "
+                    "choose another run folder"
+                )
+    else:
+        save_json(path, settings)
+    yield
+
+
+def _shared(recipe: Recipe) -> dict[str, object]:
+    return {name: value for name, value in to_dict(recipe).items() if name not in ("tokenizer", "transformer")}
+
+
+def _flat(values: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(values, dict):
+        return {k: v for name, value in values.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): values}
+
+
+def tokenizer_stage(
+    recipe: Recipe,
+    mixture: Mixture,
+    folder: Path,
+    machine: Machine,
+    *,
+    initial: CompressiveTokenizer | None = None,
+    until: int | None = None,
+) -> CompressiveTokenizer:
+    """Trains a tokenizer in a run folder, or goes on there.
 
     Args:
         recipe: the settings.
-        folder: of the two runs.
-        data: where episodes are kept.
-        device: "auto", "cpu" or "cuda".
-        precision: "auto", "float32" or "bfloat16".
+        mixture: the stores.
+        folder: of the run.
+        machine: where it runs.
+        initial: weights to start from.
+        until: stops after this many updates without changing the schedule.
 
-    Returns:
-        The trained model and the held-out episodes.
+    Raises:
+        UserError: the data or the folder does not fit.
     """
-    collect(recipe.train_seeds, data / "pusht", shard=100, length=recipe.episode_frames)
-    collect(recipe.test_seeds, data / "pusht-test", shard=100, length=recipe.episode_frames)
-    train = EpisodeArrays.from_episodes(load_folder(data / "pusht"))
-    test = load_folder(data / "pusht-test")
-    forecasts = {f"forecast-{index + 1}": config for index, config in enumerate(recipe.forecasts)}
-    runs = {
-        name: Run(
-            folder / name,
+    config = recipe.tokenizer
+    run = machine.run(folder, seed=config.seed, log_every=config.log_every, save_every=config.save_every)
+
+    def loader(stores: Mixture, batch_size: int, augmented: bool) -> ClipLoader:
+        return ClipLoader(
+            stores,
+            recipe.tokenizer_clips(),
+            batch_size=batch_size,
             seed=config.seed,
-            device=device,
-            precision=choose_precision(precision, device),
-            log_every=config.log_every,
-            save_every=config.save_every,
+            augmentation=recipe.augmentation if augmented else None,
+            workers=machine.workers if augmented else 0,
+            device=run.device,
         )
-        for name, config in {
-            "tokenizer": recipe.tokenizer,
-            **forecasts,
-            "transformer": recipe.transformer,
-        }.items()
-    }
-    tokenizer = train_tokenizer(recipe.tokenizer, train, runs["tokenizer"])
-    model = new_pusht_model(recipe, tokenizer)
-    for name, config in forecasts.items():
-        model = train_forecast(config, model, train, runs[name])
-    clips = EpisodeArrays.from_episodes(test)
 
-    def validate(trained: WorldModel) -> dict[str, float]:
-        return validation(trained, clips, recipe.transformer.clip_frames)
+    train, apart = loader(mixture, config.batch_size, True), held_out(mixture)
+    measured = None if apart is None else loader(apart, _VALIDATION_SIZE, False)
 
-    model = train_transformer(recipe.transformer, model, train, runs["transformer"], evaluate=validate)
-    about = {
-        "license": "mit",
-        "data": f"PushT episodes of {recipe.episode_frames} frames, seeds {recipe.train_seeds}; "
-        f"held out: {recipe.test_seeds}",
-        "training": {
-            "tokenizer": f"{recipe.tokenizer.steps} updates, {runs['tokenizer'].seconds:.0f} s",
-            **{name: f"{config.steps} updates, {runs[name].seconds:.0f} s" for name, config in forecasts.items()},
-            "transformer": f"{recipe.transformer.steps} updates, {runs['transformer'].seconds:.0f} s",
-        },
-    }
-    model.config = replace(model.config, metadata=about)
-    return model, test
+    def evaluate(tokenizer: CompressiveTokenizer, step: int) -> dict[str, float]:
+        return {} if measured is None else reconstruction_figures(tokenizer, measured, folder / "samples", step)
 
-
-def new_pusht_model(recipe: PushTTraining, tokenizer: CompressiveTokenizer) -> WorldModel:
-    """A world model around a trained tokenizer, with a new transformer.
-
-    Nothing about the tokens is left for it to find out that the tokenizer knows already: embeddings start as a random
-    projection of the codes' vectors, so that codes that look alike are alike; they are the same for a code in a context
-    frame and in a future frame; and looking back starts in the directions of the head. Layers start almost silent
-    beside the embeddings, so that the first guess is "as before" and everything learned is a change.
-    """
-    torch.manual_seed(recipe.transformer.seed)
-    config = WorldModelConfig(
-        name="pusht-64",
-        context_frames=CONTEXT_FRAMES,
-        clip_frames=recipe.transformer.clip_frames,
-        action_mean=tuple(map(float, ACTION_MEAN)),
-        action_std=tuple(map(float, ACTION_STD)),
-        action_space=ActionSpace(names=("x", "y"), low=(0.0, 0.0), high=(SIDE, SIDE), units=("px", "px"), pointer=True),
-        temperature=TEMPERATURE,
-        heads=recipe.transformer.heads,
-    )
-    transformer = Transformer(recipe.transformer.transformer)
-    heads = Heads(config.heads, transformer.config.hidden_size, tokenizer.layout.dynamics_codes)
-    vectors = tokenizer.quantize.embedding.weight.detach().cpu()
-    vectors = (vectors - vectors.mean(dim=0)) / vectors.std(dim=0).clamp(min=1e-6)
-    codes = len(vectors)
-    with torch.no_grad():
-        for weight, std in ((transformer.embed.weight, EMBEDDING_STD), (transformer.head.weight, HEAD_STD)):
-            alike = vectors @ torch.randn(vectors.shape[1], weight.shape[1]) * (vectors.shape[1] ** -0.5)
-            weight[: 2 * codes] = std * (alike + 0.25 * torch.randn_like(alike)).repeat(2, 1)
-        same = transformer.head.weight[codes : 2 * codes] * (EMBEDDING_STD / HEAD_STD)
-        for frame, weight in enumerate(heads.forecast.seen.parameters()):
-            weight.copy_(same * QUIET**frame)
-        seen = heads.forecast.codes.weight
-        seen.copy_(vectors @ torch.randn(vectors.shape[1], seen.shape[1]) * vectors.shape[1] ** -0.5)
-        for name, weight in heads.forecast.named_parameters():
-            if name == "out.weight" or name.endswith("conv2.weight"):
-                weight.mul_(QUIET)
-        heads.slot_embedding.weight.mul_(EMBEDDING_STD / heads.slot_embedding.weight.std())
-        heads.action_linear.weight.normal_(std=EMBEDDING_STD / heads.config.action_features**0.5)
-        for layer in transformer.layers:
-            for name, weight in layer.named_parameters():
-                if name in ("attention.out.weight", "feed_forward.down.weight"):
-                    weight.mul_((2 * len(transformer.layers)) ** -0.5)
-    return WorldModel(config, tokenizer, transformer, heads)
+    with settled(folder, recipe, "tokenizer"):
+        return train_tokenizer(config, train, run, initial=initial, evaluate=evaluate, until=until)
 
 
 @torch.inference_mode()
-def validation(model: WorldModel, clips: EpisodeArrays, clip_frames: int, batch_size: int = 10) -> dict[str, float]:
-    """Mean token loss and accuracy on the clips in the middle of held-out episodes."""
-    starts = clips.starts + (clips.lengths - clip_frames) // 2
-    count, sums = model.context_frames, {"validation_tokens": 0.0, "validation_accuracy": 0.0}
-    batches = starts.split(batch_size)
-    for rows in tqdm(batches, desc="validation", leave=False):
-        clip = clips.clips(rows[:, None] + torch.arange(clip_frames), count)
-        ids, _ = model.tokenizer.tokenize(clip.frames.to(model.device))
-        assert clip.actions is not None
-        actions = model.normalize_actions(clip.actions[:, count - 1 : -1]).to(model.device)
-        losses = transformer_losses(model, ids, actions)
-        sums["validation_tokens"] += float(losses.tokens) / len(batches)
-        sums["validation_accuracy"] += float(losses.accuracy) / len(batches)
-    return sums
+def reconstruction_figures(
+    tokenizer: CompressiveTokenizer, clips: ClipLoader, folder: Path, step: int
+) -> dict[str, float]:
+    """Mean PSNR of held-out context and future frames; writes a strip of some, true above reconstructed."""
+    context, future, count = 0.0, 0.0, tokenizer.config.context_frames
+    for number in range(_VALIDATION_BATCHES):
+        true = clips.clips(clips.numbers(number)).frames
+        found = tokenizer.detokenize(tokenizer.tokenize(true)[0]).clamp(0, 1)
+        quality = psnr(found, true)
+        context += float(quality[:, :count].mean()) / _VALIDATION_BATCHES
+        future += float(quality[:, count:].mean()) / _VALIDATION_BATCHES
+        if number == 0:
+            rows = {
+                f"{name} {k}": to_uint8(x[k]) for k in range(_SHOWN) for name, x in (("true", true), ("ours", found))
+            }
+            write_strip(folder / f"step-{step:08d}.png", rows, context_frames=count)
+    return {"validation_psnr_context": context, "validation_psnr_future": future}
+
+
+def transformer_stage(
+    recipe: Recipe,
+    data: Mixture | TokenStore,
+    tokenizer: CompressiveTokenizer,
+    folder: Path,
+    machine: Machine,
+    *,
+    about: WorldModelConfig | None = None,
+    initial: WorldModel | None = None,
+    until: int | None = None,
+) -> WorldModel:
+    """Trains the transformer of a world model in a run folder, or goes on there; a forecast is trained before it.
+
+    Args:
+        recipe: the settings.
+        data: the stores, or their tokens.
+        tokenizer: trained.
+        folder: of the run; forecasts have folders of their own inside.
+        machine: where it runs.
+        about: what the checkpoint says of itself beside what follows from recipe and data.
+        initial: a world model whose weights it starts from, wherever they fit.
+        until: stops after this many updates of the transformer without changing the schedule.
+
+    Raises:
+        UserError: the data, the tokenizer or the folder does not fit.
+    """
+    tokens = data if isinstance(data, TokenStore) else None
+    mixture = data if isinstance(data, Mixture) else data.facts.mixture
+    config, context = recipe.transformer, tokenizer.config.context_frames
+    spec = recipe.transformer_clips(
+        config.clip_frames, context_frames=context, size=tokenizer.config.resolution, rewards=False
+    )
+    opened = OpenMixture(mixture, spec)
+    rewards = recipe.model.rewards and all(one.store.has(one.episodes[0], "rewards") for one in opened.sources)
+    model = _model(recipe, about or WorldModelConfig(), opened, tokenizer, rewards)
+    if initial is not None:
+        start_from(model, initial)
+
+    def batches(frames: int, size: int, seed: int, stores: Mixture | None = None) -> TokenBatches:
+        if tokens is not None and stores is None:
+            return StoredTokens(model, TokenLoader(tokens, batch_size=size, frames=frames, seed=seed))
+        loader = ClipLoader(
+            stores or mixture,
+            replace(spec, frames=frames, rewards=rewards),
+            batch_size=size,
+            seed=seed,
+            augmentation=None if stores else recipe.augmentation,
+            workers=0 if stores else machine.workers,
+            device=model.device,
+        )
+        return LiveTokens(model, loader)
+
+    with settled(folder, recipe, "transformer"):
+        for number, forecast in enumerate(recipe.forecasts, 1):
+            run = machine.run(
+                folder / f"forecast-{number}",
+                seed=forecast.seed,
+                log_every=forecast.log_every,
+                save_every=forecast.save_every,
+            )
+            frames = forecast.clip_frames(context)
+            model = train_forecast(forecast, model, batches(frames, forecast.batch_size, forecast.seed), run)
+        run = machine.run(folder, seed=config.seed, log_every=config.log_every, save_every=config.save_every)
+        model.to(run.device)
+        apart = held_out(mixture)
+        measured = None if apart is None else batches(config.clip_frames, _VALIDATION_SIZE, config.seed, apart)
+
+        def evaluate(trained: WorldModel, step: int) -> dict[str, float]:
+            return {} if measured is None else imagination_figures(trained, measured, folder / "samples", step)
+
+        train = batches(config.clip_frames, config.batch_size, config.seed)
+        return train_transformer(config, model, train, run, evaluate=evaluate, until=until)
+
+
+def _model(
+    recipe: Recipe, about: WorldModelConfig, opened: OpenMixture, tokenizer: CompressiveTokenizer, rewards: bool
+) -> WorldModel:
+    heads = recipe.model.heads(tokenizer, opened.action_width, rewards)
+    mean, std = pooled_actions(opened) if heads.action_dim else ((), ())
+    strides = {source.stride for source in opened.sources}
+    config = replace(
+        about,
+        context_frames=tokenizer.config.context_frames,
+        clip_frames=recipe.transformer.clip_frames,
+        goal_conditioned=recipe.model.goal_conditioned,
+        symlog_rewards=recipe.model.symlog_rewards,
+        action_mean=about.action_mean or mean,
+        action_std=about.action_std or std,
+        action_space=_space(opened) if heads.action_dim and not about.action_space.low else about.action_space,
+        temperature=recipe.temperature,
+        frame_stride=strides.pop() if len(strides) == 1 else 1,
+        heads=heads,
+    )
+    return new_world_model(recipe.model, config, tokenizer, seed=recipe.transformer.seed)
+
+
+def _space(opened: OpenMixture) -> ActionSpace:
+    """What the numbers of an action are, where there is one robot that says so."""
+    said = opened.sources[0].store.facts.actions
+    if len(opened.sources) > 1 or said is None or not all(a < b for a, b in zip(said.low, said.high, strict=True)):
+        return ActionSpace()
+    return ActionSpace(names=said.names, low=said.low, high=said.high)
+
+
+def start_from(model: WorldModel, initial: WorldModel) -> list[str]:
+    """Copies the weights of ``initial`` that ``model`` has a place for; returns the names of those that stay new.
+
+    Raises:
+        UserError: the transformers differ.
+    """
+    mine, other = model.transformer.state_dict(), initial.transformer.state_dict()
+    wrong = [name for name, value in mine.items() if name not in other or other[name].shape != value.shape]
+    if wrong:
+        name, there = wrong[0], list(other[wrong[0]].shape) if wrong[0] in other else "none"
+        raise UserError(
+            f"the model to start from has {name} of shape {there}, expected {list(mine[name].shape)}; its tokenizer or "
+            "its shape is another"
+        )
+    model.transformer.load_state_dict(other)
+    heads, found = model.heads.state_dict(), initial.heads.state_dict()
+    fitting = {name: found[name] for name, value in heads.items() if name in found and found[name].shape == value.shape}
+    model.heads.load_state_dict(heads | fitting)
+    return sorted(heads.keys() - fitting.keys())
+
+
+@torch.inference_mode()
+def imagination_figures(model: WorldModel, clips: TokenBatches, folder: Path, step: int) -> dict[str, float]:
+    """Mean token loss and accuracy on held-out clips; writes a strip of some, true above imagined."""
+    assert isinstance(clips, LiveTokens)
+    loss = accuracy = 0.0
+    for number in range(_VALIDATION_BATCHES):
+        batch = clips.batch(clips.loader.numbers(number))
+        losses = transformer_losses(model, batch.ids, batch.actions)
+        loss += float(losses.tokens) / _VALIDATION_BATCHES
+        accuracy += float(losses.accuracy) / _VALIDATION_BATCHES
+    true = clips.loader.clips(clips.loader.numbers(0)[:_SHOWN]).frames
+    count, actions = model.context_frames, clips.batch(clips.loader.numbers(0)[:_SHOWN]).actions
+    imagined = model.imagine(true[:, :count], actions, horizon=true.shape[1] - count)
+    shown = torch.cat([true[:, :count], imagined.frames.to(true.device)], dim=1)
+    rows = {
+        f"{name} {k}": to_uint8(x[k]) for k in range(len(true)) for name, x in (("true", true), ("imagined", shown))
+    }
+    write_strip(folder / f"step-{step:08d}.png", rows, context_frames=count)
+    return {"validation_tokens": loss, "validation_accuracy": accuracy}

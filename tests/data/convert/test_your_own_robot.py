@@ -1,18 +1,20 @@
 """The page "your own robot": its lines run, from a folder of recordings to a model that imagines."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ivideogpt import WorldModel
+from ivideogpt.cli import main
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert import lerobot, video
-from ivideogpt.data.episodes import load_episodes
 from ivideogpt.data.render import write_mp4
 from ivideogpt.data.store_facts import StoreFacts
 from ivideogpt.data.store_writer import convert_to_store
+from ivideogpt.data.tokens import TokenStore
 
 pytest.importorskip("pyarrow")
 PAGE = Path(__file__).parents[3] / "docs" / "your-own-robot.md"
@@ -32,28 +34,36 @@ def recordings(tmp_path):
     return tmp_path
 
 
-def snippets():
-    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-
-
-def test_the_lines_of_the_page_train_a_model_on_a_store(recordings, monkeypatch):
+def test_the_commands_of_the_page_train_a_model_on_a_store(recordings, monkeypatch):
     monkeypatch.chdir(recordings)
     convert_to_store(video.tasks("recordings"), "stores/mine", facts=StoreFacts(name="mine"), workers=0)
-    names = {}
-    definitions, call = snippets()
-    exec(compile(definitions, PAGE.name, "exec"), names)
-    assert call.strip() == 'train("stores/mine", "runs/mine")'
-    model = names["train"]("stores/mine", "runs/mine", stride=2, tokenizer_steps=1, transformer_steps=1)
-
-    (held_out,) = load_episodes("runs/mine/held-out.safetensors")
-    assert held_out.key == "val/take1" and held_out.frames.shape == (17, 64, 64, 3)
-    recorded = np.loadtxt("recordings/val/take1.csv", delimiter=",", skiprows=1, dtype=np.float32)
-    assert np.array_equal(held_out.actions[:-1], recorded[:-1:2])
-    brightness = held_out.frames.mean(axis=(1, 2, 3))
-    assert np.abs(brightness - np.arange(0, LENGTH, 2) * 7).max() < 4
+    page = PAGE.read_text(encoding="utf-8")
+    block = re.findall(r"^```sh\n(.*?)^```$", page[page.index("## 3. Train") :], flags=re.DOTALL | re.MULTILINE)[0]
+    block = block.replace("stride=3", "stride=2").replace("--stride 3", "--stride 2")  # episodes are short here
+    commands = [shlex.split(line) for line in block.splitlines()]
+    assert [words[:2] for words in commands[:3]] == [
+        ["ivideogpt", "train-tokenizer"],
+        ["ivideogpt", "tokenize"],
+        ["ivideogpt", "train-transformer"],
+    ]
+    small = {
+        "train-tokenizer": ["--steps", "1"],
+        "tokenize": ["--workers", "0"],
+        "train-transformer": ["--steps", "1", "--set", "forecasts.0.steps=1", "forecasts.1.steps=1"],
+        "predict": ["--horizon", "2"],
+    }
+    for words in commands:
+        assert main(words[1:] + small[words[1]]) == 0
+    model = WorldModel.from_pretrained("runs/mine/model")
     assert model.config.frame_stride == 2 and model.action_dim == 3
-    assert model.config.action_std[2] == 1.0  # a number that never moves
-    assert WorldModel.from_pretrained("runs/mine/transformer").config == model.config
+    assert model.config.action_space.names == ()  # the gripper never moves: there is no range to show
+    assert model.config.action_std[2] == 1.0
+    tables = [f"recordings/{split}/take1.csv" for split in ("train", "val")]
+    recorded, other = (np.loadtxt(table, delimiter=",", skiprows=1, dtype=np.float32)[:-1] for table in tables)
+    assert np.allclose(model.config.action_mean, np.concatenate([recorded, other]).mean(axis=0), atol=1e-4)
+    tokens = TokenStore("runs/mine/tokens")
+    assert len(tokens) == 2 and tokens.length.tolist() == [17, 16]  # every other frame of one episode, twice
+    assert np.array_equal(tokens.clip(1, 0, 16).actions[0, :-1], recorded[1:31:2])
 
 
 def test_a_store_keeps_what_the_readers_give(recordings, monkeypatch):

@@ -25,7 +25,7 @@ from ivideogpt.data.store_writer import ShardTask
 if TYPE_CHECKING:
     import h5py
 
-FACTS = StoreFacts(name="tfds_robonet", url="https://github.com/SudeepDasari/RoboNet", licence="CC BY 4.0")
+FACTS = StoreFacts(name="tfds_robonet")  # the catalogue has the rest
 ACTION_SIZE = 5
 EPISODES_A_SHARD = 128
 _TEST_LIST = "robonet_testset_filenames.txt"

@@ -19,11 +19,7 @@ from ivideogpt.data.convert.tables import read_json
 from ivideogpt.data.store_facts import StoreFacts
 from ivideogpt.data.store_writer import ShardTask
 
-FACTS = StoreFacts(
-    name="sthsth",
-    url="https://www.qualcomm.com/developer/software/something-something-v-2-dataset",
-    licence="research licence of its owner",
-)
+FACTS = StoreFacts(name="sthsth")  # the catalogue has the rest
 EPISODES_A_SHARD = 512
 #: Frames a second of the recordings, and of the frames that the official script takes from them.
 FPS = 12.0

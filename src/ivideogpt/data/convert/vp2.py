@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import h5py
 
 CAMERAS = {"robodesk": "camera_image", "robosuite": "agentview_shift_2_image"}
-FACTS = {name: StoreFacts(name=f"vp2_{name}", url="https://purl.stanford.edu/cw843qn4148") for name in CAMERAS}
+FACTS = {name: StoreFacts(name=f"vp2_{name}") for name in CAMERAS}  # the catalogue has the rest
 EPISODES_A_SHARD = 256
 # Official names of the two splits, and ours.
 _SPLITS = {"train": ("train", "train"), "valid": ("validation", "val")}

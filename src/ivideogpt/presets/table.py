@@ -1,0 +1,28 @@
+"""All presets by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ivideogpt.core.config import suggestion
+from ivideogpt.core.errors import UserError
+from ivideogpt.presets.pusht import pusht_recipe
+from ivideogpt.presets.recipe import Recipe
+from ivideogpt.presets.robot import debug_recipe, robot_recipe
+
+PRESETS: Mapping[str, Callable[[], Recipe]] = {
+    "debug": debug_recipe,
+    "pusht-64": pusht_recipe,
+    "robot-64": robot_recipe,
+}
+
+
+def find_preset(name: str) -> Recipe:
+    """The preset ``name``.
+
+    Raises:
+        UserError: there is none; the message names the closest one.
+    """
+    if name not in PRESETS:
+        raise UserError(f"there is no preset {name!r}; {suggestion(name, PRESETS)}")
+    return PRESETS[name]()

@@ -1,0 +1,200 @@
+"""``ivideogpt train-tokenizer``, ``tokenize`` and ``train-transformer``: from episode stores to a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ivideogpt.core.checkpoint import step_folders
+from ivideogpt.core.errors import UserError
+from ivideogpt.presets.recipe import Recipe, changed
+from ivideogpt.presets.table import find_preset
+from ivideogpt.verbs.showing import check_folder, print_json
+
+_Preset = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")]
+
+
+def train_tokenizer(
+    preset: _Preset,
+    *,
+    data: str | None = None,
+    mixture: str | None = None,
+    run: Path,
+    init: str | None = None,
+    steps: int | None = None,
+    set: tuple[str, ...] = (),  # noqa: A002  the name of the option
+    seed: int | None = None,
+    workers: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+) -> None:
+    """Train a tokenizer on episode stores; the same command again goes on where a stopped run ended.
+
+    Args:
+        preset: debug, pusht-64 or robot-64.
+        data: a store, a mixture file (.toml, .json), or with --mixture a folder of stores; debug makes its own.
+        mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
+        run: folder for checkpoints, metrics.jsonl and samples.
+        init: a tokenizer to start from: a folder, a run, or a shipped model; its shape replaces the preset's.
+        steps: stop after this many updates, without changing the schedule.
+        set: settings to change, such as tokenizer.batch_size=16; the run folder's settings.json lists all.
+        seed: of weights, data order and everything else that is random.
+        workers: processes that read clips.
+        device: auto, cpu or cuda.
+        precision: auto, float32 or bfloat16.
+    """
+    from ivideogpt.models.tokenizer import CompressiveTokenizer
+    from ivideogpt.verbs.training import Machine, find_tokenizer, read_mixture, tokenizer_stage
+
+    check_folder(run)
+    recipe, stores = _recipe(preset, set, seed), read_mixture(_data(preset, data, run), mixture)
+    initial = None if init is None else CompressiveTokenizer.from_pretrained(find_tokenizer(init))
+    if initial is not None:
+        recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, tokenizer=initial.config, continuous_steps=0))
+    machine = Machine(device=device, precision=precision, workers=workers)
+    tokenizer_stage(recipe, stores, run, machine, initial=initial, until=steps)
+    _report(run, steps=recipe.tokenizer.steps if steps is None else min(steps, recipe.tokenizer.steps))
+
+
+def tokenize(
+    tokenizer: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TOKENIZER")],
+    *,
+    data: str,
+    mixture: str | None = None,
+    out: Path,
+    frames: int = 16,
+    hop: int | None = None,
+    goal_first: bool = False,
+    stride: int | None = None,
+    video_stepsize: float = 1.0,
+    workers: int | None = None,
+    device: str = "auto",
+) -> None:
+    """Keep the tokens of all episodes, for train-transformer --data; the same command again goes on.
+
+    Args:
+        tokenizer: a tokenizer's folder, a run, a checkpoint or a shipped model.
+        data: a store, a mixture file (.toml, .json), or with --mixture a folder of stores.
+        mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
+        out: folder for the tokens.
+        frames: of a clip, context and goal included: at least as many as will be trained on.
+        hop: recorded frames from the start of one clip to that of the next, where later frames depend on the context.
+        goal_first: clips begin with their last frame.
+        stride: distance between used frames; default: each dataset's own.
+        video_stepsize: of each dataset's own stride; 1 is about three frames a second.
+        workers: processes; default: one for each processor, or this one where a GPU works.
+        device: auto, cpu or cuda.
+    """
+    from ivideogpt.data.tokens import TokenStore
+    from ivideogpt.train import tokenizing
+    from ivideogpt.verbs.training import find_tokenizer, read_mixture
+
+    check_folder(out)
+    tokenizing.tokenize(
+        find_tokenizer(tokenizer),
+        read_mixture(data, mixture),
+        out,
+        frames=frames,
+        hop=hop,
+        goal_first=goal_first,
+        stride=stride,
+        video_stepsize=video_stepsize,
+        workers=workers,
+        device=device,
+    )
+    store = TokenStore(out)
+    kind = "episodes" if store.facts.whole else "clips"
+    print(f"{len(store):,} {kind} of tokens in {out}")
+    print_json({"takes": len(store), "frames": int(store.length.sum()), "whole": store.facts.whole, "output": out})
+
+
+def train_transformer(
+    preset: _Preset,
+    *,
+    data: str | None = None,
+    mixture: str | None = None,
+    tokenizer: str | None = None,
+    run: Path,
+    init: str | None = None,
+    steps: int | None = None,
+    set: tuple[str, ...] = (),  # noqa: A002  the name of the option
+    seed: int | None = None,
+    workers: int = 0,
+    device: str = "auto",
+    precision: str = "auto",
+) -> None:
+    """Train a world model around a trained tokenizer; the same command again goes on where a stopped run ended.
+
+    Args:
+        preset: debug, pusht-64 or robot-64.
+        data: what `ivideogpt tokenize` wrote, a store, a mixture file (.toml, .json), or with --mixture a folder of
+            stores; debug makes its own.
+        mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
+        tokenizer: a tokenizer's folder, a run, a checkpoint or a shipped model; default: that of --init.
+        run: folder for checkpoints (each a whole model), metrics.jsonl and samples.
+        init: a world model to start from: a folder, a run, a Hub id or a shipped model; its shape replaces the
+            preset's, and heads that it lacks are new.
+        steps: stop after this many updates, without changing the schedule.
+        set: settings to change, such as transformer.learning_rate=1e-4; the run folder's settings.json lists all.
+        seed: of weights, data order and everything else that is random.
+        workers: processes that read clips.
+        device: auto, cpu or cuda.
+        precision: auto, float32 or bfloat16.
+    """
+    from ivideogpt.data.tokens import FACTS, TokenStore
+    from ivideogpt.models.tokenizer import CompressiveTokenizer
+    from ivideogpt.verbs.training import Machine, find_tokenizer, read_mixture, transformer_stage
+    from ivideogpt.worldmodel.config import WorldModelConfig
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+    check_folder(run)
+    recipe = _recipe(preset, set, seed)
+    where = _data(preset, data, run)
+    stores = TokenStore(where) if (Path(where) / FACTS).is_file() else read_mixture(where, mixture)
+    initial = None if init is None else WorldModel.from_pretrained(init)
+    if initial is not None:
+        recipe = replace(recipe, model=replace(recipe.model, transformer=initial.transformer.config), forecasts=())
+    if tokenizer is not None:
+        network = CompressiveTokenizer.from_pretrained(find_tokenizer(tokenizer))
+    elif initial is not None:
+        network = initial.tokenizer
+    else:
+        raise UserError("a transformer needs a trained tokenizer; give --tokenizer, or a model to start from as --init")
+    machine = Machine(device=device, precision=precision, workers=workers)
+    about = WorldModelConfig(name=run.name)
+    transformer_stage(recipe, stores, network, run, machine, about=about, initial=initial, until=steps)
+    _report(run, steps=recipe.transformer.steps if steps is None else min(steps, recipe.transformer.steps))
+
+
+def _recipe(preset: str, settings: tuple[str, ...], seed: int | None) -> Recipe:
+    recipe = changed(find_preset(preset), settings)
+    if seed is None:
+        return recipe
+    return replace(
+        recipe,
+        tokenizer=replace(recipe.tokenizer, seed=seed),
+        forecasts=tuple(replace(stage, seed=seed) for stage in recipe.forecasts),
+        transformer=replace(recipe.transformer, seed=seed),
+    )
+
+
+def _data(preset: str, data: str | None, run: Path) -> str:
+    """What to train on; the preset debug makes its own."""
+    if data is not None:
+        return data
+    if preset != "debug":
+        raise UserError(f"preset {preset} needs data; give --data, a folder that `ivideogpt convert` wrote")
+    from ivideogpt.collect.squares import collect_squares
+
+    folder = run.parent / f"{run.name}-data"
+    collect_squares(folder)
+    return str(folder)
+
+
+def _report(run: Path, *, steps: int) -> None:
+    checkpoint = step_folders(run)[-1][1]
+    print(f"after {steps} updates: {checkpoint}")
+    print_json({"steps": steps, "metrics": run / "metrics.jsonl", "output": checkpoint})
