@@ -22,7 +22,7 @@ from typing import Any
 
 from ivideogpt import __version__
 from ivideogpt.core.config import suggestion
-from ivideogpt.core.errors import UserError
+from ivideogpt.core.errors import Stopped, UserError
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,13 @@ VERBS: Mapping[str, Verb] = {
     ),
     "serve": Verb("ivideogpt.verbs.serve:serve", "play a world in a browser, one action at a time"),
     "collect": Verb("ivideogpt.verbs.collect:collect", "record episodes in a simulator"),
+    "demos": Verb("ivideogpt.verbs.demos:demos", "record scripted episodes of Meta-World into an episode store"),
     "convert": Verb("ivideogpt.verbs.convert:convert", "turn a downloaded dataset into an episode store"),
+    "tokenize": Verb("ivideogpt.verbs.train:tokenize", "keep the tokens of episode stores, to train from"),
+    "train-tokenizer": Verb("ivideogpt.verbs.train:train_tokenizer", "train a tokenizer on episode stores"),
+    "train-transformer": Verb("ivideogpt.verbs.train:train_transformer", "train a world model around a tokenizer"),
     "data": Verb("ivideogpt.verbs.data:data", "print what an episode store holds, and check it"),
+    "evaluate": Verb("ivideogpt.verbs.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"),
     "train-demo": Verb(
         "ivideogpt.verbs.demo:train_demo", "train the shipped model again, from simulator to checkpoint"
     ),
@@ -80,6 +85,9 @@ def main(arguments: Sequence[str] | None = None, verbs: Mapping[str, Verb] = VER
     except UserError as error:
         print(f"ivideogpt: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"ivideogpt: {stop}", file=sys.stderr)
+        return 0
     except KeyboardInterrupt:
         print("ivideogpt: stopped", file=sys.stderr)
         return 130

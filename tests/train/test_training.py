@@ -1,6 +1,8 @@
 """The three loops on tiny generated data: they learn, stop and go on as if they had never stopped."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,19 +10,21 @@ import pytest
 import torch
 
 from ivideogpt.collect.squares import collect_squares
-from ivideogpt.core.errors import UserError
+from ivideogpt.core.errors import Stopped, UserError
 from ivideogpt.core.run import Run
 from ivideogpt.data.clips import ClipSpec
 from ivideogpt.data.sampler import ClipLoader
 from ivideogpt.data.sources import as_mixture
 from ivideogpt.data.tokens import TokenLoader, TokenStore
+from ivideogpt.models.discriminator import DiscriminatorConfig
 from ivideogpt.models.heads import Heads, HeadsConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
 from ivideogpt.train.batches import LiveTokens, StoredTokens, TokenBatch
 from ivideogpt.train.forecast import ForecastTraining, train_forecast
-from ivideogpt.train.tokenizer import PixelLoss, TokenizerTraining, train_tokenizer
+from ivideogpt.train.tokenizer import RareColours, TokenizerTraining, train_tokenizer
+from ivideogpt.train.tokenizer_loss import TokenizerLossConfig
 from ivideogpt.train.tokenizing import tokenize
 from ivideogpt.train.transformer import TransformerTraining, partly_imagined, train_transformer
 from ivideogpt.worldmodel import embeddings
@@ -259,7 +263,73 @@ def test_a_forecast_learns_alone_and_a_stopped_run_goes_on(data: str, tmp_path: 
 
 def test_pixels_of_rare_colours_count_more(data: str) -> None:
     frames = frames_of(data, tokenizer_training(PLAIN)).clips(range(50)).frames.flatten(0, 1)
-    loss = PixelLoss(tokenizer_training(PLAIN), frames)
+    weigh = RareColours(frames, 25.0)
     white = torch.ones(1, 1, 3, 16, 16)
     red = torch.tensor([200, 30, 30])[:, None, None].float().expand(1, 1, 3, 16, 16) / 255
-    assert loss(red + 0.1, red) > 2 * loss(white - 0.1, white)
+    assert weigh(white).shape == (1, 1, 1, 16, 16) and weigh(white).unique().tolist() == [1.0]
+    assert 2 < weigh(red).min() <= 25
+
+
+OFFICIAL = TokenizerLossConfig(discriminator_start=2)
+
+
+@pytest.mark.parametrize("codes", ["gradient", "frozen", "averages"])
+def test_a_stopped_official_run_goes_on_as_if_it_had_never_stopped(data: str, tmp_path: Path, codes: str) -> None:
+    pytest.importorskip("stlpips_pytorch", reason="the perceptual distance needs the extra evaluation")
+    shape = replace(CONDITIONAL, resolution=32, pixel_unshuffle=4)
+    config = tokenizer_training(
+        shape,
+        codes=codes,
+        continuous_steps=0,
+        loss=OFFICIAL,
+        rare_colour_weight=1.0,
+        perceptual="alex",
+        discriminator=DiscriminatorConfig(hidden=16),
+        average_decay=0.9,
+        schedule="constant",
+    )
+    spec = ClipSpec(frames=4, mode="random_after_context", horizon=6, size=32, stride=1, actions=False)
+
+    def train(name: str, until: int | None = None) -> CompressiveTokenizer:
+        run = Run(tmp_path / name, save_every=2, log_every=0)
+        return train_tokenizer(config, ClipLoader(data, spec, batch_size=2), run, until=until)
+
+    straight = train("a")
+    train("b", until=3)
+    resumed = train("b")
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    assert ["discriminator_loss" in line for line in lines] == [False, False, True, True]
+    assert all({"future_perceptual", "context_commitment", "psnr"} <= line.keys() for line in lines)
+    assert "dynamics_usage" in lines[-1] and "dynamics_usage" not in lines[0]
+    first = CompressiveTokenizer(shape) if codes != "frozen" else None
+    if first is None:  # the codes are those that it began with
+        torch.manual_seed(0)
+        start = CompressiveTokenizer(shape)
+        assert torch.equal(straight.quantize.embedding.weight, start.quantize.embedding.weight)
+
+
+def test_settings_of_codes_that_exclude_each_other_are_refused(data: str, tmp_path: Path) -> None:
+    config = tokenizer_training(PLAIN, codes="gradient")
+    with pytest.raises(UserError, match="set continuous_steps to 0"):
+        train_tokenizer(config, frames_of(data, config), Run(tmp_path, log_every=0))
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(data: str, tmp_path: Path) -> None:
+    config = tokenizer_training(PLAIN, steps=6)
+
+    class Terminating(ClipLoader):
+        def __iter__(self):
+            for number, clip in enumerate(super().__iter__()):
+                if number == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield clip
+
+    terminated = Terminating(data, frames_of(data, config).mixture.spec, batch_size=config.batch_size)
+    with pytest.raises(Stopped, match="stopped after update 3 of 6"):
+        train_tokenizer(config, terminated, Run(tmp_path / "a", save_every=0, log_every=0))
+    train_tokenizer(config, frames_of(data, config), Run(tmp_path / "a", save_every=0, log_every=0))
+    train_tokenizer(config, frames_of(data, config), Run(tmp_path / "b", save_every=0, log_every=0))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")

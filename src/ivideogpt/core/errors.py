@@ -1,4 +1,4 @@
-"""The one kind of error that is a user's to mend."""
+"""The one kind of error that is a user's to mend, and the end of a run that was asked to stop."""
 
 
 class UserError(ValueError):
@@ -14,3 +14,7 @@ class MissingExtraError(UserError, ImportError):
     def __init__(self, package: str, extra: str) -> None:
         """Names the missing ``package`` and the ``extra`` of ivideogpt that installs it."""
         super().__init__(f"{package} is not installed; run: pip install 'ivideogpt[{extra}]'")
+
+
+class Stopped(Exception):
+    """A run was asked to stop (SIGTERM) and has saved; the same command goes on from there."""

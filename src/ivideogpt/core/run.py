@@ -2,14 +2,13 @@
 
     run = Run("runs/tokenizer", seed=0, device="auto", log_every=50, save_every=1000)
     model.to(run.device)
-    step = run.resume(model=model, optimizer=optimizer)     # 0 in a new folder
-    while Until(config.steps)(step):
+    done = run.resume(model=model, optimizer=optimizer)     # 0 in a new folder
+    for step in run.updates("tokenizer", done, config.steps):
         with run.autocast():
             loss = ...
-        step += 1
-        run.log(step, loss=loss)                            # a line of metrics.jsonl; printed every log_every
-        if run.is_save_step(step, last=config.steps):
-            run.save(step, model=model, optimizer=optimizer, also=world_model.save_pretrained)
+        run.log(step + 1, loss=loss)                        # a line of metrics.jsonl; printed every log_every
+        if run.is_save_step(step + 1, last=config.steps):
+            run.save(step + 1, model=model, optimizer=optimizer, also=world_model.save_pretrained)
 
 Layout: ``metrics.jsonl`` and ``checkpoints/step-00000010/`` with ``training/`` (state.json and one safetensors file
 a part) beside whatever ``also`` writes, which is what ``WorldModel.from_pretrained`` reads. A step counts updates
@@ -21,9 +20,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,10 +32,11 @@ import torch
 from tqdm import tqdm
 
 from ivideogpt.core.checkpoint import load_tensors, save_tensors, step_folder, step_folders
-from ivideogpt.core.clock import Every, Stopwatch
+from ivideogpt.core.clock import Every, Stopwatch, Until
 from ivideogpt.core.config import load_json
-from ivideogpt.core.errors import UserError
+from ivideogpt.core.errors import Stopped, UserError
 from ivideogpt.core.files import replace_folder, write_text_atomic
+from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.state import RandomState, Stateful, flatten, seed_everything, unflatten
 
 Precision = Literal["float32", "bfloat16"]
@@ -77,6 +79,19 @@ def choose_precision(name: str, device: str = "auto") -> Precision:
     return "bfloat16" if native else "float32"
 
 
+@contextmanager
+def _terminated(ask: Callable[[], None]) -> Iterator[None]:
+    """Lets SIGTERM ask instead of end; where this is not the main thread, signals stay as they are."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: ask())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class Run:
     """The plumbing that every training loop shares, so that each loop shows its algorithm."""
 
@@ -90,6 +105,7 @@ class Run:
         log_every: int = 50,
         save_every: int = 1000,
         keep_last: int = 2,
+        ranks: Ranks | None = None,
     ) -> None:
         """Opens ``folder`` and seeds every global random number.
 
@@ -101,19 +117,24 @@ class Run:
             log_every: steps between printed lines (every step is written to the file); 0 prints none.
             save_every: steps between checkpoints; 0 leaves only the last.
             keep_last: how many checkpoints stay; 0 keeps all.
+            ranks: the processes that train together; None: this one alone. Only the first writes.
 
         Attributes:
-            generator: a CPU generator of the run's own (data order), saved and resumed with it.
+            generator: a CPU generator of the run's own, the same on every rank, saved and resumed with it.
+            ranks: see above.
         """
+        self.ranks = ranks or Ranks()
         self.folder = Path(folder)
         self.seed = seed
-        self.device = choose_device(device)
+        self.device = self.ranks.device or choose_device(device)
         self.precision = precision
         self.keep_last = keep_last
         self.generator = torch.Generator().manual_seed(seed)
         self._random = RandomState(self.generator)
         self._is_log_step, self._is_save_step = Every(log_every), Every(save_every)
         self._stopwatch, self._last_logged = Stopwatch(), 0
+        self._bar: tqdm | None = None
+        self._asked_to_stop = self._stopping = False
         if self.folder.is_file():
             raise UserError(f"run folder '{folder}' is a file; choose another place")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -123,6 +144,34 @@ class Run:
     def seconds(self) -> float:
         """Seconds of training so far, those before a resume included."""
         return self._stopwatch.seconds
+
+    def updates(self, name: str, done: int, last: int, *, clips: int = 1) -> Iterator[int]:
+        """Counts the updates of a loop under a progress bar: yields how many are made already, from ``done`` on.
+
+        SIGTERM ends the loop after a checkpoint: ``is_save_step`` asks for one.
+
+        Args:
+            name: what the bar says.
+            done: updates made before.
+            last: updates in all.
+            clips: of an update, on all ranks; the bar counts them.
+
+        Raises:
+            Stopped: it was asked to stop, and the checkpoint is written.
+        """
+        quiet = not self.ranks.is_first
+        bar = tqdm(total=last, initial=done, desc=name, unit="clip", unit_scale=clips, disable=quiet)
+        with _terminated(self._ask), bar:
+            self._bar = bar
+            while Until(last)(done):
+                yield done
+                done += 1
+                bar.update()
+                if self._stopping:
+                    raise Stopped(f"stopped after update {done} of {last}; the same command goes on from there")
+
+    def _ask(self) -> None:
+        self._asked_to_stop = True
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass and the loss."""
@@ -139,27 +188,33 @@ class Run:
             UserError: ``loss`` is not finite, so that no checkpoint of a broken model is ever written.
         """
         values = {
-            name: float(value.detach() if isinstance(value, torch.Tensor) else value) for name, value in metrics.items()
+            name: float(self.ranks.mean(value) if isinstance(value, torch.Tensor) else value)
+            for name, value in metrics.items()
         }
         if not math.isfinite(values.get("loss", 0.0)):
             raise UserError(
                 f"the loss is {values['loss']} at step {step}; "
                 "lower the learning rate or look for broken data, then run again to go on from the last checkpoint"
             )
+        if not self.ranks.is_first:
+            return
         line = {"step": step, "seconds": round(self.seconds, 3)}
         line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._stopwatch.count(step - self._last_logged)
         self._last_logged = step
+        if self._bar is not None and "loss" in values:
+            self._bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
         if self._is_log_step(step):
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             tqdm.write(f"step {step}  {numbers}  {self._stopwatch.rate:.2f} steps/s", file=sys.stderr)
             self._stopwatch.lap()
 
     def is_save_step(self, step: int, *, last: int) -> bool:
-        """Whether a checkpoint is due after ``step``; always after the ``last``."""
-        return step == last or self._is_save_step(step)
+        """Whether a checkpoint is due after ``step``; always after the ``last``, and when the run is to stop."""
+        self._stopping = self.ranks.any(self._asked_to_stop)
+        return step == last or self._stopping or self._is_save_step(step)
 
     def save(self, step: int, *, also: Callable[[Path], object] | None = None, **parts: Stateful) -> Path:
         """Writes the checkpoint of ``step`` and deletes the ones that ``keep_last`` no longer wants.
@@ -185,10 +240,14 @@ class Run:
             write_text_atomic(folder / "training" / "state.json", json.dumps(state))
 
         target = step_folder(self.folder, step)
+        if not self.ranks.is_first:
+            self.ranks.wait()
+            return target
         replace_folder(target, write)
         if self.keep_last > 0:
             for _, folder in step_folders(self.folder)[: -self.keep_last]:
                 shutil.rmtree(folder, ignore_errors=True)
+        self.ranks.wait()
         return target
 
     def resume(self, **parts: Stateful) -> int:
@@ -202,7 +261,9 @@ class Run:
         """
         folders = [folder for _, folder in step_folders(self.folder) if (folder / "training" / "state.json").is_file()]
         step = self._load(folders[-1], parts) if folders else 0
-        self._keep_lines_until(step)
+        self.ranks.wait()
+        if self.ranks.is_first:
+            self._keep_lines_until(step)
         self._last_logged = step
         self._stopwatch.lap()
         return step

@@ -29,6 +29,7 @@ from ivideogpt.data.augment import (
     whole_frame,
 )
 from ivideogpt.data.clips import ClipSpec
+from ivideogpt.data.cursor import ClipCursor
 from ivideogpt.data.mixtures import Mixture, MixtureSource
 from ivideogpt.data.sources import ClipArrays, ClipPlace, OpenMixture, as_mixture
 from ivideogpt.data.store import EpisodeStore
@@ -161,7 +162,7 @@ class ClipDataset(Dataset[Any]):
         return Clip(frames=frames, context_frames=self.mixture.spec.context_frames, **rest)
 
 
-class ClipLoader:
+class ClipLoader(ClipCursor):
     """Endless batches of clips, each a pure function of the seed and its number."""
 
     def __init__(
@@ -195,15 +196,12 @@ class ClipLoader:
         Raises:
             UserError: an argument or a store is not what it must be.
         """
-        if batch_size < 1 or seed < 0 or workers < 0 or prefetch < 1 or not 0 <= rank < ranks:
-            raise UserError(
-                f"batch_size={batch_size}, seed={seed}, workers={workers}, prefetch={prefetch}, rank={rank}, "
-                f"ranks={ranks}; expected at least 1, 0, 0 and 1, and a rank from 0 to ranks - 1"
-            )
+        super().__init__(batch_size=batch_size, seed=seed, rank=rank, ranks=ranks)
+        if workers < 0 or prefetch < 1:
+            raise UserError(f"workers={workers}, prefetch={prefetch}; expected at least 0 and 1")
         if augmentation is not None and spec.size is None:
             raise UserError("augmentation crops frames and resizes them again; give ClipSpec a size")
-        self.device, self.seed, self.step = torch.device(device), seed, 0
-        self._batch_size, self._rank, self._ranks = batch_size, rank, ranks
+        self.device = torch.device(device)
         self.mixture = OpenMixture(as_mixture(stores), spec)
         self.dataset = ClipDataset(self.mixture, augmentation, on_device=self.device.type != "cpu")
         self._loader = DataLoader(
@@ -229,36 +227,9 @@ class ClipLoader:
             self.step += 1
             yield clip
 
-    def numbers(self, step: int) -> range:
-        """The clips of batch ``step`` (from 0) of this rank."""
-        first = step * self._clips_a_step + self._rank
-        return range(first, first + self._clips_a_step, self._ranks)
-
     def clips(self, numbers: Sequence[int]) -> Clip:
         """A batch of any clips by their numbers, read in this process."""
         return self.dataset.finish(self.dataset.__getitems__([(self.seed, k) for k in numbers]), self.device)
-
-    def state_dict(self) -> dict[str, int]:
-        """Where it stands, as plain numbers: the same on every rank."""
-        return {"seed": self.seed, "step": self.step, "clips_a_step": self._clips_a_step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where another loader stood, with any number of workers and ranks; holds from the next ``iter`` on.
-
-        Raises:
-            UserError: the other one's clips do not fill whole batches of this one.
-        """
-        clips = state["step"] * state["clips_a_step"]
-        if clips % self._clips_a_step:
-            raise UserError(
-                f"{clips} clips were given out, which is no whole number of batches of {self._clips_a_step} over all "
-                "ranks; use the earlier batch size times the earlier number of ranks"
-            )
-        self.seed, self.step = state["seed"], clips // self._clips_a_step
-
-    @property
-    def _clips_a_step(self) -> int:
-        return self._batch_size * self._ranks
 
 
 class _Batches:

@@ -5,22 +5,64 @@ An environment's own packages, and gymnasium itself, are imported when they are 
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
     import gymnasium
 
-#: Short name -> (gymnasium id, entry point, episode limit in steps).
-ENVIRONMENTS: dict[str, tuple[str, str, int]] = {
-    "pusht": ("ivideogpt/PushT-v0", "ivideogpt.envs.pusht:PushT", 300),
-}
+#: The six tasks of Meta-World that the official world model is used in.
+METAWORLD_TASKS = (
+    "button-press-topdown-wall",
+    "coffee-push",
+    "door-lock",
+    "hammer",
+    "handle-pull-side",
+    "plate-slide",
+)
+_METAWORLD = "metaworld/"
 
 
-def register() -> None:
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """How an environment is found.
+
+    Attributes:
+        id: in gymnasium's register.
+        entry_point: "module:class".
+        extra: of ivideogpt, that installs its packages.
+        max_steps: where gymnasium is to cut episodes off; None: the environment does it.
+        options: given to the class, unless the caller gives others.
+    """
+
+    id: str
+    entry_point: str
+    extra: str
+    max_steps: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_ANY_METAWORLD = Registration(
+    id="ivideogpt/MetaWorld-v0", entry_point="ivideogpt.envs.metaworld:MetaWorld", extra="metaworld"
+)
+
+#: What is registered, by short name.
+ENVIRONMENTS: dict[str, Registration] = {
+    "pusht": Registration(
+        id="ivideogpt/PushT-v0", entry_point="ivideogpt.envs.pusht:PushT", extra="pusht", max_steps=300
+    ),
+} | {_METAWORLD + task: replace(_ANY_METAWORLD, options={"task": task}) for task in METAWORLD_TASKS}
+
+
+def register(extra: str = "pusht") -> None:
     """Makes the ids known to gymnasium; calling it again changes nothing.
+
+    Args:
+        extra: the one to name where gymnasium is missing.
 
     Raises:
         MissingExtraError: gymnasium is not installed.
@@ -28,28 +70,29 @@ def register() -> None:
     try:
         import gymnasium
     except ModuleNotFoundError as error:
-        raise MissingExtraError("gymnasium", "pusht") from error
-    for environment_id, entry_point, max_episode_steps in ENVIRONMENTS.values():
-        if environment_id not in gymnasium.registry:
-            gymnasium.register(id=environment_id, entry_point=entry_point, max_episode_steps=max_episode_steps)
+        raise MissingExtraError("gymnasium", extra) from error
+    for found in ENVIRONMENTS.values():
+        if found.id not in gymnasium.registry:
+            gymnasium.register(id=found.id, entry_point=found.entry_point, max_episode_steps=found.max_steps)
 
 
 def make(name: str, **kwargs: Any) -> gymnasium.Env:
     """An environment by its short name.
 
     Args:
-        name: a key of ``ENVIRONMENTS``, for example "pusht".
+        name: a key of ``ENVIRONMENTS``, for example "pusht", or "metaworld/" and any task of Meta-World.
         **kwargs: passed on to the environment.
 
     Raises:
         UserError: the name is unknown.
         MissingExtraError: the environment's package is not installed.
     """
-    if name not in ENVIRONMENTS:
-        close = difflib.get_close_matches(name, ENVIRONMENTS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(sorted(ENVIRONMENTS))
-        raise UserError(f"there is no environment {name!r}; {hint}")
-    register()
+    found = ENVIRONMENTS.get(name)
+    if found is None and name.startswith(_METAWORLD):
+        found = replace(_ANY_METAWORLD, options={"task": name.removeprefix(_METAWORLD)})
+    if found is None:
+        raise UserError(f"there is no environment {name!r}; {suggestion(name, ENVIRONMENTS)}")
+    register(found.extra)
     import gymnasium
 
-    return gymnasium.make(ENVIRONMENTS[name][0], **kwargs)
+    return gymnasium.make(found.id, **{**found.options, **kwargs})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,10 +57,23 @@ class CodebookAverage(nn.Module):
     counts: Tensor
     sums: Tensor
 
-    def __init__(self, quantizer: VectorQuantizer, decay: float = 0.99, dead_below: float = 0.05) -> None:
-        """``dead_below``: a code with fewer (averaged) uses a step than this is set to a random current vector."""
+    def __init__(
+        self,
+        quantizer: VectorQuantizer,
+        decay: float = 0.99,
+        dead_below: float = 0.05,
+        total: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Starts at the present codes.
+
+        Args:
+            quantizer: whose codes move.
+            decay: of the running mean.
+            dead_below: a code with fewer (averaged) uses a step than this is set to a random current vector.
+            total: sums a tensor over all processes that train together; None: this one alone.
+        """
         super().__init__()
-        self.decay, self.dead_below = decay, dead_below
+        self.decay, self.dead_below, self._total = decay, dead_below, total
         self.register_buffer("counts", torch.ones(len(quantizer.embedding.weight)))
         self.register_buffer("sums", quantizer.embedding.weight.detach().clone())
 
@@ -86,6 +101,8 @@ class CodebookAverage(nn.Module):
         weight, codes = quantizer.embedding.weight, codes.reshape(-1)
         counts = torch.bincount(codes, minlength=len(weight)).to(weight)
         sums = torch.zeros_like(weight).index_add_(0, codes, vectors)
+        if self._total is not None:
+            counts, sums = self._total(counts), self._total(sums)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         weight.copy_(self.sums / self.counts.clamp(min=1e-6)[:, None])

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from ivideogpt.core.clock import Until
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
 from ivideogpt.core.run import Run
 from ivideogpt.train.batches import TokenBatches
@@ -24,7 +22,7 @@ class ForecastTraining:
 
     Attributes:
         steps: updates.
-        batch_size: frames an update.
+        batch_size: frames an update, on all ranks together.
         unroll: most frames of its own (the likeliest tokens) that the forecast reads before the one it is trained on;
             each update draws a number up to it. It learns to go on from its own mistakes.
         learning_rate: peak; warms up, then falls along a cosine to ``final_ratio`` of it.
@@ -71,44 +69,52 @@ def train_forecast(
     model.to(run.device)
     model.tokenizer.requires_grad_(False)
     back = model.config.heads.forecast_frames
-    transformer = model.transformer
-    learner = nn.ModuleDict({"forecast": model.heads.forecast, "norm": transformer.norm, "head": transformer.head})
+    learner = ForecastLearner(model)
     optimizer = adamw(learner, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     schedule = cosine(
         config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps, final_ratio=config.final_ratio
     )
     parts = {"learner": learner, "optimizer": optimizer, "batches": batches}
-    step, last = run.resume(**parts), min(until or config.steps, config.steps)
+    done, last = run.resume(**parts), min(until or config.steps, config.steps)
+    forward = run.ranks.wrap(learner)
     learner.train()
     stream = iter(batches)
-    with tqdm(total=last, initial=step, desc="forecast", unit="step") as bar:
-        while Until(last)(step):
-            ids, actions, _ = next(stream)
-            set_learning_rate(optimizer, schedule(step))
-            codes = embeddings.history(model, ids, back + 1 + config.unroll)
-            own = int(torch.randint(config.unroll + 1, (), generator=run.generator))
-            history = codes[:, :back]
-            with torch.no_grad():
-                for frame in range(own):
-                    seen = _guess(model, run, history, actions, frame).argmax(dim=-1)
-                    history = torch.cat([history, seen[:, None]], dim=1)
-            logits, target = _guess(model, run, history, actions, own), codes[:, back + own]
-            loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(learner.parameters(), config.clip_norm)
-            optimizer.step()
-            step += 1
-            bar.update()
-            run.log(step, loss=loss, accuracy=(logits.argmax(dim=-1) == target).float().mean())
-            if run.is_save_step(step, last=last):
-                run.save(step, also=lambda folder: save_model(model, folder), **parts)
+    for step in run.updates("forecast", done, last, clips=config.batch_size):
+        ids, actions, _ = next(stream)
+        set_learning_rate(optimizer, schedule(step))
+        codes = embeddings.history(model, ids, back + 1 + config.unroll)
+        own = int(torch.randint(config.unroll + 1, (), generator=run.generator))
+        history = codes[:, :back]
+        with torch.no_grad(), run.autocast():
+            for frame in range(own):
+                seen = learner(history, actions, frame).argmax(dim=-1)
+                history = torch.cat([history, seen[:, None]], dim=1)
+        with run.autocast():
+            logits = forward(history, actions, own)
+        target = codes[:, back + own]
+        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), config.clip_norm)
+        optimizer.step()
+        run.log(step + 1, loss=loss, accuracy=(logits.argmax(dim=-1) == target).float().mean())
+        if run.is_save_step(step + 1, last=last):
+            run.save(step + 1, also=lambda folder: save_model(model, folder), **parts)
     return model.eval()
 
 
-def _guess(model: WorldModel, run: Run, history: Tensor, actions: Tensor | None, frame: int) -> Tensor:
-    """Logits ``[b m codes]`` of the frame after ``history`` ``[b k m]``, to which action ``frame`` leads."""
-    with run.autocast():
+class ForecastLearner(nn.Module):
+    """What is trained of a world model: the forecast, and the norm and the head that it shares with the transformer."""
+
+    def __init__(self, model: WorldModel) -> None:
+        """Takes the three parts."""
+        super().__init__()
+        self.forecast, self.norm, self.head = model.heads.forecast, model.transformer.norm, model.transformer.head
+        self._model = (model,)  # in a tuple, it is no part
+
+    def forward(self, history: Tensor, actions: Tensor | None, frame: int) -> Tensor:
+        """Logits ``[b m codes]`` of the frame after ``history`` ``[b k m]``, to which action ``frame`` leads."""
+        (model,) = self._model
         guess = embeddings.forecast(model, history, None if actions is None else actions[:, frame])
         assert guess is not None
         return model.transformer.guess_logits(guess, model.layout.dynamics_ids)

@@ -126,6 +126,7 @@ class TokenizerLoss(nn.Module):
         config: TokenizerLossConfig,
         perceptual: Perceptual | None = None,
         discriminator: Discriminator | None = None,
+        pixel_weight: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Keeps the parts.
 
@@ -133,11 +134,13 @@ class TokenizerLoss(nn.Module):
             config: the weights.
             perceptual: gives the perceptual distance and scales its inputs itself; None leaves it out.
             discriminator: None leaves it out.
+            pixel_weight: how much each pixel ``[n 1 h w]`` of true frames ``[n 3 h w]`` counts; None: all alike.
         """
         super().__init__()
         self.config = config
         self.perceptual = perceptual if config.perceptual_weight else None
         self.network = discriminator if config.discriminator_weight else None
+        self.pixel_weight = pixel_weight
 
     def is_adversarial(self, step: int) -> bool:
         """Whether the discriminator takes part in update ``step`` (from 0)."""
@@ -168,8 +171,8 @@ class TokenizerLoss(nn.Module):
         context, future = _images(found.context), _images(found.future)
         true_context, true_future = _images(true_context), _images(true_future)
         assert context.shape == true_context.shape and future.shape == true_future.shape
-        l1 = F.l1_loss(context, true_context), F.l1_loss(future, true_future)
-        l2 = F.mse_loss(context, true_context), F.mse_loss(future, true_future)
+        pairs = self._pixels(context, true_context), self._pixels(future, true_future)
+        l1, l2 = (pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1])
         total = config.l1_weight * _weighted(shares, l1) + config.l2_weight * _weighted(shares, l2)
         reference = config.l1_weight * l1[1] + config.l2_weight * l2[1]
         parts: dict[str, Tensor] = {}
@@ -229,6 +232,12 @@ class TokenizerLoss(nn.Module):
             norms.append(gradient.float().norm())
         ratio = norms[0] / norms[1].clamp(min=_LEAST_GRADIENT)
         return self.config.discriminator_weight * ratio.clamp(max=self.config.adaptive_weight_limit)
+
+    def _pixels(self, found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+        """Absolute and squared error."""
+        weight = 1.0 if self.pixel_weight is None else self.pixel_weight(true)
+        error = found - true
+        return (weight * error.abs()).mean(), (weight * error.square()).mean()
 
     def _generator_loss(self, images: Tensor) -> Tensor:
         assert self.network is not None

@@ -46,6 +46,7 @@ def train_tokenizer(
         device: auto, cpu or cuda.
         precision: auto, float32 or bfloat16.
     """
+    from ivideogpt.core.ranks import Ranks
     from ivideogpt.models.tokenizer import CompressiveTokenizer
     from ivideogpt.verbs.training import Machine, find_tokenizer, read_mixture, tokenizer_stage
 
@@ -54,9 +55,10 @@ def train_tokenizer(
     initial = None if init is None else CompressiveTokenizer.from_pretrained(find_tokenizer(init))
     if initial is not None:
         recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, tokenizer=initial.config, continuous_steps=0))
-    machine = Machine(device=device, precision=precision, workers=workers)
+    machine = Machine(device=device, precision=precision, workers=workers, ranks=Ranks.join(device))
     tokenizer_stage(recipe, stores, run, machine, initial=initial, until=steps)
-    _report(run, steps=recipe.tokenizer.steps if steps is None else min(steps, recipe.tokenizer.steps))
+    if machine.ranks.is_first:
+        _report(run, steps=recipe.tokenizer.steps if steps is None else min(steps, recipe.tokenizer.steps))
 
 
 def tokenize(
@@ -144,6 +146,7 @@ def train_transformer(
         device: auto, cpu or cuda.
         precision: auto, float32 or bfloat16.
     """
+    from ivideogpt.core.ranks import Ranks
     from ivideogpt.data.tokens import FACTS, TokenStore
     from ivideogpt.models.tokenizer import CompressiveTokenizer
     from ivideogpt.verbs.training import Machine, find_tokenizer, read_mixture, transformer_stage
@@ -163,10 +166,11 @@ def train_transformer(
         network = initial.tokenizer
     else:
         raise UserError("a transformer needs a trained tokenizer; give --tokenizer, or a model to start from as --init")
-    machine = Machine(device=device, precision=precision, workers=workers)
+    machine = Machine(device=device, precision=precision, workers=workers, ranks=Ranks.join(device))
     about = WorldModelConfig(name=run.name)
     transformer_stage(recipe, stores, network, run, machine, about=about, initial=initial, until=steps)
-    _report(run, steps=recipe.transformer.steps if steps is None else min(steps, recipe.transformer.steps))
+    if machine.ranks.is_first:
+        _report(run, steps=recipe.transformer.steps if steps is None else min(steps, recipe.transformer.steps))
 
 
 def _recipe(preset: str, settings: tuple[str, ...], seed: int | None) -> Recipe:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from ivideogpt.core.checkpoint import step_folders
 from ivideogpt.core.config import load_json, save_json, to_dict
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run, choose_precision
 from ivideogpt.data.episodes import HELD_OUT
 from ivideogpt.data.mixtures import Mixture, load_mixture, named_mixture
@@ -45,17 +46,25 @@ class Machine:
         device: "auto", "cpu", "cuda", ...
         precision: "auto", "float32" or "bfloat16".
         workers: processes that read clips; 0: the one that trains.
+        ranks: the processes that train together.
     """
 
     device: str = "auto"
     precision: str = "auto"
     workers: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
 
     def run(self, folder: Path, *, seed: int, log_every: int, save_every: int) -> Run:
         """A run here."""
         precision = choose_precision(self.precision, self.device)
         return Run(
-            folder, seed=seed, device=self.device, precision=precision, log_every=log_every, save_every=save_every
+            folder,
+            seed=seed,
+            device=self.device,
+            precision=precision,
+            log_every=log_every,
+            save_every=save_every,
+            ranks=self.ranks,
         )
 
 
@@ -151,19 +160,23 @@ def tokenizer_stage(
     config = recipe.tokenizer
     run = machine.run(folder, seed=config.seed, log_every=config.log_every, save_every=config.save_every)
 
-    def loader(stores: Mixture, batch_size: int, augmented: bool) -> ClipLoader:
-        return ClipLoader(
-            stores,
-            recipe.tokenizer_clips(),
-            batch_size=batch_size,
-            seed=config.seed,
-            augmentation=recipe.augmentation if augmented else None,
-            workers=machine.workers if augmented else 0,
-            device=run.device,
-        )
-
-    train, apart = loader(mixture, config.batch_size, True), held_out(mixture)
-    measured = None if apart is None else loader(apart, _VALIDATION_SIZE, False)
+    train = ClipLoader(
+        mixture,
+        recipe.tokenizer_clips(),
+        batch_size=machine.ranks.share(config.batch_size),
+        seed=config.seed,
+        augmentation=recipe.augmentation,
+        workers=machine.workers,
+        rank=machine.ranks.rank,
+        ranks=machine.ranks.ranks,
+        device=run.device,
+    )
+    apart = held_out(mixture)
+    measured = (
+        None
+        if apart is None
+        else ClipLoader(apart, recipe.tokenizer_clips(), batch_size=_VALIDATION_SIZE, device=run.device)
+    )
 
     def evaluate(tokenizer: CompressiveTokenizer, step: int) -> dict[str, float]:
         return {} if measured is None else reconstruction_figures(tokenizer, measured, folder / "samples", step)
@@ -230,17 +243,22 @@ def transformer_stage(
     if initial is not None:
         start_from(model, initial)
 
-    def batches(frames: int, size: int, seed: int, stores: Mixture | None = None) -> TokenBatches:
-        if tokens is not None and stores is None:
-            return StoredTokens(model, TokenLoader(tokens, batch_size=size, frames=frames, seed=seed))
+    rewarded = replace(spec, rewards=rewards)
+    mine = {"rank": machine.ranks.rank, "ranks": machine.ranks.ranks}
+
+    def batches(frames: int, size: int, seed: int) -> TokenBatches:
+        share = machine.ranks.share(size)
+        if tokens is not None:
+            return StoredTokens(model, TokenLoader(tokens, batch_size=share, frames=frames, seed=seed, **mine))
         loader = ClipLoader(
-            stores or mixture,
-            replace(spec, frames=frames, rewards=rewards),
-            batch_size=size,
+            mixture,
+            replace(rewarded, frames=frames),
+            batch_size=share,
             seed=seed,
-            augmentation=None if stores else recipe.augmentation,
-            workers=0 if stores else machine.workers,
+            augmentation=recipe.augmentation,
+            workers=machine.workers,
             device=model.device,
+            **mine,
         )
         return LiveTokens(model, loader)
 
@@ -257,7 +275,9 @@ def transformer_stage(
         run = machine.run(folder, seed=config.seed, log_every=config.log_every, save_every=config.save_every)
         model.to(run.device)
         apart = held_out(mixture)
-        measured = None if apart is None else batches(config.clip_frames, _VALIDATION_SIZE, config.seed, apart)
+        measured = None
+        if apart is not None:
+            measured = LiveTokens(model, ClipLoader(apart, rewarded, batch_size=_VALIDATION_SIZE, device=run.device))
 
         def evaluate(trained: WorldModel, step: int) -> dict[str, float]:
             return {} if measured is None else imagination_figures(trained, measured, folder / "samples", step)
@@ -318,9 +338,8 @@ def start_from(model: WorldModel, initial: WorldModel) -> list[str]:
 
 
 @torch.inference_mode()
-def imagination_figures(model: WorldModel, clips: TokenBatches, folder: Path, step: int) -> dict[str, float]:
+def imagination_figures(model: WorldModel, clips: LiveTokens, folder: Path, step: int) -> dict[str, float]:
     """Mean token loss and accuracy on held-out clips; writes a strip of some, true above imagined."""
-    assert isinstance(clips, LiveTokens)
     loss = accuracy = 0.0
     for number in range(_VALIDATION_BATCHES):
         batch = clips.batch(clips.loader.numbers(number))

@@ -1,0 +1,115 @@
+"""The processes that train together. One is the usual case; ``torchrun`` or ``accelerate launch`` start more.
+
+    ranks = Ranks.join("auto")
+    learner = ranks.wrap(module)            # its gradients are the mean over all ranks
+    loss = ranks.mean(loss)                 # for the log
+
+Every rank runs the same program on its own clips; the first one writes files and speaks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+from ivideogpt.core.errors import MissingExtraError, UserError
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class Ranks:
+    """This process among those that train together.
+
+    Attributes:
+        rank: from 0.
+        ranks: how many there are.
+        device: where this one computes, or None where it is free to choose.
+    """
+
+    def __init__(
+        self, rank: int = 0, ranks: int = 1, device: torch.device | None = None, accelerator: Any = None
+    ) -> None:
+        """One process alone, unless told otherwise; ``join`` finds out."""
+        self.rank, self.ranks, self.device, self._accelerator = rank, ranks, device, accelerator
+
+    @classmethod
+    def join(cls, device: str = "auto") -> Ranks:
+        """Meets the other processes of this launch, if there are any.
+
+        Args:
+            device: "auto", "cpu" or "cuda"; each process takes the GPU of its own.
+
+        Raises:
+            UserError: the package that several processes need is not there, or the device is one that they cannot use.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        if device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"device is {device!r}, but several processes train together; use auto, cpu or cuda")
+        try:
+            from accelerate import Accelerator, DistributedDataParallelKwargs
+        except ImportError as error:
+            raise MissingExtraError("accelerate", "train") from error
+        # A head without targets in a batch has no gradient.
+        options: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+        on_cpu = device == "cpu" or not torch.cuda.is_available()
+        accelerator = Accelerator(cpu=on_cpu, mixed_precision="no", kwargs_handlers=options)
+        return cls(accelerator.process_index, accelerator.num_processes, accelerator.device, accelerator)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    def share(self, batch_size: int) -> int:
+        """What of a batch falls to each rank.
+
+        Raises:
+            UserError: the batch cannot be divided.
+        """
+        if batch_size % self.ranks:
+            raise UserError(
+                f"batch_size is {batch_size} and {self.ranks} processes train; expected a multiple of their number"
+            )
+        return batch_size // self.ranks
+
+    def mine(self, rows: Tensor) -> Tensor:
+        """The rows of a whole batch that are this rank's: those of its clips."""
+        return rows[self.rank :: self.ranks]
+
+    def wrap(self, module: ModuleT) -> ModuleT:
+        """The module for the forward pass of training; weights and their names stay in ``module`` itself."""
+        return module if self.ranks == 1 else self._accelerator.prepare_model(module)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all ranks, without gradient."""
+        return value.detach() if self.ranks == 1 else self.sum(value.detach()) / self.ranks
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks, without gradient."""
+        if self.ranks == 1:
+            return value
+        total = value.detach().clone()
+        distributed.all_reduce(total)
+        return total
+
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Gives every rank the values of the first one, in place."""
+        if self.ranks > 1:
+            for tensor in tensors:
+                distributed.broadcast(tensor.detach(), 0)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        if self.ranks == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)).item())
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.ranks > 1:
+            self._accelerator.wait_for_everyone()

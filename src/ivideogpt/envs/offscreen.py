@@ -1,0 +1,180 @@
+"""Pictures of a MuJoCo scene without a window, and the choice of the OpenGL that draws them.
+
+MuJoCo reads the environment variable MUJOCO_GL when it is first imported, so ``choose_gl`` comes before that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import ctypes.util
+import importlib
+import os
+import platform
+import weakref
+from typing import Any
+
+import numpy as np
+
+from ivideogpt.core.errors import UserError
+
+_KNOWN = {"Darwin": ("cgl",), "Windows": ("glfw",)}
+_KNOWN_ON_LINUX = ("egl", "osmesa", "glfw")
+_NEEDED = {
+    "egl": "an EGL device (on Debian: apt-get install libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri)",
+    "osmesa": "OSMesa (on Debian: apt-get install libosmesa6)",
+    "glfw": "a display",
+}
+# Shapes in a picture at most; those of Meta-World hold up to 44.
+_MOST_SHAPES = 1000
+
+
+def choose_gl() -> str:
+    """The OpenGL that MuJoCo is to draw with; written to MUJOCO_GL where that is not set.
+
+    Returns:
+        On Linux "egl", else "osmesa", else, with a display, "glfw"; or what MUJOCO_GL says.
+
+    Raises:
+        UserError: none of them is there, or the one that MUJOCO_GL names is not.
+    """
+    known = _KNOWN.get(platform.system(), _KNOWN_ON_LINUX)
+    said = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if said and said not in known:
+        raise UserError(f"MUJOCO_GL is {said!r}; expected {' or '.join(known)}, or leave it unset")
+    if said:
+        if not _is_there(said):
+            raise UserError(f"MUJOCO_GL is {said!r}, which needs {_NEEDED[said]}; provide it or leave MUJOCO_GL unset")
+        return said
+    found = next((name for name in known if _is_there(name)), None)
+    if found is None:
+        raise UserError(f"there is no OpenGL to draw with; expected {', or '.join(_NEEDED[name] for name in known)}")
+    os.environ["MUJOCO_GL"] = found
+    return found
+
+
+def _is_there(name: str) -> bool:
+    if platform.system() in _KNOWN:
+        return True
+    if name == "egl":
+        return _egl_devices() > 0
+    if name == "osmesa":
+        return ctypes.util.find_library("OSMesa") is not None
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _egl_devices() -> int:
+    """How many devices EGL knows; the library alone, without a driver, knows none."""
+    try:
+        library = ctypes.CDLL(ctypes.util.find_library("EGL") or "libEGL.so.1")
+        find = library.eglGetProcAddress
+    except (OSError, AttributeError):
+        return 0
+    find.restype, find.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
+    address = find(b"eglQueryDevicesEXT")
+    if not address:
+        return 0
+    count = ctypes.c_int(0)
+    ask = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))(address)
+    return count.value if ask(0, None, ctypes.byref(count)) else 0
+
+
+class OffscreenCamera:
+    """Draws what one fixed camera of a MuJoCo scene sees; to be used by the thread that made it."""
+
+    def __init__(self, model: Any, name: str, *, size: int, shadow_size: int, samples: int) -> None:
+        """Makes an OpenGL context of its own.
+
+        Args:
+            model: ``mujoco.MjModel``; its settings of quality and picture size are changed.
+            name: of the camera.
+            size: side of the square picture in pixels.
+            shadow_size: side of the shadow map in pixels; 0: no shadows.
+            samples: of each pixel, against jagged edges; 0: one.
+
+        Raises:
+            UserError: there is no OpenGL, or it cannot draw this.
+        """
+        gl = choose_gl()
+        _free_dropped()
+        import mujoco
+
+        self._mujoco: Any = mujoco
+        self._model = model
+        self._size = size
+        model.vis.quality.shadowsize, model.vis.quality.offsamples = shadow_size, samples
+        model.vis.global_.offwidth = model.vis.global_.offheight = size
+        self._scene = self._mujoco.MjvScene(model, _MOST_SHAPES)
+        self._option = self._mujoco.MjvOption()
+        self._rectangle = self._mujoco.MjrRect(0, 0, size, size)
+        self._camera = self._mujoco.MjvCamera()
+        self._camera.type = self._mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = model.camera(name).id
+        self._gl: Any = None
+        self._renderer: Any = None
+        try:
+            self._gl = importlib.import_module(f"mujoco.{gl}").GLContext(size, size)
+            self._gl.make_current()
+            self._renderer = self._mujoco.MjrContext(model, self._mujoco.mjtFontScale.mjFONTSCALE_100)
+        except Exception as error:  # each OpenGL has errors of its own, and some of PyOpenGL's cannot be printed
+            self.close()
+            raise UserError(
+                f"MUJOCO_GL is {gl!r}, and {size} x {size} pixels with {samples} samples and shadows of {shadow_size} "
+                f"cannot be drawn with it ({type(error).__name__}); choose less, or another MUJOCO_GL"
+            ) from error
+        self._mujoco.mjr_setBuffer(self._mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
+        # Registered after mujoco's own, so it runs before that one takes EGL down.
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)
+        _OPEN.add(self)
+
+    def draw(self, data: Any) -> np.ndarray:
+        """The picture, uint8 ``[size size 3]``, in OpenGL's order of rows: the lowest one first.
+
+        Args:
+            data: ``mujoco.MjData`` of the scene.
+        """
+        library = self._mujoco
+        _free_dropped()
+        self._gl.make_current()
+        everything = library.mjtCatBit.mjCAT_ALL
+        library.mjv_updateScene(self._model, data, self._option, None, self._camera, everything, self._scene)
+        library.mjr_render(self._rectangle, self._scene, self._renderer)
+        picture = np.empty((self._size, self._size, 3), np.uint8)
+        library.mjr_readPixels(picture, None, self._rectangle, self._renderer)
+        return picture
+
+    def close(self) -> None:
+        """Gives the context back; closing twice does nothing."""
+        _OPEN.discard(self)
+        gl, self._gl = self._gl, None
+        renderer, self._renderer = self._renderer, None
+        _free(gl, renderer)
+
+    def __del__(self) -> None:
+        # May run at any moment, also while another camera draws: freeing now would take its context away.
+        if getattr(self, "_gl", None) is not None:
+            _DROPPED.append((self._gl, self._renderer))
+
+
+_OPEN: weakref.WeakSet[OffscreenCamera] = weakref.WeakSet()
+_DROPPED: list[tuple[Any, Any]] = []
+
+
+def _free(gl: Any, renderer: Any) -> None:
+    if renderer is not None:
+        gl.make_current()
+        renderer.free()
+    if gl is not None:
+        gl.free()
+
+
+def _free_dropped() -> None:
+    while _DROPPED:
+        _free(*_DROPPED.pop())
+
+
+def _close_all() -> None:
+    for camera in list(_OPEN):
+        camera.close()
+    _free_dropped()
