@@ -2,7 +2,7 @@
 
 PYTHON := python3
 # every extra that the CI machine can use
-EXTRAS := pusht,serve,data,dev
+EXTRAS := pusht,serve,data,train,evaluation,metaworld,dev
 SEEDS := 20000:20020
 # PyPI's torch for Linux brings gigabytes of CUDA: without an NVIDIA card, take the CPU build where it can be reached.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
@@ -45,7 +45,7 @@ lint: .venv/all.stamp  ## check style, format and types
 	@touch $@
 
 .venv/pusht.stamp: .venv/core.stamp
-	$(INSTALL) --editable '.[pusht]'
+	$(INSTALL) --editable '.[pusht,data]'
 	@touch $@
 
 .venv/serve.stamp: .venv/core.stamp
