@@ -4,18 +4,23 @@ python examples/train_tiny.py
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d
 
-from ivideogpt import Episode, Sampling, WorldModel
+from ivideogpt import Sampling, WorldModel
 from ivideogpt.core.run import Run
-from ivideogpt.data.frames import EpisodeArrays
+from ivideogpt.data import ClipLoader, ClipSpec
+from ivideogpt.data.convert.source import SourceEpisode
+from ivideogpt.data.store_facts import StoreFacts
+from ivideogpt.data.store_writer import ShardTask, convert_to_store
 from ivideogpt.models.heads import Heads, HeadsConfig
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
+from ivideogpt.train.batches import LiveTokens
 from ivideogpt.train.tokenizer import TokenizerTraining, train_tokenizer
 from ivideogpt.train.transformer import TransformerTraining, train_transformer
 from ivideogpt.worldmodel.config import WorldModelConfig
@@ -37,7 +42,7 @@ LAYERS = TransformerConfig(
 HEADS = HeadsConfig(action_dim=2, slots=SHAPE.layout.frame_length)
 
 
-def record(seed: int, length: int = 12) -> Episode:
+def record(seed: int, length: int = 12) -> SourceEpisode:
     random = np.random.default_rng(seed)
     place, frames = random.integers(0, CELLS, 2), np.repeat(FLOOR[None], length, axis=0)
     actions = np.zeros((length, 2), np.float32)  # row t leads from frame t to t + 1; the last row is padding
@@ -47,7 +52,11 @@ def record(seed: int, length: int = 12) -> Episode:
         if t + 1 < length:
             actions[t] = random.choice(MOVES)
             place = np.clip(place + actions[t].astype(int), 0, CELLS - 1)
-    return Episode(frames=frames.transpose(0, 2, 3, 1), actions=actions, key=f"square_{seed}")
+    return SourceEpisode(key=f"square_{seed}", cameras={"image": frames.transpose(0, 2, 3, 1)}, actions=actions)
+
+
+def record_all(seeds: range):
+    return (record(seed) for seed in seeds)
 
 
 def cell(frames: torch.Tensor) -> torch.Tensor:
@@ -55,19 +64,24 @@ def cell(frames: torch.Tensor) -> torch.Tensor:
 
 
 def main(tokenizer_steps: int = 100, transformer_steps: int = 200) -> None:
-    data = EpisodeArrays.from_episodes([record(seed) for seed in range(200)])
-    with tempfile.TemporaryDirectory() as folder:
-        runs = {name: Run(Path(folder) / name, device="cpu", log_every=50) for name in ("tokenizer", "transformer")}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name, seeds in (("train", range(200)), ("held-out", range(1000, 1050))):
+            task = ShardTask(name, partial(record_all, seeds))
+            convert_to_store([task], folder / name, facts=StoreFacts(name="squares"), workers=0)
+        spec = ClipSpec(context_frames=1, frames=CLIP, stride=1, size=CELL * CELLS)
+        runs = {name: Run(folder / name, device="cpu", log_every=50) for name in ("tokenizer", "transformer")}
         shared = {"warmup_steps": 20, "learning_rate": 3e-3}
-        first = TokenizerTraining(tokenizer=SHAPE, steps=tokenizer_steps, horizon=4, continuous_steps=25, **shared)
-        tokenizer = train_tokenizer(first, data, runs["tokenizer"])
+        first = TokenizerTraining(tokenizer=SHAPE, steps=tokenizer_steps, continuous_steps=25, **shared)
+        frames = ClipLoader(str(folder / "train"), spec, batch_size=8)
+        tokenizer = train_tokenizer(first, frames, runs["tokenizer"])
         config = WorldModelConfig(name="tiny", context_frames=1, clip_frames=CLIP, heads=HEADS)
         model = WorldModel(config, tokenizer, Transformer(LAYERS), Heads(HEADS, WIDTH))
         second = TransformerTraining(steps=transformer_steps, batch_size=32, clip_frames=CLIP, **shared)
-        model = train_transformer(second, model, data, runs["transformer"])
+        tokens = LiveTokens(model, ClipLoader(str(folder / "train"), spec, batch_size=32))
+        model = train_transformer(second, model, tokens, runs["transformer"])
+        clip = ClipLoader(str(folder / "held-out"), spec, batch_size=1).clips(range(50))
 
-    held_out = EpisodeArrays.from_episodes([record(seed) for seed in range(1000, 1050)])
-    clip = held_out.clips(held_out.starts[:, None] + torch.arange(CLIP), context_frames=1)
     imagined = model.imagine(clip.frames[:, :1], clip.actions[:, :-1], sampling=Sampling(greedy=True))
     true = cell(clip.frames[:, 1:])
     print("held-out frames with the square in the right cell:")
