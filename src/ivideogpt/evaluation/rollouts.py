@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,10 +30,18 @@ class Clips:
     Attributes:
         frames: uint8 ``[n t c h w]``, context first.
         actions: float32 ``[n t a]`` raw, or None; ``actions[:, t]`` leads from frame t to t + 1.
+        keys: the episode of each clip; empty: unknown.
+        starts: the first recorded frame of each clip; empty: unknown.
     """
 
     frames: Tensor
     actions: Tensor | None
+    keys: tuple[str, ...] = ()
+    starts: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self.frames)
 
     @classmethod
     def from_episodes(cls, windows: Sequence[Episode]) -> Clips:
@@ -46,10 +55,32 @@ class Clips:
                 f"windows have {sorted({len(w) for w in windows})} frames; expected one length and at least one window"
             )
         frames = torch.stack([torch.from_numpy(window.frames) for window in windows]).permute(0, 1, 4, 2, 3)
+        keys = tuple(window.key for window in windows)
         if any(window.actions is None for window in windows):
-            return cls(frames, None)
+            return cls(frames, None, keys)
         actions = torch.stack([torch.from_numpy(window.actions) for window in windows if window.actions is not None])
-        return cls(frames, actions.float())
+        return cls(frames, actions.float(), keys)
+
+
+@dataclass(frozen=True)
+class Futures:
+    """Some futures of some clips.
+
+    Attributes:
+        clips: numbers of the n clips.
+        samples: numbers of the k futures of each.
+        frames: ``[n k f c h w]`` in [0, 1], on the model's device.
+        ids: int64 ``[n k f m]`` of the full vocabulary.
+        entropies: float32 ``[n k f]``: of the model's choice of a token, nats, mean over the tokens of a frame.
+        seconds: from the context, or from the futures before these, to decoded frames.
+    """
+
+    clips: range
+    samples: range
+    frames: Tensor
+    ids: Tensor
+    entropies: Tensor
+    seconds: float
 
 
 def imagine_with_progress(
@@ -72,6 +103,69 @@ def imagine_with_progress(
         session.advance(None if actions is None else actions[:, index])
     imagined = imagination(session, 0)
     return imagined, time.perf_counter() - start
+
+
+def imagine_futures(
+    model: WorldModel,
+    context: Tensor,
+    actions: Tensor | None,
+    horizon: int,
+    *,
+    samples: int = 1,
+    batch_size: int = 25,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    label: str = "imagining",
+) -> Iterator[Futures]:
+    """Imagines every clip, several times each if asked, in batches of bounded size and with a progress bar.
+
+    A context is encoded and read once, whatever the number of futures. Future j of clip i draws the same random numbers
+    whatever else is in the batch; the first is the one that `WorldModel.imagine` gives for the seed of the clip.
+
+    Args:
+        model: the world model.
+        context: ``[n c_frames c h w]``, float in [0, 1] or uint8.
+        actions: ``[n horizon a]`` in model units, or None for an action-free model.
+        horizon: frames to imagine.
+        samples: futures of each clip.
+        batch_size: rows imagined together, at least 1: several clips, or some futures of one.
+        sampling: how tokens are drawn.
+        seed: clip i draws from stream (seed, i).
+        label: of the progress bar.
+
+    Yields:
+        All clips in their order; where the futures of one do not fit into a batch, some of them after the others.
+
+    Raises:
+        UserError: samples or batch_size are less than 1, or context or actions do not fit the model.
+    """
+    for name, value in (("samples", samples), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name} is {value}; expected at least 1")
+    together = max(batch_size // samples, 1)
+    with tqdm(total=len(context) * samples * horizon, desc=label, unit="frame", leave=False, disable=None) as bar:
+        for start in range(0, len(context), together):
+            clips = range(start, min(start + together, len(context)))
+            rows, began = slice(clips.start, clips.stop), time.perf_counter()
+            seeds = [seed * 1_000_003 + row for row in clips]
+            session = model.session(context[rows], sampling=sampling, seed=seeds)
+            for first in range(0, samples, batch_size):
+                chosen = range(first, min(first + batch_size, samples))
+                branch = session.fork(len(chosen), first=first) if samples > 1 else session
+                repeated = None if actions is None else actions[rows].repeat_interleave(len(chosen), dim=0)
+                repeated = inputs.check_actions(model, repeated, branch.rows, horizon)
+                for index in range(horizon):
+                    branch.advance(None if repeated is None else repeated[:, index])
+                    bar.update(branch.rows)
+                imagined = imagination(branch, 0)
+                frames, ids, entropies = (
+                    rearrange(x, "(n k) ... -> n k ...", k=len(chosen))
+                    for x in (imagined.frames, imagined.ids, imagined.entropies.mean(dim=-1))
+                )
+                if model.device.type == "cuda":  # frames are not there yet, only asked for
+                    torch.cuda.synchronize(model.device)
+                yield Futures(clips, chosen, frames, ids, entropies, time.perf_counter() - began)
+                began = time.perf_counter()
 
 
 def rollout_figures(
@@ -105,15 +199,23 @@ def rollout_figures(
     if model.action_dim and clips.actions is not None:
         actions = model.normalize_actions(clips.actions[:, count - 1 : -1])
     found = {"copy_last": context[:, -1:].expand_as(true), "reconstruction": reconstruct(model, frames)}
-    found["imagined"], seconds = _imagine(
-        model, context, actions, true.shape[1], batch_size, sampling, seed, "imagining"
-    )
+
+    def imagine(steer: Tensor | None, label: str) -> tuple[Tensor, float]:
+        return imagine_clips(
+            model,
+            context,
+            steer,
+            true.shape[1],
+            batch_size=batch_size,
+            sampling=sampling,
+            seed=seed,
+            label=label,
+        )
+
+    found["imagined"], seconds = imagine(actions, "imagining")
     if actions is not None:
         # Each clip gets the actions of the next one: the same distribution, the wrong future.
-        wrong = actions.roll(1, dims=0)
-        found["permuted_actions"], _ = _imagine(
-            model, context, wrong, true.shape[1], batch_size, sampling, seed, "with permuted actions"
-        )
+        found["permuted_actions"], _ = imagine(actions.roll(1, dims=0), "with permuted actions")
     figures = {}
     for name, future in found.items():
         ratio = psnr(future, true)
@@ -140,24 +242,27 @@ def reconstruct(model: WorldModel, frames: Tensor, batch_size: int = 25) -> Tens
     return torch.cat(parts)
 
 
-def _imagine(
+def imagine_clips(
     model: WorldModel,
     context: Tensor,
     actions: Tensor | None,
     horizon: int,
-    batch_size: int,
-    sampling: Sampling | None,
-    seed: int,
-    label: str,
+    *,
+    batch_size: int = 25,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    label: str = "imagining",
 ) -> tuple[Tensor, float]:
-    parts, total = [], 0.0
-    for start in range(0, len(context), batch_size):
-        rows = slice(start, start + batch_size)
-        seeds = [seed * 1_000_003 + row for row in range(len(context))[rows]]
-        some = None if actions is None else actions[rows]
-        imagined, seconds = imagine_with_progress(
-            model, context[rows], some, horizon, label, sampling=sampling, seed=seeds
-        )
-        parts.append(imagined.frames.cpu())
-        total += seconds
-    return torch.cat(parts), total
+    """One future of each clip; see `imagine_futures`.
+
+    Returns:
+        Frames ``[n f c h w]`` in [0, 1] on the CPU, and the seconds it took from contexts to decoded frames.
+    """
+    parts, seconds = [], 0.0
+    batches = imagine_futures(
+        model, context, actions, horizon, batch_size=batch_size, sampling=sampling, seed=seed, label=label
+    )
+    for batch in batches:
+        parts.append(batch.frames[:, 0].cpu())
+        seconds += batch.seconds
+    return torch.cat(parts), seconds

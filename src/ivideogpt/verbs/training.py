@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -104,8 +102,7 @@ def find_tokenizer(name: str) -> Path:
     raise UserError(f"{name} holds no tokenizer; expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or a run")
 
 
-@contextmanager
-def settled(folder: Path, recipe: Recipe, part: str) -> Iterator[None]:
+def settle(folder: Path, recipe: Recipe, part: str, ranks: Ranks) -> None:
     """Keeps the settings of a run beside it; a run goes on with the settings that it began with.
 
     Raises:
@@ -120,9 +117,9 @@ def settled(folder: Path, recipe: Recipe, part: str) -> Iterator[None]:
                     f"{folder} was begun with {name} {before.get(name)!r}, not {value!r}; give the same settings, or "
                     "choose another run folder"
                 )
-    else:
+    ranks.wait()  # all have looked before the first one writes
+    if ranks.is_first:
         save_json(path, settings)
-    yield
 
 
 def _shared(recipe: Recipe) -> dict[str, object]:
@@ -181,8 +178,8 @@ def tokenizer_stage(
     def evaluate(tokenizer: CompressiveTokenizer, step: int) -> dict[str, float]:
         return {} if measured is None else reconstruction_figures(tokenizer, measured, folder / "samples", step)
 
-    with settled(folder, recipe, "tokenizer"):
-        return train_tokenizer(config, train, run, initial=initial, evaluate=evaluate, until=until)
+    settle(folder, recipe, "tokenizer", machine.ranks)
+    return train_tokenizer(config, train, run, initial=initial, evaluate=evaluate, until=until)
 
 
 @torch.inference_mode()
@@ -262,28 +259,28 @@ def transformer_stage(
         )
         return LiveTokens(model, loader)
 
-    with settled(folder, recipe, "transformer"):
-        for number, forecast in enumerate(recipe.forecasts, 1):
-            run = machine.run(
-                folder / f"forecast-{number}",
-                seed=forecast.seed,
-                log_every=forecast.log_every,
-                save_every=forecast.save_every,
-            )
-            frames = forecast.clip_frames(context)
-            model = train_forecast(forecast, model, batches(frames, forecast.batch_size, forecast.seed), run)
-        run = machine.run(folder, seed=config.seed, log_every=config.log_every, save_every=config.save_every)
-        model.to(run.device)
-        apart = held_out(mixture)
-        measured = None
-        if apart is not None:
-            measured = LiveTokens(model, ClipLoader(apart, rewarded, batch_size=_VALIDATION_SIZE, device=run.device))
+    settle(folder, recipe, "transformer", machine.ranks)
+    for number, forecast in enumerate(recipe.forecasts, 1):
+        run = machine.run(
+            folder / f"forecast-{number}",
+            seed=forecast.seed,
+            log_every=forecast.log_every,
+            save_every=forecast.save_every,
+        )
+        frames = forecast.clip_frames(context)
+        model = train_forecast(forecast, model, batches(frames, forecast.batch_size, forecast.seed), run)
+    run = machine.run(folder, seed=config.seed, log_every=config.log_every, save_every=config.save_every)
+    model.to(run.device)
+    apart = held_out(mixture)
+    measured = None
+    if apart is not None:
+        measured = LiveTokens(model, ClipLoader(apart, rewarded, batch_size=_VALIDATION_SIZE, device=run.device))
 
-        def evaluate(trained: WorldModel, step: int) -> dict[str, float]:
-            return {} if measured is None else imagination_figures(trained, measured, folder / "samples", step)
+    def evaluate(trained: WorldModel, step: int) -> dict[str, float]:
+        return {} if measured is None else imagination_figures(trained, measured, folder / "samples", step)
 
-        train = batches(config.clip_frames, config.batch_size, config.seed)
-        return train_transformer(config, model, train, run, evaluate=evaluate, until=until)
+    train = batches(config.clip_frames, config.batch_size, config.seed)
+    return train_transformer(config, model, train, run, evaluate=evaluate, until=until)
 
 
 def _model(

@@ -1,0 +1,183 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ivideogpt import WorldModel
+from ivideogpt.core.errors import UserError
+from ivideogpt.evaluation.distances import VideoDistances
+from ivideogpt.evaluation.evaluate import evaluate
+from ivideogpt.evaluation.protocols import PROTOCOLS, settle
+from ivideogpt.evaluation.rollouts import Clips, imagine_futures, reconstruct, rollout_figures
+from ivideogpt.metrics.image import mse, psnr
+
+GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "golden"
+
+
+def clips_for(model, count=3, length=6):
+    random, size = np.random.default_rng(0), model.tokenizer.config.resolution
+    frames = torch.from_numpy(random.integers(0, 256, (count, length, 3, size, size), dtype=np.uint8))
+    actions = torch.from_numpy(random.normal(size=(count, length, model.action_dim)).astype(np.float32))
+    names = tuple(f"e{index}" for index in range(count))
+    return Clips(frames, actions if model.action_dim else None, names, (0,) * count)
+
+
+def protocol_for(model, **changes):
+    return settle(replace(PROTOCOLS["single"], clip_frames=6), model, **changes)
+
+
+def futures_of(model, clips, samples, batch_size, seed=0):
+    """Frames ``[n k f c h w]`` and ids, put together again."""
+    count = model.context_frames
+    actions = None if clips.actions is None else model.normalize_actions(clips.actions[:, count - 1 : -1])
+    context, horizon = clips.frames[:, :count], clips.frames.shape[1] - count
+    found = {}
+    for part in imagine_futures(model, context, actions, horizon, samples=samples, batch_size=batch_size, seed=seed):
+        for i, clip in enumerate(part.clips):
+            for j, sample in enumerate(part.samples):
+                found[clip, sample] = part.ids[i, j]
+    return torch.stack([torch.stack([found[i, j] for j in range(samples)]) for i in range(len(clips))])
+
+
+def test_futures_on_a_shared_prefill_are_those_of_separate_imaginations(any_model) -> None:
+    clips = clips_for(any_model)
+    count = any_model.context_frames
+    together = futures_of(any_model, clips, samples=3, batch_size=9)
+    for clip in range(len(clips)):
+        actions = None
+        if any_model.action_dim:
+            actions = any_model.normalize_actions(clips.actions[clip : clip + 1, count - 1 : -1])
+        context = clips.frames[clip : clip + 1, :count]
+        alone = any_model.imagine(context, actions, 6 - count, seed=[clip])
+        assert torch.equal(together[clip, 0], alone.ids[0]), "the first future is that of the clip's seed"
+        for sample in range(1, 3):
+            child = any_model.session(context, seed=[clip]).fork(1, first=sample)
+            for step in range(6 - count):
+                child.advance(None if actions is None else actions[:, step])
+            ids = torch.stack([past.tokens.ids for past in child._past], dim=1)
+            assert torch.equal(together[clip, sample], ids[0])
+    assert not torch.equal(together[:, 0], together[:, 1])
+
+
+def test_a_future_is_the_same_whatever_the_batch_and_the_number_of_futures(model_of) -> None:
+    model = model_of("plain")
+    clips = clips_for(model, count=2)
+    expected = futures_of(model, clips, samples=5, batch_size=32)
+    for batch_size in (2, 10):
+        assert torch.equal(futures_of(model, clips, 5, batch_size), expected)
+    assert torch.equal(futures_of(model, clips, 2, 3), expected[:, :2])
+    assert not torch.equal(futures_of(model, clips, 5, 32, seed=1), expected)
+
+
+def test_figures_are_those_of_the_pictures(model_of) -> None:
+    model = model_of("conditional")
+    clips = clips_for(model)
+    found = evaluate(model, clips, protocol_for(model, samples=2), batch_size=4)
+    frames = clips.frames.float() / 255
+    true, first = frames[:, 2:], found.pictures["imagined"].float() / 255
+    near = {"rtol": 1e-3, "atol": 1e-3}
+    torch.testing.assert_close(found.clip_values("imagined", "mse"), mse(first, true).mean(dim=1), **near)
+    copy = psnr(frames[:, 1:2].expand_as(true), true).mean(dim=1)
+    torch.testing.assert_close(found.clip_values("copy_last", "psnr"), copy)
+    shown = psnr(reconstruct(model, frames), true).mean(dim=1)
+    torch.testing.assert_close(found.clip_values("reconstruction", "psnr"), shown, **near)
+    with torch.no_grad():
+        ids, _ = model.tokenizer.tokenize(frames)
+        whole = psnr(model.tokenizer.detokenize(ids).clamp(0, 1), frames).mean(dim=1)
+    torch.testing.assert_close(found.clip_values("reconstruction", "psnr", whole=True), whole, **near)
+    best = found.clip_values("imagined", "psnr", of="best")
+    assert (best >= found.clip_values("imagined", "psnr", of="mean")).all()
+    shown = psnr(found.pictures["best"].float() / 255, true).mean(dim=1)
+    torch.testing.assert_close(best, shown, **near)
+    assert found.estimate("imagined", "psnr", of="best").value == pytest.approx(best.mean().item())
+
+
+def test_one_future_gives_the_figures_of_a_rollout(model_of) -> None:
+    model = model_of("plain")
+    clips, protocol = clips_for(model), protocol_for(model)
+    found = evaluate(model, clips, protocol)
+    expected = rollout_figures(model, clips, sampling=protocol.sampling)
+    for row in ("imagined", "copy_last", "reconstruction", "permuted_actions"):
+        for key in ("psnr", "ssim"):
+            assert found.estimate(row, key).value == pytest.approx(expected[row][key], abs=1e-3)
+        assert found.curve(row, "psnr")[-1].value == pytest.approx(expected[row]["psnr_last"], abs=1e-3)
+    assert found.disagreement is None and list(found.trust) == ["entropy"] and "best" not in found.pictures
+
+
+def test_disagreement_is_the_spread_of_the_futures(model_of) -> None:
+    model = model_of("action_free")
+    clips, protocol = clips_for(model), protocol_for(model, samples=4)
+    found = evaluate(model, clips, protocol, batch_size=3)
+    parts = imagine_futures(model, clips.frames[:, :2], None, 4, samples=4, sampling=protocol.sampling)
+    frames = torch.cat([part.frames for part in parts])
+    spread = frames.var(dim=1, unbiased=False).mean(dim=(-3, -2, -1)).sqrt()
+    torch.testing.assert_close(found.disagreement, spread, atol=1e-4, rtol=1e-3)
+    greedy = evaluate(model, clips, replace(protocol, top_k=1))
+    assert greedy.disagreement.abs().max() < 1e-6
+    assert found.following is None and set(found.scores) == {"imagined", "copy_last", "reconstruction"}
+
+
+class MeanColours:
+    """Features that can be checked by hand: the mean of each channel."""
+
+    name = "mean colours"
+
+    def __call__(self, videos: torch.Tensor) -> torch.Tensor:
+        assert videos.min() >= 0 and videos.max() <= 1
+        return videos.double().mean(dim=(1, 3, 4)).cpu()
+
+
+def test_distances_of_videos_are_of_all_futures_and_of_the_first(model_of) -> None:
+    model = model_of("action_free")
+    clips = clips_for(model, length=13)
+    found = evaluate(model, clips, protocol_for(model, samples=2, horizon=11), video=VideoDistances(MeanColours()))
+    rows = {"imagined", "imagined_first", "reconstruction", "copy_last"}
+    assert set(found.video) == {"whole_clip", "future"} and set(found.video["future"]) == rows
+    assert found.video_name == "mean colours" and found.video["future"]["imagined"] > 0
+    short = evaluate(model, clips_for(model), protocol_for(model), video=VideoDistances(MeanColours()))
+    assert short.video == {}, "6 frames are too short"
+
+
+def test_figures_of_the_domain_see_every_row(model_of) -> None:
+    model, clips = model_of("plain"), clips_for(model_of("plain"))
+    seen = []
+
+    def measures(true, found, context_frame):
+        assert torch.equal(true, clips.frames[:, 2:]) and torch.equal(context_frame, clips.frames[:, 1])
+        seen.append(found)
+        return {"mine": 1.0}
+
+    found = evaluate(model, clips, protocol_for(model), measures=measures)
+    rows = {"imagined", "reconstruction", "copy_last", "permuted_actions", "zero_actions"}
+    assert set(found.objects) == rows and len(seen) == 5
+
+
+def test_clips_of_another_length_or_without_actions_are_refused(model_of) -> None:
+    model = model_of("plain")
+    with pytest.raises(UserError, match="expected clips of 6"):
+        evaluate(model, clips_for(model, length=5), protocol_for(model))
+    with pytest.raises(UserError, match="needs actions of 2"):
+        evaluate(model, replace(clips_for(model), actions=None), protocol_for(model))
+    for options in ({"samples": 0}, {"batch_size": 0}):
+        with pytest.raises(UserError, match="expected at least 1"):
+            next(imagine_futures(model, clips_for(model).frames[:, :2], torch.zeros(3, 4, 2), 4, **options))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", ["small", "ctx1"])
+def test_an_official_checkpoint_has_the_figures_of_the_official_code(kind, tmp_path) -> None:
+    folder = GOLDEN / kind
+    if not folder.is_dir():
+        pytest.skip(f"the golden outputs of the official code are not here ({folder})")
+    for part in ("tokenizer", "transformer"):
+        (tmp_path / part).symlink_to(folder / part)
+    model, out = WorldModel.from_pretrained(tmp_path), load_file(folder / "outputs.safetensors")
+    clips = Clips(load_file(folder / "inputs.safetensors")["video_uint8"], None)
+    found = evaluate(model, clips, protocol_for(model, samples=2))
+    assert found.tokens.loss.mean().item() == pytest.approx(out["free_loss"].item(), abs=1e-4)
+    official = psnr(out["detok_frames"].clamp(0, 1), clips.frames.float() / 255).mean(dim=1)
+    torch.testing.assert_close(found.clip_values("reconstruction", "psnr", whole=True), official, atol=1e-3, rtol=0)
+    assert found.following is None and found.scores["imagined"]["psnr"].future.shape == (2, 2, 6 - model.context_frames)
