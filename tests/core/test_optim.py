@@ -67,3 +67,30 @@ def test_a_step_of_adamw_lowers_the_loss():
     before.backward()
     optimizer.step()
     assert module(inputs).square().mean() < before
+
+
+def test_the_fused_kernel_is_chosen_by_the_device_that_goes_on():
+    optimizer = adamw(nn.Linear(4, 1), learning_rate=0.1)
+    state = optimizer.state_dict()
+    assert {group["fused"] for group in state["param_groups"]} == {None}
+    for group in state["param_groups"]:
+        group.update(fused=True, lr=0.5)  # as a run on a GPU saves it
+    optimizer.load_state_dict(state)
+    assert {(group["fused"], group["lr"]) for group in optimizer.param_groups} == {(None, 0.5)}
+    assert {group["fused"] for group in state["param_groups"]} == {True}, "the state of the caller was changed"
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_one_fused_kernel_makes_the_same_step():
+    torch.manual_seed(0)
+    weights, inputs = nn.Linear(8, 8).state_dict(), torch.randn(16, 8)
+    found = []
+    for device in ("cpu", "cuda"):
+        module = nn.Linear(8, 8).to(device)
+        module.load_state_dict(weights)
+        optimizer = adamw(module, learning_rate=0.05, weight_decay=0.1)
+        assert optimizer.defaults["fused"] is (True if device == "cuda" else None)
+        module(inputs.to(device)).square().mean().backward()
+        optimizer.step()
+        found.append(module.weight.detach().cpu())
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)

@@ -102,9 +102,9 @@ def test_a_store_gives_held_out_episodes_first_and_no_more_than_asked_for(tmp_pa
     tasks = [ShardTask("all", partial(_three, ("train", "test", "train")))]
     convert_to_store(tasks, tmp_path / "store", facts=StoreFacts(name="mine"), workers=0)
     assert is_store(tmp_path / "store") and not is_store(tmp_path)
-    assert [episode.key for episode in open_episodes(tmp_path / "store", 2)] == ["1", "0"]
+    assert [episode.key for episode in open_episodes(tmp_path / "store", most=2)] == ["1", "0"]
     save_episodes(tmp_path / "some.safetensors", [_episode("a"), _episode("b")])
-    assert [episode.key for episode in open_episodes(tmp_path / "some.safetensors", 1)] == ["a", "b"]
+    assert [episode.key for episode in open_episodes(tmp_path / "some.safetensors", most=1)] == ["a", "b"]
     with pytest.raises(UserError, match="no finished store|no episode store|index"):
         open_episodes(tmp_path / "nothing")
 

@@ -108,6 +108,28 @@ def test_gradients_reach_every_weight(transformer):
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in transformer.parameters())
 
 
+def test_gradient_checkpointing_changes_nothing_but_what_is_kept(transformer):
+    def train(checkpointing):
+        transformer.train().zero_grad()
+        transformer.gradient_checkpointing = checkpointing
+        kept = []
+
+        def keep(x):
+            kept.append(x.numel())
+            return x
+
+        x = transformer.embed(some_ids())
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            hidden = transformer(x)
+        hidden.square().mean().backward()
+        return hidden.detach(), [p.grad.clone() for p in transformer.layers.parameters()], sum(kept)
+
+    (hidden, gradients, many), (same, again, few) = train(False), train(True)
+    assert torch.equal(hidden, same)
+    assert all(torch.equal(one, other) for one, other in zip(gradients, again, strict=True))
+    assert few < many / 4
+
+
 def test_official_names_and_ours_are_two_ways_to_say_the_same(transformer):
     state = dict(transformer.state_dict())
     official = transformer_to_official(state, CONFIG.num_layers)

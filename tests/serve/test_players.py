@@ -348,7 +348,7 @@ def test_a_second_connection_takes_over(served, gate):
 
 
 def test_idle_sessions_expire_and_free_their_memory(start):
-    served = start(limits=Limits(idle_seconds=0.6))
+    served = start(limits=Limits(idle_seconds=2.0))
     idle, busy = served.player(), served.player()
     idle.open()
     idle.step()
@@ -356,7 +356,7 @@ def test_idle_sessions_expire_and_free_their_memory(start):
     worlds = served.players.get(idle.hello["session"]).worlds
     session, cache = (weakref.ref(x) for x in (worlds.worlds[0].session, worlds.worlds[0].session._segment.cache))
     for _ in range(12):
-        time.sleep(0.1)
+        time.sleep(0.25)
         busy.step()
     code, said = idle.farewell()
     assert code == 4408 and "nothing came for a while" in said

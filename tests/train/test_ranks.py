@@ -34,14 +34,14 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     launch(1, *tokenizer, f"run={tmp_path / 'one'}")
     launch(2, *tokenizer, f"run={tmp_path / 'two'}", "--data", tmp_path / "one-data")
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert two[:4] == pytest.approx(one[:4], rel=1e-4)
+    assert two[:4] == pytest.approx(one[:4], rel=1e-3)
     assert two == pytest.approx(one, rel=1e-2)  # then codes restart at random vectors of the first rank
     transformer = ("train-transformer", "debug", "--tokenizer", tmp_path / "one", "--data", tmp_path / "one-data")
     settings = ("--steps", 4, "--set", "transformer.imagined_share=0")
-    for processes, name in ((1, "a"), (2, "b")):
-        launch(processes, *transformer, f"run={tmp_path / name}", *settings)
-    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-4)
-    assert losses(tmp_path / "b" / "forecast-1") == pytest.approx(losses(tmp_path / "a" / "forecast-1"), rel=1e-4)
+    launch(1, *transformer, f"run={tmp_path / 'a'}", *settings)
+    launch(2, *transformer, f"run={tmp_path / 'b'}", *settings, "transformer.gradient_accumulation=2")
+    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-3)
+    assert losses(tmp_path / "b" / "forecast-1") == pytest.approx(losses(tmp_path / "a" / "forecast-1"), rel=1e-3)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:

@@ -1,7 +1,9 @@
 """The commands of training: from stores to a checkpoint, going on, and what they refuse."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -113,6 +115,7 @@ def test_wrong_settings_are_explained(setting, said) -> None:
         (("train-tokenizer", "bug"), "no preset 'bug'; did you mean 'debug'"),
         (("train-tokenizer", "robot-64"), "needs data; give --data"),
         (("train-tokenizer", "robot-64", "--data", "nothing"), "nothing"),
+        (("train-tokenizer", "debug", "--tracker", "tensorbord"), "did you mean 'tensorboard'"),
         (("train-transformer", "debug"), "needs a trained tokenizer; give --tokenizer"),
         (("train-transformer", "debug", "--tokenizer", "nothing"), "nothing holds no tokenizer"),
         (("train-transformer", "debug", "--tokenizer", "pusht-64", "--data", "{t}"), "a clip of 6 frames takes 389"),
@@ -130,3 +133,47 @@ def test_a_run_goes_on_with_the_settings_it_began_with(trained, tmp_path, capsys
     assert run(*words, "--run", tmp_path / "wm") == 0
     assert run(*words, "--run", tmp_path / "wm", "--set", "transformer.batch_size=3") == 2
     assert "was begun with transformer.batch_size 4, not 3" in capsys.readouterr().err
+
+
+def test_a_run_that_began_before_there_was_a_setting_goes_on(trained, tmp_path) -> None:
+    words = ("train-transformer", "debug", "--tokenizer", trained / "tok", "--data", trained / "t", "--steps", 1)
+    assert run(*words, "--run", tmp_path / "wm") == 0
+    kept = json.loads((tmp_path / "wm" / "settings.json").read_text())
+    del kept["transformer.gradient_accumulation"]
+    (tmp_path / "wm" / "settings.json").write_text(json.dumps(kept))
+    assert run(*words, "--run", tmp_path / "wm") == 0
+    del kept["transformer.batch_size"]  # that of debug is not the default
+    (tmp_path / "wm" / "settings.json").write_text(json.dumps(kept))
+    assert run(*words, "--run", tmp_path / "wm") == 2
+
+
+def test_curves_are_drawn_where_tracker_says(trained, tmp_path, monkeypatch) -> None:
+    begun, sent = [], []
+
+    def init(**arguments: object) -> SimpleNamespace:
+        begun.append(arguments)
+        return SimpleNamespace(log=sent.append, define_metric=lambda *_, **__: None, finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(__name__="wandb", init=init))
+    words = ("train-transformer", "debug", "--tokenizer", trained / "tok", "--data", trained / "t", "--steps", 2)
+    assert run(*words, "--run", tmp_path / "wm", "--tracker", "wandb") == 0
+    assert [arguments["name"] for arguments in begun] == ["wm-forecast-1", "wm"]
+    settings = json.loads((tmp_path / "wm" / "settings.json").read_text())
+    assert begun[1]["config"] == settings and settings["transformer.batch_size"] == 4
+    assert sent[-1]["update"] == 2 and sent[-1]["validation_tokens"] > 0
+    assert not (tmp_path / "wm" / "tensorboard").exists()
+
+
+def test_curves_are_tensorboards_by_default_and_none_draws_none(trained, tmp_path) -> None:
+    pytest.importorskip("tensorboard", reason="curves need the extra train")
+    words = ("train-tokenizer", "debug", "--data", trained / "tok-data", "--steps", 1)
+    assert run(*words, "--run", tmp_path / "a") == 0 and run(*words, "--run", tmp_path / "b", "--tracker", "none") == 0
+    assert len(list((tmp_path / "a" / "tensorboard").iterdir())) == 1
+    assert not (tmp_path / "b" / "tensorboard").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_made(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert run("train-tokenizer", "debug", "--run", tmp_path / "tok", "--tracker", "wandb") == 2
+    assert "pip install 'ivideogpt[wandb]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

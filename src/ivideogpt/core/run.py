@@ -23,8 +23,8 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ from ivideogpt.core.errors import Stopped, UserError
 from ivideogpt.core.files import replace_folder, write_text_atomic
 from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.state import RandomState, Stateful, flatten, seed_everything, unflatten
+from ivideogpt.core.trackers import Tracker
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -106,6 +107,7 @@ class Run:
         save_every: int = 1000,
         keep_last: int = 2,
         ranks: Ranks | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         """Opens ``folder`` and seeds every global random number.
 
@@ -118,6 +120,7 @@ class Run:
             save_every: steps between checkpoints; 0 leaves only the last.
             keep_last: how many checkpoints stay; 0 keeps all.
             ranks: the processes that train together; None: this one alone. Only the first writes.
+            trackers: draw what is printed or logged at a checkpoint; ``updates`` starts and closes them.
 
         Attributes:
             generator: a CPU generator of the run's own, the same on every rank, saved and resumed with it.
@@ -134,7 +137,9 @@ class Run:
         self._is_log_step, self._is_save_step = Every(log_every), Every(save_every)
         self._stopwatch, self._last_logged = Stopwatch(), 0
         self._bar: tqdm | None = None
+        self._trackers = tuple(trackers) if self.ranks.is_first else ()
         self._asked_to_stop = self._stopping = False
+        self._checkpoint_due = 0  # the step that ``is_save_step`` last said yes to
         if self.folder.is_file():
             raise UserError(f"run folder '{folder}' is a file; choose another place")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -158,11 +163,16 @@ class Run:
 
         Raises:
             Stopped: it was asked to stop, and the checkpoint is written.
+            UserError: a tracker cannot start.
         """
         quiet = not self.ranks.is_first
-        bar = tqdm(total=last, initial=done, desc=name, unit="clip", unit_scale=clips, disable=quiet)
-        with _terminated(self._ask), bar:
-            self._bar = bar
+        with ExitStack() as stack:
+            for tracker in self._trackers if done < last else ():
+                tracker.start(done)
+                stack.callback(tracker.close)
+            stack.enter_context(_terminated(self._ask))
+            bar = tqdm(total=last, initial=done, desc=name, unit="clip", unit_scale=clips, disable=quiet)
+            self._bar = stack.enter_context(bar)
             while Until(last)(done):
                 yield done
                 done += 1
@@ -199,13 +209,17 @@ class Run:
         if not self.ranks.is_first:
             return
         line = {"step": step, "seconds": round(self.seconds, 3)}
-        line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        line |= {name: finite.get(name) for name in values}
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._stopwatch.count(step - self._last_logged)
         self._last_logged = step
         if self._bar is not None and "loss" in values:
             self._bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
+        if self._is_log_step(step) or step == self._checkpoint_due:
+            for tracker in self._trackers:
+                tracker.log(step, finite)
         if self._is_log_step(step):
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             tqdm.write(f"step {step}  {numbers}  {self._stopwatch.rate:.2f} steps/s", file=sys.stderr)
@@ -214,7 +228,9 @@ class Run:
     def is_save_step(self, step: int, *, last: int) -> bool:
         """Whether a checkpoint is due after ``step``; always after the ``last``, and when the run is to stop."""
         self._stopping = self.ranks.any(self._asked_to_stop)
-        return step == last or self._stopping or self._is_save_step(step)
+        due = step == last or self._stopping or self._is_save_step(step)
+        self._checkpoint_due = step if due else 0
+        return due
 
     def save(self, step: int, *, also: Callable[[Path], object] | None = None, **parts: Stateful) -> Path:
         """Writes the checkpoint of ``step`` and deletes the ones that ``keep_last`` no longer wants.

@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from ivideogpt.core.errors import UserError
 
@@ -197,14 +198,18 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embeddings in, hidden states out; `embed` and `logits` are the two ends."""
+    """Embeddings in, hidden states out; `embed` and `logits` are the two ends.
+
+    Attributes:
+        gradient_checkpointing: while training, a layer keeps its input alone and runs again for its gradients.
+    """
 
     rope: Tensor
 
     def __init__(self, config: TransformerConfig) -> None:
         """Weights drawn with standard deviation .02, as LLaMA's."""
         super().__init__()
-        self.config = config
+        self.config, self.gradient_checkpointing = config, False
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -236,7 +241,10 @@ class Transformer(nn.Module):
             mask = torch.ones(count, start + count, dtype=torch.bool, device=x.device).tril(start)
         rope = self.rope[:, start : start + count]
         for index, layer in enumerate(self.layers):
-            x = layer(x, rope, mask, cache, index)
+            if self.gradient_checkpointing and self.training and cache is None:
+                x = checkpoint(layer, x, rope, mask, None, index, use_reentrant=False)
+            else:
+                x = layer(x, rope, mask, cache, index)
         if cache is not None:
             cache.advance(count)
         return self.norm(x)

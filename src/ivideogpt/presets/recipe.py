@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ivideogpt.core.config import from_dict, suggestion, to_dict
 from ivideogpt.core.errors import UserError
@@ -29,6 +29,7 @@ class Recipe:
         stride: distance between used frames, where the mixture does not say it; None: each dataset's own.
         video_stepsize: of that rule; see ``ClipSpec``.
         augmentation: of the clips, in both trainings.
+        augment_only: the only training whose clips are augmented; None: both.
         temperature: that the finished model is shown at.
     """
 
@@ -39,7 +40,12 @@ class Recipe:
     stride: int | None = None
     video_stepsize: float = 1.0
     augmentation: Augmentation | None = None
+    augment_only: Literal["tokenizer", "transformer"] | None = None
     temperature: float = 1.0
+
+    def augmentation_of(self, training: Literal["tokenizer", "transformer"]) -> Augmentation | None:
+        """What the clips of one training are changed by; those of a forecast are the transformer's."""
+        return self.augmentation if self.augment_only in (None, training) else None
 
     def tokenizer_clips(self) -> ClipSpec:
         """The clips that the tokenizer trains on."""

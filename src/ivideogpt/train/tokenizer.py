@@ -25,6 +25,7 @@ from ivideogpt.models.quantizer import CodebookAverage, VectorQuantizer
 from ivideogpt.models.tokenizer import CompressiveTokenizer, Reconstruction
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.train.average import ExponentialAverage
+from ivideogpt.train.forward import forward_pass
 from ivideogpt.train.tokenizer_loss import TokenizerLoss, TokenizerLossConfig, last_layer_of
 from ivideogpt.train.usage import CodebookUsage, freeze_codebooks
 
@@ -43,7 +44,8 @@ class TokenizerTraining:
         schedule: "cosine" falls to 0 at the end, "constant" stays at the peak.
         warmup_steps: updates of the warm-up.
         betas: of AdamW, the discriminator's too.
-        clip_norm: largest gradient norm.
+        weight_decay: of matrices, the discriminator's too; embeddings, biases and norms have none.
+        clip_norm: largest gradient norm; None: gradients are left as they are.
         continuous_steps: updates without codes at the start; 0: the codes are those that the tokenizer has.
         codes: "averages": codes follow the running mean of their vectors, and unused ones restart. "gradient": the
             optimizer moves them (the official way). "frozen": they stay as they are (the official fine-tuning).
@@ -54,6 +56,7 @@ class TokenizerTraining:
             ST-LPIPS; the log says which.
         discriminator: its shape, where ``loss`` gives it a weight.
         average_decay: of running averages of all weights, which are then what is measured and saved; 0: none.
+        compile: the tokenizer by ``torch.compile``; only without a discriminator.
         log_every, save_every: in updates.
         seed: of weights, data order and restarts.
     """
@@ -67,7 +70,8 @@ class TokenizerTraining:
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 200
     betas: tuple[float, float] = (0.9, 0.99)
-    clip_norm: float = 1.0
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
     continuous_steps: int = 1_000
     codes: Literal["averages", "gradient", "frozen"] = "averages"
     codebook_decay: float = 0.99
@@ -80,6 +84,7 @@ class TokenizerTraining:
     perceptual: Literal["vgg", "alex"] = "vgg"
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     average_decay: float = 0.0
+    compile: bool = False
     log_every: int = 100
     save_every: int = 1_000
     seed: int = 0
@@ -140,8 +145,14 @@ def train_tokenizer(
         The trained tokenizer in evaluation mode.
 
     Raises:
-        UserError: settings that exclude each other; a loss that is not finite.
+        UserError: settings that exclude each other; PyTorch cannot compile here; a loss that is not finite.
     """
+    if config.compile and config.loss.discriminator_weight:
+        # Compiled, the backward pass is one piece: a gradient of the last layer alone cannot be had first.
+        raise UserError(
+            "compile is true, but the discriminator's weight needs gradients of one layer alone; set compile to false, "
+            "or loss.discriminator_weight to 0"
+        )
     tokenizer = initial or CompressiveTokenizer(config.tokenizer)
     tokenizer.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = loader.clips(range(-(-SAMPLE // loader.mixture.spec.frames))).frames.flatten(0, 1)
@@ -149,7 +160,7 @@ def train_tokenizer(
         tokenizer.background.copy_(sample.median(dim=0).values)  # the usual picture
     objective = _objective(config, sample).to(run.device)
     codebooks = _codebooks(config, tokenizer, run)
-    rates = {"learning_rate": config.learning_rate, "betas": config.betas}
+    rates = {"learning_rate": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
     optimizer, critic = adamw(tokenizer, **rates), None
     usage = CodebookUsage(config.tokenizer.context_codes, config.tokenizer.dynamics_codes).to(run.device)
     average = ExponentialAverage(tokenizer, config.average_decay) if config.average_decay else None
@@ -161,7 +172,7 @@ def train_tokenizer(
         parts |= {"discriminator": objective.network, "discriminator_optimizer": critic}
     done, last = run.resume(**parts), min(until or config.steps, config.steps)
     schedule = _schedule(config)
-    forward = run.ranks.wrap(tokenizer)
+    forward = forward_pass(tokenizer, run, compile=config.compile)
     tokenizer.train()
     stream, count = iter(loader), config.tokenizer.context_frames
     shown = average.model if average else tokenizer
@@ -233,7 +244,11 @@ def _schedule(config: TokenizerTraining) -> Callable[[int], float]:
 
 
 def _update(
-    optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module, clip_norm: float, ranks: Ranks | None = None
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    module: nn.Module,
+    clip_norm: float | None,
+    ranks: Ranks | None = None,
 ) -> None:
     """One step down; ``ranks``: where nothing else averages the gradients over them."""
     optimizer.zero_grad(set_to_none=True)
@@ -241,7 +256,8 @@ def _update(
     for parameter in module.parameters() if ranks else ():
         if parameter.grad is not None:
             parameter.grad.copy_(ranks.mean(parameter.grad))  # type: ignore[union-attr]
-    nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
     optimizer.step()
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.optim import adamw, cosine, set_learning_rate
+from ivideogpt.core.optim import Schedule, adamw, constant, cosine, set_learning_rate
 from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run
 from ivideogpt.train.batches import TokenBatch, TokenBatches
+from ivideogpt.train.forward import check_parts, forward_pass, gradients_meet, in_parts
 from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.losses import TransformerLosses, transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -28,15 +29,21 @@ class TransformerTraining:
         steps: updates.
         batch_size: clips an update, on all ranks together.
         clip_frames: frames of a clip, context included.
-        learning_rate: peak; warms up, then falls along a cosine to ``final_ratio`` of it.
+        learning_rate: peak, after a warm-up.
+        schedule: "cosine" falls to ``final_ratio`` of the peak, "constant" stays there.
         warmup_steps: updates of the warm-up.
         final_ratio: of the peak, at the end.
         weight_decay: of matrices; embeddings, biases and norms have none.
         betas: of AdamW.
-        clip_norm: largest gradient norm.
+        clip_norm: largest gradient norm; None: gradients are left as they are.
         reward_weight, action_reconstruction_weight, forecast_weight: of these losses.
         imagined_share: share of future frames that are read as the forecast guesses them, so that the model learns to
             go on from its own mistakes; their own tokens are no targets. Needs a forecast.
+        imagined_run: mean number of such frames in a row, each guessed from those before it.
+        gradient_accumulation: parts of a batch that are computed one after the other, for less memory; each part
+            weighs the same.
+        gradient_checkpointing: layers run a second time for their gradients: less memory, more time.
+        compile: by ``torch.compile``.
         log_every, save_every: in updates.
         seed: of weights, data order and corruption.
     """
@@ -45,15 +52,20 @@ class TransformerTraining:
     batch_size: int = 8
     clip_frames: int = 16
     learning_rate: float = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup_steps: int = 200
     final_ratio: float = 0.0
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
     reward_weight: float = 1.0
     action_reconstruction_weight: float = 0.1
     forecast_weight: float = 0.5
     imagined_share: float = 0.0
+    imagined_run: float = 1.0
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+    compile: bool = False
     log_every: int = 100
     save_every: int = 1_000
     seed: int = 0
@@ -80,38 +92,34 @@ def train_transformer(
 
     Returns:
         The same model, trained, in evaluation mode.
+
+    Raises:
+        UserError: a batch cannot be divided; PyTorch cannot compile here; a loss is not finite.
     """
+    check_parts(config.gradient_accumulation, config.batch_size, run.ranks.ranks)
     model.to(run.device)
     model.tokenizer.requires_grad_(False)
+    model.transformer.gradient_checkpointing = config.gradient_checkpointing
     learner = Learner(model)
     optimizer = adamw(learner, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=config.betas)
-    schedule = cosine(
-        config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps, final_ratio=config.final_ratio
-    )
+    schedule = _schedule(config)
     parts = {"learner": learner, "optimizer": optimizer, "batches": batches}
     done, last = run.resume(**parts), min(until or config.steps, config.steps)
-    forward = run.ranks.wrap(learner)
+    forward = forward_pass(learner, run, compile=config.compile)
     learner.train()
     stream = iter(batches)
     for step in run.updates("transformer", done, last, clips=config.batch_size):
         batch = next(stream)
         set_learning_rate(optimizer, schedule(step))
         with run.autocast():
-            inputs = partly_imagined(model, batch.ids, batch.actions, config.imagined_share, run.generator, run.ranks)
-            losses = forward(batch, inputs)
-        loss = losses.tokens
-        if losses.rewards is not None:
-            loss = loss + config.reward_weight * losses.rewards
-        if losses.actions is not None:
-            loss = loss + config.action_reconstruction_weight * losses.actions
-        if losses.forecast is not None:
-            loss = loss + config.forecast_weight * losses.forecast
+            share, length = config.imagined_share, config.imagined_run
+            inputs = partly_imagined(model, batch.ids, batch.actions, share, length, run.generator, run.ranks)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learner.parameters(), config.clip_norm)
+        figures = add_gradients(config, forward, run, batch, inputs)
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(learner.parameters(), config.clip_norm)
         optimizer.step()
-        figures = {"loss": loss, "learning_rate": schedule(step)}
-        figures |= {name: value for name, value in losses._asdict().items() if value is not None}
+        figures["learning_rate"] = schedule(step)
         if run.is_save_step(step + 1, last=last):
             if evaluate is not None and run.ranks.is_first:
                 learner.eval()
@@ -122,6 +130,47 @@ def train_transformer(
         else:
             run.log(step + 1, **figures)
     return model.eval()
+
+
+def _schedule(config: TransformerTraining) -> Schedule:
+    if config.schedule == "constant":
+        return constant(config.learning_rate, warmup_steps=config.warmup_steps)
+    return cosine(
+        config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps, final_ratio=config.final_ratio
+    )
+
+
+def add_gradients(
+    config: TransformerTraining, forward: nn.Module, run: Run, batch: TokenBatch, inputs: Tensor | None
+) -> dict[str, float | Tensor]:
+    """Adds the gradients of one batch to those of the weights, part by part.
+
+    Args:
+        config: how many parts, and the weights of the losses.
+        forward: of a `Learner`.
+        run: its precision.
+        batch: the rows of this rank.
+        inputs: see ``transformer_losses``.
+
+    Returns:
+        The loss and what it is made of: the means over the parts.
+    """
+    count, found = config.gradient_accumulation, []
+    for number, (*part, seen) in enumerate(in_parts((*batch, inputs), count), 1):
+        with gradients_meet(forward, now=number == count):
+            with run.autocast():
+                losses: TransformerLosses = forward(TokenBatch(*part), seen)
+            loss = losses.tokens
+            if losses.rewards is not None:
+                loss = loss + config.reward_weight * losses.rewards
+            if losses.actions is not None:
+                loss = loss + config.action_reconstruction_weight * losses.actions
+            if losses.forecast is not None:
+                loss = loss + config.forecast_weight * losses.forecast
+            (loss / count).backward()
+        figures = {"loss": loss, **losses._asdict()}
+        found.append({name: value.detach() for name, value in figures.items() if value is not None})
+    return {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
 
 
 class Learner(nn.Module):
@@ -149,23 +198,44 @@ def partly_imagined(
     ids: Tensor,
     actions: Tensor | None,
     share: float,
+    run: float,
     generator: torch.Generator,
     ranks: Ranks | None = None,
 ) -> Tensor | None:
-    """``ids`` with a random ``share`` of the future frames as the forecast guesses them; None where the share is 0."""
-    if not 0 <= share < 1:
-        raise UserError(f"imagined_share is {share}; expected at least 0 and less than 1")
+    """``ids`` with some future frames as the forecast guesses them from what is read before; None where share is 0.
+
+    Args:
+        model: has a forecast.
+        ids: int64 ``[b length]``.
+        actions: ``[b f a]`` in model units, or None.
+        share: of the future frames but the last, which nothing follows.
+        run: mean number of such frames in a row, each guessed from those before it: so far does a guess drift.
+        generator: of the choice.
+        ranks: whose rows ``ids`` are.
+
+    Raises:
+        UserError: the numbers cannot be, or the model has no forecast.
+    """
+    if not 0 <= share < 1 or run < 1:
+        raise UserError(f"imagined_share is {share} and imagined_run {run}; expected 0 to below 1, and at least 1")
     if share == 0:
         return None
-    _, guess = embeddings.frame_embeddings(model, ids, actions)
-    if guess is None:
+    if not model.config.heads.forecast_grid:
         raise UserError(f"imagined_share is {share}, but this model has no forecast; set it to 0")
-    layout = model.layout
-    likeliest = layout.dynamics_ids.start + model.transformer.guess_logits(guess, layout.dynamics_ids).argmax(dim=-1)
-    ranks = ranks or Ranks()
-    rows, count = likeliest.shape[:2]
-    hit = ranks.mine(torch.rand((rows * ranks.ranks, count), generator=generator) < share).to(ids.device)
-    start = layout.context_length(model.context_frames)
-    frames = rearrange(ids[:, start:], "b (f m) -> b f m", m=layout.frame_length)
-    frames = torch.cat([frames[:, :, :1], torch.where(hit[:, :, None], likeliest, frames[:, :, 1:])], dim=2)
-    return torch.cat([ids[:, :start], rearrange(frames, "b f m -> b (f m)")], dim=1)
+    stays = 1 - 1 / run
+    begins = min(share * (1 - stays) / (1 - share), 1.0)
+    layout, count, ranks = model.layout, model.context_frames, ranks or Ranks()
+    context, future = layout.split(ids, count)
+    codes = torch.cat([context, future], dim=1)
+    chosen = torch.zeros(len(ids), dtype=torch.bool)
+    for frame in range(future.shape[1] - 1):
+        drawn = ranks.mine(torch.rand(len(ids) * ranks.ranks, generator=generator))
+        chosen = torch.where(chosen, drawn < stays, drawn < begins)
+        if chosen.any():
+            rows = chosen.to(ids.device)
+            guess = embeddings.forecast(
+                model, codes[rows][:, : count + frame], None if actions is None else actions[rows][:, frame]
+            )
+            assert guess is not None
+            codes[rows, count + frame] = model.transformer.guess_logits(guess, layout.dynamics_ids).argmax(dim=-1)
+    return layout.join(codes[:, :count], codes[:, count:])

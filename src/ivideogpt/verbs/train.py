@@ -30,6 +30,7 @@ def train_tokenizer(
     workers: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    tracker: str = "auto",
 ) -> None:
     """Train a tokenizer on episode stores; the same command again goes on where a stopped run ended.
 
@@ -37,7 +38,7 @@ def train_tokenizer(
         preset: debug, pusht-64 or robot-64.
         data: a store, a mixture file (.toml, .json), or with --mixture a folder of stores; debug makes its own.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
-        run: folder for checkpoints, metrics.jsonl and samples.
+        run: folder for checkpoints, metrics.jsonl, curves and samples.
         init: a tokenizer to start from: a folder, a run, or a shipped model; its shape replaces the preset's.
         steps: stop after this many updates, without changing the schedule.
         set: settings to change, such as tokenizer.batch_size=16; the run folder's settings.json lists all.
@@ -45,17 +46,21 @@ def train_tokenizer(
         workers: processes that read clips.
         device: auto, cpu or cuda.
         precision: auto, float32 or bfloat16.
+        tracker: draws curves: tensorboard (auto: where it is installed), wandb, trackio or none.
     """
     from ivideogpt.core.ranks import Ranks
+    from ivideogpt.core.trackers import choose_tracker
     from ivideogpt.models.tokenizer import CompressiveTokenizer
     from ivideogpt.verbs.training import Machine, find_tokenizer, read_mixture, tokenizer_stage
 
     check_folder(run)
+    tracker = choose_tracker(tracker)
     recipe, stores = _recipe(preset, set, seed), read_mixture(_data(preset, data, run), mixture)
     initial = None if init is None else CompressiveTokenizer.from_pretrained(find_tokenizer(init))
     if initial is not None:
         recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, tokenizer=initial.config, continuous_steps=0))
-    machine = Machine(device=device, precision=precision, workers=workers, ranks=Ranks.join(device))
+    ranks = Ranks.join(device)
+    machine = Machine(device=device, precision=precision, workers=workers, ranks=ranks, tracker=tracker)
     tokenizer_stage(recipe, stores, run, machine, initial=initial, until=steps)
     if machine.ranks.is_first:
         _report(run, steps=recipe.tokenizer.steps if steps is None else min(steps, recipe.tokenizer.steps))
@@ -127,6 +132,7 @@ def train_transformer(
     workers: int = 0,
     device: str = "auto",
     precision: str = "auto",
+    tracker: str = "auto",
 ) -> None:
     """Train a world model around a trained tokenizer; the same command again goes on where a stopped run ended.
 
@@ -136,7 +142,7 @@ def train_transformer(
             stores; debug makes its own.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
         tokenizer: a tokenizer's folder, a run, a checkpoint or a shipped model; default: that of --init.
-        run: folder for checkpoints (each a whole model), metrics.jsonl and samples.
+        run: folder for checkpoints (each a whole model), metrics.jsonl, curves and samples.
         init: a world model to start from: a folder, a run, a Hub id or a shipped model; its shape replaces the
             preset's, and heads that it lacks are new.
         steps: stop after this many updates, without changing the schedule.
@@ -145,8 +151,10 @@ def train_transformer(
         workers: processes that read clips.
         device: auto, cpu or cuda.
         precision: auto, float32 or bfloat16.
+        tracker: draws curves: tensorboard (auto: where it is installed), wandb, trackio or none.
     """
     from ivideogpt.core.ranks import Ranks
+    from ivideogpt.core.trackers import choose_tracker
     from ivideogpt.data.tokens import FACTS, TokenStore
     from ivideogpt.models.tokenizer import CompressiveTokenizer
     from ivideogpt.verbs.training import Machine, find_tokenizer, read_mixture, transformer_stage
@@ -154,6 +162,7 @@ def train_transformer(
     from ivideogpt.worldmodel.world_model import WorldModel
 
     check_folder(run)
+    tracker = choose_tracker(tracker)
     recipe = _recipe(preset, set, seed)
     where = _data(preset, data, run)
     stores = TokenStore(where) if (Path(where) / FACTS).is_file() else read_mixture(where, mixture)
@@ -166,7 +175,8 @@ def train_transformer(
         network = initial.tokenizer
     else:
         raise UserError("a transformer needs a trained tokenizer; give --tokenizer, or a model to start from as --init")
-    machine = Machine(device=device, precision=precision, workers=workers, ranks=Ranks.join(device))
+    ranks = Ranks.join(device)
+    machine = Machine(device=device, precision=precision, workers=workers, ranks=ranks, tracker=tracker)
     about = WorldModelConfig(name=run.name)
     transformer_stage(recipe, stores, network, run, machine, about=about, initial=initial, until=steps)
     if machine.ranks.is_first:

@@ -12,6 +12,7 @@ from ivideogpt.core.config import load_json, save_json, to_dict
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run, choose_precision
+from ivideogpt.core.trackers import open_tracker
 from ivideogpt.data.episodes import HELD_OUT
 from ivideogpt.data.mixtures import Mixture, load_mixture, named_mixture
 from ivideogpt.data.render import to_uint8, write_strip
@@ -23,10 +24,10 @@ from ivideogpt.metrics.image import psnr
 from ivideogpt.models.tokenizer import CONFIG_FILE, WEIGHTS_FILE, CompressiveTokenizer
 from ivideogpt.presets.recipe import Recipe
 from ivideogpt.train.batches import LiveTokens, StoredTokens, TokenBatches
-from ivideogpt.train.forecast import train_forecast
+from ivideogpt.train.forecast import ForecastTraining, train_forecast
 from ivideogpt.train.start import new_world_model
-from ivideogpt.train.tokenizer import train_tokenizer
-from ivideogpt.train.transformer import train_transformer
+from ivideogpt.train.tokenizer import TokenizerTraining, train_tokenizer
+from ivideogpt.train.transformer import TransformerTraining, train_transformer
 from ivideogpt.worldmodel.config import ActionSpace, WorldModelConfig
 from ivideogpt.worldmodel.losses import transformer_losses
 from ivideogpt.worldmodel.shipped import SHIPPED
@@ -45,24 +46,34 @@ class Machine:
         precision: "auto", "float32" or "bfloat16".
         workers: processes that read clips; 0: the one that trains.
         ranks: the processes that train together.
+        tracker: "tensorboard", "wandb", "trackio" or "none".
     """
 
     device: str = "auto"
     precision: str = "auto"
     workers: int = 0
     ranks: Ranks = field(default_factory=Ranks)
+    tracker: str = "none"
 
-    def run(self, folder: Path, *, seed: int, log_every: int, save_every: int) -> Run:
-        """A run here."""
-        precision = choose_precision(self.precision, self.device)
+    def run(
+        self,
+        folder: Path,
+        config: TokenizerTraining | ForecastTraining | TransformerTraining,
+        settings: dict[str, object],
+        part: str = "",
+    ) -> Run:
+        """A run here: in ``folder``, or in its folder ``part``; ``settings`` are what the tracker shows."""
+        title = "-".join(name for name in (folder.resolve().name, part) if name)
+        tracker = open_tracker(self.tracker, folder / part, settings, title)
         return Run(
-            folder,
-            seed=seed,
+            folder / part,
+            seed=config.seed,
             device=self.device,
-            precision=precision,
-            log_every=log_every,
-            save_every=save_every,
+            precision=choose_precision(self.precision, self.device),
+            log_every=config.log_every,
+            save_every=config.save_every,
             ranks=self.ranks,
+            trackers=() if tracker is None else (tracker,),
         )
 
 
@@ -108,9 +119,9 @@ def settle(folder: Path, recipe: Recipe, part: str, ranks: Ranks) -> None:
     Raises:
         UserError: it began with others; the first is named.
     """
-    path, settings = folder / SETTINGS, _flat({part: to_dict(recipe)[part], **_shared(recipe)})
+    path, settings = folder / SETTINGS, _settings(recipe, part)
     if path.is_file():
-        before = load_json(path)
+        before = _settings(Recipe(), part) | load_json(path)  # what was no setting then was as it is by default now
         for name, value in settings.items():
             if before.get(name) != value:
                 raise UserError(
@@ -122,8 +133,10 @@ def settle(folder: Path, recipe: Recipe, part: str, ranks: Ranks) -> None:
         save_json(path, settings)
 
 
-def _shared(recipe: Recipe) -> dict[str, object]:
-    return {name: value for name, value in to_dict(recipe).items() if name not in ("tokenizer", "transformer")}
+def _settings(recipe: Recipe, part: str) -> dict[str, object]:
+    """The settings of one training and those that all share, by their whole names."""
+    others = {"tokenizer", "transformer"} - {part}
+    return _flat({name: value for name, value in to_dict(recipe).items() if name not in others})
 
 
 def _flat(values: object, prefix: str = "") -> dict[str, object]:
@@ -155,7 +168,7 @@ def tokenizer_stage(
         UserError: the data or the folder does not fit.
     """
     config = recipe.tokenizer
-    run = machine.run(folder, seed=config.seed, log_every=config.log_every, save_every=config.save_every)
+    run = machine.run(folder, config, _settings(recipe, "tokenizer"))
 
     train = ClipLoader(
         mixture,
@@ -260,16 +273,12 @@ def transformer_stage(
         return LiveTokens(model, loader)
 
     settle(folder, recipe, "transformer", machine.ranks)
+    settings = _settings(recipe, "transformer")
     for number, forecast in enumerate(recipe.forecasts, 1):
-        run = machine.run(
-            folder / f"forecast-{number}",
-            seed=forecast.seed,
-            log_every=forecast.log_every,
-            save_every=forecast.save_every,
-        )
+        run = machine.run(folder, forecast, settings, part=f"forecast-{number}")
         frames = forecast.clip_frames(context)
         model = train_forecast(forecast, model, batches(frames, forecast.batch_size, forecast.seed), run)
-    run = machine.run(folder, seed=config.seed, log_every=config.log_every, save_every=config.save_every)
+    run = machine.run(folder, config, settings)
     model.to(run.device)
     apart = held_out(mixture)
     measured = None
