@@ -14,6 +14,7 @@ import functools
 import importlib
 import io
 import re
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,7 @@ VERBS: Mapping[str, Verb] = {
     "train-tokenizer": Verb("ivideogpt.verbs.train:train_tokenizer", "train a tokenizer on episode stores"),
     "train-transformer": Verb("ivideogpt.verbs.train:train_transformer", "train a world model around a tokenizer"),
     "data": Verb("ivideogpt.verbs.data:data", "print what an episode store holds, and check it"),
+    "migrate": Verb("ivideogpt.verbs.migrate:migrate", "print the command here for one of thuml/iVideoGPT"),
     "evaluate": Verb("ivideogpt.verbs.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"),
     "train-demo": Verb(
         "ivideogpt.verbs.demo:train_demo", "train the shipped model again, from simulator to checkpoint"
@@ -173,6 +175,9 @@ def _plain_options(arguments: Sequence[str], options: Mapping[str, Any], program
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
+        if word == "--":  # what follows is a command of another program: one value, whatever its options are
+            words.append(shlex.join(rest))
+            break
         dashed = re.fullmatch(r"--([A-Za-z][\w.-]*)(?:=(.*))?", word, flags=re.DOTALL)
         short = re.fullmatch(r"([A-Za-z][\w.-]*)=(.*)", word, flags=re.DOTALL)
         match = dashed or short

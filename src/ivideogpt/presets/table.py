@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
+from ivideogpt.presets.metaworld import metaworld_recipe
+from ivideogpt.presets.official import OFFICIAL
 from ivideogpt.presets.pusht import pusht_recipe
 from ivideogpt.presets.recipe import Recipe
 from ivideogpt.presets.robot import debug_recipe, robot_recipe
@@ -14,6 +16,8 @@ PRESETS: Mapping[str, Callable[[], Recipe]] = {
     "debug": debug_recipe,
     "pusht-64": pusht_recipe,
     "robot-64": robot_recipe,
+    "metaworld-64": metaworld_recipe,
+    **{name: official.recipe for name, official in OFFICIAL.items()},
 }
 
 

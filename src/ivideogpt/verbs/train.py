@@ -35,7 +35,7 @@ def train_tokenizer(
     """Train a tokenizer on episode stores; the same command again goes on where a stopped run ended.
 
     Args:
-        preset: debug, pusht-64 or robot-64.
+        preset: debug, pusht-64, robot-64, metaworld-64, or official-... (docs/migrating.md lists them).
         data: a store, a mixture file (.toml, .json), or with --mixture a folder of stores; debug makes its own.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
         run: folder for checkpoints, metrics.jsonl, curves and samples.
@@ -58,6 +58,8 @@ def train_tokenizer(
     recipe, stores = _recipe(preset, set, seed), read_mixture(_data(preset, data, run), mixture)
     initial = None if init is None else CompressiveTokenizer.from_pretrained(find_tokenizer(init))
     if initial is not None:
+        wanted = recipe.tokenizer.tokenizer.context_frames
+        initial.set_context_frames(min(initial.config.context_frames, wanted))
         recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, tokenizer=initial.config, continuous_steps=0))
     ranks = Ranks.join(device)
     machine = Machine(device=device, precision=precision, workers=workers, ranks=ranks, tracker=tracker)
@@ -137,7 +139,7 @@ def train_transformer(
     """Train a world model around a trained tokenizer; the same command again goes on where a stopped run ended.
 
     Args:
-        preset: debug, pusht-64 or robot-64.
+        preset: debug, pusht-64, robot-64, metaworld-64, or official-... (docs/migrating.md lists them).
         data: what `ivideogpt tokenize` wrote, a store, a mixture file (.toml, .json), or with --mixture a folder of
             stores; debug makes its own.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
@@ -168,7 +170,9 @@ def train_transformer(
     stores = TokenStore(where) if (Path(where) / FACTS).is_file() else read_mixture(where, mixture)
     initial = None if init is None else WorldModel.from_pretrained(init)
     if initial is not None:
-        recipe = replace(recipe, model=replace(recipe.model, transformer=initial.transformer.config), forecasts=())
+        dropout = recipe.model.transformer.attention_dropout
+        shape = replace(initial.transformer.config, attention_dropout=dropout)
+        recipe = replace(recipe, model=replace(recipe.model, transformer=shape), forecasts=())
     if tokenizer is not None:
         network = CompressiveTokenizer.from_pretrained(find_tokenizer(tokenizer))
     elif initial is not None:

@@ -1,0 +1,358 @@
+"""Every flag of the official programs, and what takes its place here: the table behind ``ivideogpt migrate``.
+
+    flag = PROGRAMS["train_gpt.py"]["max_train_steps"]
+    flag.ours      # "`--set transformer.steps=N`"
+
+``presets.translation`` turns a pasted command into ours, ``presets.migrating_page`` writes docs/migrating.md.
+
+Source: the programs of thuml/iVideoGPT, names and defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Value = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One official flag, or one key of an official configuration.
+
+    Attributes:
+        name: as it is typed, without dashes.
+        default: official; None: it has none; a bool: it is a switch, unless ``kind`` is bool.
+        ours: what takes its place, in Markdown; "": it is gone.
+        note: why it is gone, or what is different.
+        kind: type of its value, where the default does not show it.
+    """
+
+    name: str
+    default: Value = None
+    ours: str = ""
+    note: str = ""
+    kind: type | None = None
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it stands alone, without a value."""
+        return self.kind is None and isinstance(self.default, bool)
+
+    @property
+    def type(self) -> type:
+        """The type of its value."""
+        return self.kind or (str if self.default is None else type(self.default))
+
+
+def _set(name: str, default: Value, setting: str, note: str = "", kind: type | None = None) -> Flag:
+    """It is a setting of the preset."""
+    return Flag(name, default, f"`--set {setting}=N`", note, kind)
+
+
+def _gone(name: str, default: Value, why: str, kind: type | None = None) -> Flag:
+    return Flag(name, default, "", why, kind)
+
+
+_EACH_CHECKPOINT = "held-out figures and pictures come with each checkpoint (`save_every`)"
+_LAST_TWO = "the newest two checkpoints are kept"
+_TRACKER = "tensorboard, wandb, trackio or none; metrics.jsonl has a line an update in any case"
+_RUN = "the same command again goes on where its run stopped"
+_NO_EFFECT = "without effect in the official code"
+_ONLY_KIND = "the only kind there is; others fail in the official code"
+_LATER = "`ivideogpt evaluate` measures a checkpoint"
+_SSV2 = "Something-Something is the store `sthsth` beside the others"
+
+_TRAIN_TOKENIZER = (
+    _gone("log_grad_norm_steps", 500, "norms of gradients are not logged"),
+    _set("log_steps", 50, "tokenizer.log_every", "half, as max_train_steps"),
+    _gone("validation_steps", 5000, _EACH_CHECKPOINT),
+    _gone("log_image_steps", 100, _EACH_CHECKPOINT),
+    Flag("vae_loss", "l1", "`--set tokenizer.loss.l1_weight=N tokenizer.loss.l2_weight=N`"),
+    Flag("pretrained_model_name_or_path", None, "`--init FOLDER`", "aMUSEd's VQGAN cannot be read"),
+    _gone("model_config_name_or_path", None, "the official code fails with it; the preset has the shape"),
+    _gone("discriminator_config_name_or_path", None, "a discriminator starts from random weights"),
+    _gone("dataset_name", "robotic", _ONLY_KIND),
+    Flag("output_dir", "vqgan-output", "`--run FOLDER`", "without the date in its name"),
+    _gone("cache_dir", None, _NO_EFFECT),
+    Flag("seed", None, "`--seed N`", "other draws than the official ones; 0 where it is not given", kind=int),
+    Flag("resolution", 256, "the preset: 64 or 256"),
+    _set("train_batch_size", 16, "tokenizer.batch_size", "of all GPUs and accumulated batches together"),
+    _gone("num_train_epochs", 1, "steps are counted, not epochs"),
+    _set("max_train_steps", 1_000_000, "tokenizer.steps", "half: the official counter alternates with a discriminator"),
+    _set("gradient_accumulation_steps", 1, "tokenizer.batch_size", "times it"),
+    _gone("gradient_checkpointing", False, _NO_EFFECT),
+    _gone("discr_learning_rate", 1e-4, "the discriminator learns at the tokenizer's rate"),
+    _set("learning_rate", 1e-4, "tokenizer.learning_rate"),
+    _gone("scale_lr", False, _NO_EFFECT),
+    _set("lr_scheduler", "constant_with_warmup", "tokenizer.schedule", '"cosine" or "constant"'),
+    _gone("discr_lr_scheduler", "constant_with_warmup", "the discriminator has the tokenizer's schedule"),
+    _set("lr_warmup_steps", 500, "tokenizer.warmup_steps", "updates in both"),
+    _gone("use_8bit_adam", False, "there is one optimizer, AdamW"),
+    _gone("allow_tf32", False, "PyTorch's own setting"),
+    _set("use_ema", False, "tokenizer.average_decay", "0.9999; every checkpoint then holds the averages"),
+    Flag("dataloader_num_workers", 0, "`--workers N`"),
+    _set("adam_beta1", 0.9, "tokenizer.betas", "both numbers"),
+    _set("adam_beta2", 0.999, "tokenizer.betas", "both numbers"),
+    _set("adam_weight_decay", 0, "tokenizer.weight_decay", "biases, norms and codebooks have none", kind=float),
+    _gone("adam_epsilon", 1e-8, "1e-8 always"),
+    _set("max_grad_norm", 1.0, "tokenizer.clip_norm"),
+    _gone("logging_dir", "logs", "curves are in the run folder"),
+    Flag("mixed_precision", None, "`--precision float32` or `bfloat16`", "no float16"),
+    Flag("report_to", "tensorboard", "`--tracker NAME`", _TRACKER),
+    _gone("local_rank", -1, "the launcher's environment says it"),
+    _set("checkpointing_steps", 5000, "tokenizer.save_every", "half, as max_train_steps"),
+    _gone("resume_from_checkpoint", None, _RUN),
+    _gone("enable_xformers_memory_efficient_attention", False, "PyTorch's own kernels are used"),
+    _gone("tracker_project_name", "vqgan-training", "the project is called ivideogpt"),
+    _set("segment_length", 5, "tokenizer.future_frames", "minus the context frames"),
+    _set("context_length", 1, "tokenizer.tokenizer.context_frames"),
+    _set("segment_horizon", 16, "tokenizer.horizon", "minus the context frames"),
+    _set("video_stepsize", 1, "video_stepsize"),
+    Flag("rand_select", False, "always", "except with `model.goal_conditioned`"),
+    Flag("rand_shuffle", False, "`--set model.goal_conditioned=true`"),
+    _gone("model_type", "vqgan", f"ctx_vqgan is {_ONLY_KIND}"),
+    Flag("dataset_path", "/data2/tensorflow_datasets", "`--data FOLDER`", "of converted stores"),
+    _gone("dataset_size", None, "all episodes are used", kind=int),
+    _gone("weighted_mse", None, _NO_EFFECT, kind=float),
+    _gone("weighted_gan", False, _NO_EFFECT),
+    _set("disc_start", 0, "tokenizer.loss.discriminator_start", "half, as max_train_steps"),
+    _set("disc_weight", 0.8, "tokenizer.loss.discriminator_weight", "0 where it would start after the last step"),
+    _gone("latest_checkpoint_only", False, _LAST_TWO),
+    Flag("exp_name", None, "`--run FOLDER`", "its last part"),
+    _set("disc_depth", 4, "tokenizer.discriminator.depth"),
+    _set("perc_weight", 1.0, "tokenizer.loss.perceptual_weight"),
+    Flag("recon_weight", 1.0, "`--set tokenizer.loss.l1_weight=N`", "or l2_weight, as vae_loss says"),
+    Flag("oxe_data_mixes_type", "frac", "`--mixture NAME`", "a single dataset needs none: `--data STORE`"),
+    Flag("strong_aug", False, "`--set augmentation={...}`", "its five ranges"),
+    Flag("sthsth_root_path", "/data/something-something-v2/20bn-something-something-v2-frames-64", "`--data`", _SSV2),
+    _gone("skip_first_val", False, _EACH_CHECKPOINT),
+    _gone("start_global_step", 0, _RUN),
+    _set("balanced_loss", False, "tokenizer.loss.balanced"),
+    Flag("selected_params", False, '`--set tokenizer.codes="frozen"`', "frozen codes take no part in clipping either"),
+    Flag("no_aug", False, "`--set augmentation=null`"),
+)
+
+_TRAIN_GPT = (
+    Flag("config_name", "configs/llama/config.json", "the preset, or `--set model.transformer.num_layers=N` ..."),
+    _set("llama_attn_drop", None, "model.transformer.attention_dropout", kind=float),
+    _set("per_device_train_batch_size", 8, "transformer.batch_size", "of all GPUs and accumulated batches together"),
+    _gone("per_device_eval_batch_size", None, _EACH_CHECKPOINT, kind=int),
+    _set("learning_rate", 5e-5, "transformer.learning_rate"),
+    _set("weight_decay", 0.0, "transformer.weight_decay"),
+    _gone("num_train_epochs", 1, "steps are counted, not epochs"),
+    _set("max_train_steps", 1_000_000, "transformer.steps"),
+    _set(
+        "gradient_accumulation_steps", 1, "transformer.gradient_accumulation", "and `transformer.batch_size` times it"
+    ),
+    _set("lr_scheduler_type", "constant_with_warmup", "transformer.schedule", '"cosine" or "constant"'),
+    _set("num_warmup_steps", 5000, "transformer.warmup_steps"),
+    Flag("output_dir", "trm-output", "`--run FOLDER`", "without the date in its name"),
+    Flag("seed", None, "`--seed N`", "other draws than the official ones; 0 where it is not given", kind=int),
+    _gone("vqgan_type", "vqgan", f"ctx_vqgan is {_ONLY_KIND}"),
+    Flag("pretrained_model_name_or_path", None, "`--tokenizer FOLDER`"),
+    Flag("pretrained_transformer_path", None, "`--init FOLDER`", "the one that holds tokenizer/ and transformer/"),
+    _gone("load_internal_llm", False, "a checkpoint with or without an action layer is known by its weights"),
+    _gone("trust_remote_code", False, "no code of others is run", kind=bool),
+    _set("checkpointing_steps", 5000, "transformer.save_every"),
+    _gone("resume_from_checkpoint", None, _RUN),
+    _gone("with_tracking", True, "`--tracker none` draws no curves", kind=bool),
+    Flag("report_to", "tensorboard", "`--tracker NAME`", _TRACKER),
+    Flag("mixed_precision", None, "`--precision float32` or `bfloat16`", "no float16"),
+    Flag("exp_name", None, "`--run FOLDER`", "its last part"),
+    _gone("lora", False, "not here yet"),
+    _gone("lora_r", 8, "not here yet"),
+    _gone("lora_alpha", 32.0, "not here yet"),
+    _gone("lora_dropout", 0.0, "not here yet"),
+    _set("gradient_checkpointing", False, "transformer.gradient_checkpointing"),
+    _set("max_grad_norm", None, "transformer.clip_norm", "null: no clipping", kind=float),
+    Flag("reward_prediction", False, "`--set model.rewards=true`", "trained here; the official loss leaves it out"),
+    _gone("start_completed_steps", None, _RUN, kind=int),
+    Flag(
+        "action_recon",
+        None,
+        "`--set model.action_reconstruction=true transformer.action_reconstruction_weight=N`",
+        kind=float,
+    ),
+    _set("segment_length", 2, "transformer.clip_frames"),
+    Flag("context_length", 1, "read from the tokenizer"),
+    _set("video_stepsize", 1, "video_stepsize"),
+    Flag("dataset_path", "/data2/frame_datasets", "`--data FOLDER`", "of converted stores, or of their tokens"),
+    _gone("dataset_size", None, "all episodes are used", kind=int),
+    Flag("sthsth_root_path", "/data/something-something-v2/20bn-something-something-v2-frames-64", "`--data`", _SSV2),
+    Flag("resolution", 256, "read from the tokenizer"),
+    Flag("dataloader_num_workers", 4, "`--workers N`"),
+    Flag("strong_aug", False, "`--set augmentation={...}`", "its five ranges"),
+    Flag("no_aug", False, "`--set augmentation=null`"),
+    Flag("oxe_data_mixes_type", "select", "`--mixture NAME`", "a single dataset needs none: `--data STORE`"),
+    _set("log_steps", 100, "transformer.log_every"),
+    _gone("validation_steps", 5000, _EACH_CHECKPOINT),
+    _gone("skip_first_val", False, _EACH_CHECKPOINT),
+    _gone("latest_checkpoint_only", False, _LAST_TWO),
+    _gone("special_token", True, "always so, also there"),
+    Flag("action_conditioned", False, "`--set model.actions=true`"),
+    Flag("action_dim", 4, "read from the data"),
+    Flag("embed_no_wd", False, "always"),
+    _set("goal_conditioned", False, "model.goal_conditioned"),
+    _gone("max_eval_iters", 100, f"{_LATER} on all episodes, with `ivideogpt evaluate --clips N` on fewer"),
+    _gone("use_eval_dataset", False, f"{_LATER} on the split test"),
+    Flag("i3d_path", "pretrained_models/i3d/i3d_torchscript.pt", "`ivideogpt evaluate --i3d FILE`"),
+    Flag(
+        "use_frame_metrics",
+        False,
+        "`ivideogpt evaluate`",
+        "PSNR and SSIM always, LPIPS with `ivideogpt evaluate --metrics perceptual`",
+    ),
+    Flag("use_fvd", False, "`ivideogpt evaluate --metrics video`"),
+    Flag("eval_generate_times", 1, "`ivideogpt evaluate --samples N`"),
+    Flag("max_generate_batchsize", None, "`ivideogpt evaluate --batch-size N`", kind=int),
+    _gone("max_decode_batchsize", None, "frames are decoded in batches of the same size", kind=int),
+    Flag("eval_only", False, "`ivideogpt evaluate`"),
+    _gone("log_gif_interval", 10, "the report shows clips"),
+)
+
+_PREDICT = (
+    Flag(
+        "pretrained_model_name_or_path",
+        None,
+        "the first word",
+        "a Hub id, a folder, a run folder or `pusht-64`",
+    ),
+    Flag("input_path", None, "`--input FILE`", "also videos, GIFs, folders of images, episode files, stores"),
+    Flag("dataset_name", None, "`--dataset-name NAME`", "optional; or `--camera-key` and `--stride`"),
+    Flag("output_path", "outputs", "`--output FOLDER`", "default outputs/predict/ and the input's name"),
+    Flag("context_length", 2, "`--context-frames N`", "read from the checkpoint; for fewer"),
+    Flag("segment_length", 16, "`--horizon N`", "minus the context frames; by default what the model was trained on"),
+    Flag("resolution", 64, "read from the checkpoint"),
+    Flag("goal_conditioned", False, "read from the checkpoint", "of an official one by the repository's name: keep it"),
+    Flag("action_conditioned", False, "read from the checkpoint"),
+    Flag("action_dim", 4, "read from the checkpoint"),
+    Flag("repeat_times", 5, "`--repeat N`", "default 1"),
+    Flag("seed", 0, "`--seed N`", "other draws than the official ones"),
+)
+
+_CONVERT_OXE = (
+    Flag("dataset_name", "fractal20220817_data", "the word NAME"),
+    Flag("input_path", "/data3/tensorflow_datasets", "the word SRC"),
+    Flag("output_path", "inputs", "the word DST", "a store each: DST/NAME"),
+    _gone("max_num_episodes", None, "all episodes; with `--partial` those of the files that are there", kind=int),
+)
+_CONVERT_BAIR = (
+    Flag("input_path", None, "the word SRC"),
+    Flag("save_path", None, "the word DST"),
+    _gone("save_gif", False, "`ivideogpt data DIR --sheet FILE` draws episodes"),
+)
+_CONVERT_ROBONET = (
+    Flag("hdf5_path", None, "the word SRC"),
+    Flag("save_path", None, "the word DST"),
+)
+_CONVERT_VP2 = (
+    Flag("dir_path", None, "the word SRC"),
+    Flag("save_path", None, "the word DST"),
+)
+
+#: Every official program that has flags, by its path; each flag by its name.
+PROGRAMS: Mapping[str, Mapping[str, Flag]] = {
+    program: {flag.name: flag for flag in flags}
+    for program, flags in {
+        "train_tokenizer.py": _TRAIN_TOKENIZER,
+        "train_gpt.py": _TRAIN_GPT,
+        "inference/predict.py": _PREDICT,
+        "datasets/oxe_data_converter.py": _CONVERT_OXE,
+        "datasets/preprocess_bair.py": _CONVERT_BAIR,
+        "datasets/preprocess_robonet.py": _CONVERT_ROBONET,
+        "datasets/preprocess_vp2.py": _CONVERT_VP2,
+    }.items()
+}
+
+_NO_MBRL = "reinforcement learning is not here yet"
+_MBRL: Mapping[str, Value] = {
+    "task": "coffee_push",
+    "task_name": "coffee_push",
+    "num_train_frames": 260_002,
+    "num_seed_frames": 4000,
+    "frame_stack": 3,
+    "action_repeat": 2,
+    "discount": 0.99,
+    "stddev_schedule": "linear(1.0,0.1,100000)",
+    "eval_every_frames": 2000,
+    "num_eval_episodes": 20,
+    "save_snapshot": True,
+    "replay_buffer_size": 1_000_000,
+    "replay_buffer_num_workers": 1,
+    "nstep": 3,
+    "batch_size": 256,
+    "demo_path_prefix": None,
+    "demo": False,
+    "seed": 1,
+    "device": "cuda",
+    "save_video": True,
+    "save_train_video": False,
+    "use_tb": True,
+    "experiment": "exp",
+    "exp_name": "mbpo",
+    "lr": 1e-4,
+    "feature_dim": 50,
+    "camera": "corner",
+    "duration": 100,
+    "succ_bonus": 10.0,
+    "agent_update_times": 2,
+    "agent.critic_target_tau": 0.01,
+    "agent.update_every_steps": 1,
+    "agent.num_expl_steps": 2000,
+    "agent.hidden_dim": 1024,
+    "agent.stddev_clip": 0.3,
+    "agent.beta": 0.0,
+    "agent.delay_steps": 1,
+    "gen_every_steps": 200,
+    "gen_batch": 32,
+    "gen_horizon": 10,
+    "update_gen_every_step": 10,
+    "update_tokenizer_every_step": 40,
+    "update_gen_times": 1,
+    "init_update_gen_steps": 1000,
+    "init_gen_times": 20,
+    "real_ratio": 0.5,
+    "start_mbpo": 4000,
+    "world_model.load_pretrained_model": True,
+    "world_model.config_name": None,
+    "world_model.vqgan_type": "ctx_vqgan",
+    "world_model.pretrained_model_name_or_path": None,
+    "world_model.pretrained_transformer_path": None,
+    "world_model.load_internal_llm": True,
+    "world_model.llama_attn_drop": 0.1,
+    "world_model.fast_reward_predictor": False,
+    "world_model.symlog": True,
+    "world_model.context_length": 2,
+    "world_model.segment_length": 12,
+    "world_model.action_dim": 4,
+    "world_model.batch_size": 16,
+    "world_model.selected_params": True,
+    "world_model.tok_lr": 1e-4,
+    "world_model.tok_wd": 0.0,
+    "world_model.tok_beta1": 0.9,
+    "world_model.tok_beta2": 0.999,
+    "world_model.max_grad_norm": 1.0,
+    "world_model.max_target_frames": 5,
+    "world_model.model_lr": 1e-4,
+    "world_model.model_wd": 0.0,
+    "world_model.embed_no_wd": True,
+    "world_model.reward_lr": 1e-4,
+    "world_model.reward_wd": 1e-6,
+    "world_model.reward_weight": 1.0,
+}
+_STORE = "`--data STORE`"
+_DATASET = (
+    Flag("bair_train_dataset", None, _STORE, "both splits are in one store"),
+    Flag("bair_test_dataset", None, _STORE, "the same store"),
+    Flag("robonet_train_dataset", None, _STORE, "both splits are in one store"),
+    Flag("robonet_test_dataset", None, _STORE, "the same store"),
+    Flag("robodesk_dataset", None, _STORE),
+    Flag("robosuite_dataset", None, _STORE),
+)
+
+#: Every key of the official configuration files that a user may change, by file.
+CONFIGURATIONS: Mapping[str, Mapping[str, Flag]] = {
+    "mbrl/cfgs/mbpo_config.yaml": {name: Flag(name, default, "", _NO_MBRL) for name, default in _MBRL.items()},
+    "DATASET.yaml": {flag.name: flag for flag in _DATASET},
+}
