@@ -78,6 +78,7 @@ def pusht_recipe() -> Recipe:
             warmup_steps=100,
             final_ratio=0.02,
             imagined_share=0.15,
+            imagined_run=1.2,
             save_every=500,
         ),
         stride=1,

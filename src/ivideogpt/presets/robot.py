@@ -59,7 +59,7 @@ def debug_recipe() -> Recipe:
         model=ModelShape(transformer=transformer, slots=True, forecast_width=16, forecast_blocks=1, rewards=True),
         forecasts=(ForecastTraining(steps=4, batch_size=4, unroll=1, save_every=10),),
         transformer=TransformerTraining(
-            steps=20, batch_size=4, clip_frames=6, warmup_steps=2, imagined_share=0.15, save_every=10
+            steps=20, batch_size=4, clip_frames=6, warmup_steps=2, imagined_share=0.15, imagined_run=1.2, save_every=10
         ),
         stride=1,
     )
