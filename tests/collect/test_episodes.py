@@ -63,7 +63,7 @@ def test_drag_stays_on_the_plane():
 
 def test_collect_resumes_without_touching_finished_files(tmp_path):
     collect("0:2", tmp_path, shard=1, length=3, workers=0)
-    first, second = (tmp_path / "shards" / f"pusht-0000000{seed}.safetensors" for seed in (0, 1))
+    first, second = (tmp_path / "shards" / f"pusht-0000000{seed}-0000000{seed + 1}.safetensors" for seed in (0, 1))
     written = first.stat().st_mtime_ns
     second.unlink()
     collect("0:2", tmp_path, shard=1, length=3, workers=0)
@@ -79,6 +79,12 @@ def test_more_seeds_join_those_that_are_there(tmp_path):
     collect("10000:10001", tmp_path, shard=1, length=3, workers=0)
     collect("10000:10002", tmp_path, shard=1, length=3, workers=0)
     assert EpisodeStore(tmp_path).splits == ["test", "test"]
+
+
+def test_a_range_that_would_leave_seeds_out_is_refused(tmp_path):
+    collect("0:3", tmp_path, shard=2, length=3, workers=0)
+    with pytest.raises(UserError, match="which this conversion does not make"):
+        collect("0:6", tmp_path, shard=2, length=3, workers=0)
 
 
 @pytest.mark.parametrize("seeds", ["3", "5:2", "a:b", "1:2:3"])

@@ -178,15 +178,15 @@ def test_clips_are_a_function_of_seed_and_number_on_any_number_of_ranks(place, t
     assert not torch.equal(TokenLoader(tokens, batch_size=4, frames=5, seed=4).clips(range(4)).context, whole[0])
 
 
-def test_every_window_is_as_likely_as_any_other(place, tmp_path) -> None:
+def test_every_episode_is_as_likely_as_any_other_and_so_are_its_windows(place, tmp_path) -> None:
     tokens = made(place, "plain", tmp_path / "tokens")
     loader = TokenLoader(tokens, batch_size=1, frames=5)
     rooms = {take: length - 4 for take, length in enumerate(tokens.length.tolist())}
     counts = dict.fromkeys(((take, start) for take, room in rooms.items() for start in range(room)), 0)
     for number in range(3000):
         counts[loader._place(number)] += 1  # and no other window
-    expected = 3000 / len(counts)
-    chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+    expected = {(take, start): 3000 / len(tokens) / rooms[take] for take, start in counts}
+    chi_square = sum((counts[key] - expected[key]) ** 2 / expected[key] for key in counts)
     assert chi_square < 2.5 * len(counts)
 
 

@@ -181,7 +181,9 @@ def collect(seeds: str, out: Path, shard: int = 100, length: int = 48, workers: 
     if shard < 1 or length < 2:
         raise UserError(f"shard is {shard} and length is {length}; expected at least 1 and 2")
     blocks = [range(start, min(start + shard, stop)) for start in range(first, stop, shard)]
-    tasks = [ShardTask(f"pusht-{block.start:08d}", partial(_recorded, block, length)) for block in blocks]
+    tasks = [
+        ShardTask(f"pusht-{block.start:08d}-{block.stop:08d}", partial(_recorded, block, length)) for block in blocks
+    ]
     facts = StoreFacts(name="pusht", url=PUSHT_URL, licence="MIT", options={"length": length, "shard": shard})
     convert_to_store(tasks, out, facts=facts, workers=workers)
 

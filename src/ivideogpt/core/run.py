@@ -177,7 +177,7 @@ class Run:
                 yield done
                 done += 1
                 bar.update()
-                if self._stopping:
+                if self._stopping and done < last:
                     raise Stopped(f"stopped after update {done} of {last}; the same command goes on from there")
 
     def _ask(self) -> None:

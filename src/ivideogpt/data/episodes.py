@@ -26,7 +26,7 @@ from ivideogpt.data.augment import resize
 
 FORMAT = "ivideogpt-episodes-1"
 #: Splits that no model is trained on.
-HELD_OUT = ("test", "val")
+HELD_OUT = ("val", "test")
 _ROWS = ("actions", "rewards", "terminated", "state")
 
 

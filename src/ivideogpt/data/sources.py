@@ -100,6 +100,11 @@ class OpenMixture:
         rewards = spec.rewards and spec.has_transitions
         self._labels = [label for label, read in (("actions", self.action_width > 0), ("rewards", rewards)) if read]
 
+    @property
+    def has_rewards(self) -> bool:
+        """Whether all episodes of all sources have rewards; reads no more than the headers of files."""
+        return all(one.store.has(episode, "rewards") for one in self.sources for episode in one.episodes)
+
     def reopened(self) -> OpenMixture:
         """The same with the stores opened anew, for another process."""
         copy = object.__new__(OpenMixture)

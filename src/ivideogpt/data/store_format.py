@@ -162,6 +162,16 @@ def pyarrow() -> Any:
     return package
 
 
+def read_table(content: bytes) -> Any:
+    """The table of a Parquet file.
+
+    Read by this thread alone and without reading ahead: Arrow's threads, beside torch's, sometimes abort a process that
+    ends soon after.
+    """
+    arrow = pyarrow()
+    return arrow.parquet.ParquetFile(arrow.BufferReader(content), pre_buffer=False).read(use_threads=False)
+
+
 def simplejpeg() -> Any:
     """The package simplejpeg.
 

@@ -120,11 +120,11 @@ def _words(column: Any) -> tuple[list[str], np.ndarray]:
 
 
 def _read(place: Place) -> tuple[Any, IndexFacts]:
-    arrow = form.pyarrow()
+    form.pyarrow()  # what is missing here comes before what is missing there
     path = f"{place.name}/{form.INDEX}"
     try:
         with place.open(form.INDEX) as file:
-            table = arrow.parquet.read_table(file)
+            table = form.read_table(file.read())
         facts = json.loads((table.schema.metadata or {}).get(form.FACTS_KEY, b"{}"))
     except FileNotFoundError:
         raise UserError(f"{place.name} has no {form.INDEX}; expected a store whose conversion is finished") from None

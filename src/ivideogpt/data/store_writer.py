@@ -141,7 +141,7 @@ def finish_store(folder: str | Path, names: Sequence[str], facts: StoreFacts) ->
     folder, arrow = _local(folder), form.pyarrow()
     if missing := [name for name in names if not _is_finished(folder, name)]:
         raise UserError(f"{len(missing)} of {len(names)} shards of {folder} are missing, such as {missing[0]!r}")
-    tables = [arrow.parquet.read_table(_part(folder, name)) for name in names]
+    tables = [form.read_table(_part(folder, name).read_bytes()) for name in names]
     table = arrow.concat_tables([form.index_schema().empty_table(), *(t.replace_schema_metadata() for t in tables)])
     if not len(table):
         raise UserError(f"the source of {facts.name} has no episodes; check the path")

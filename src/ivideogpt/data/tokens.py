@@ -29,6 +29,8 @@ from ivideogpt.data.sampler import clip_random
 
 FORMAT = "ivideogpt-tokens-1"
 FACTS, INDEX, SHARDS = "tokens.json", "index.safetensors", "shards"
+#: Of the index, one number a take: file, store of the mixture, first row in the file, frames, episode of the store.
+COLUMNS = ("shard", "source", "first", "length", "episode")
 _MOST_OPEN = 128
 
 
@@ -124,8 +126,8 @@ class TokenStore:
             raise UserError(f"{folder} has the format {self.facts.format!r}; expected {FORMAT}: tokenize again")
         if not (self.folder / INDEX).is_file():
             raise UserError(f"{folder} is not finished; give the same `ivideogpt tokenize` command again")
-        index = _read(self.folder / INDEX, ("shard", "source", "first", "length"))
-        self.shard, self.source, self.first, self.length = (index[name].numpy() for name in index)
+        index = _read(self.folder / INDEX, COLUMNS)
+        self.shard, self.source, self.first, self.length, self.episode = (index[name].numpy() for name in COLUMNS)
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     def __len__(self) -> int:
@@ -212,13 +214,17 @@ class TokenLoader(ClipCursor):
         self.store, self.frames = store, frames
         rooms = np.maximum(store.length - frames + 1, 0)
         rooms = rooms if facts.whole else np.minimum(rooms, 1)
-        self._ends = []
+        self._takes, self._ends, self._episodes = [], [], []
         for number, path in enumerate(facts.sources):
-            ends = np.cumsum(np.where(store.source == number, rooms, 0))
-            if not len(ends) or not ends[-1]:
+            takes = np.flatnonzero((store.source == number) & (rooms > 0))
+            if not len(takes):
                 longest = int(store.length.max(initial=0))
                 raise UserError(f"{path} has no take of {frames} frames (longest of all: {longest}); use shorter clips")
-            self._ends.append(ends)
+            takes = takes[np.argsort(store.episode[takes], kind="stable")]
+            self._takes.append(takes)
+            self._ends.append(np.cumsum(rooms[takes]))
+            # Where the takes of each episode begin, and where the last one ends.
+            self._episodes.append(np.append(np.unique(store.episode[takes], return_index=True)[1], len(takes)))
         self._shares = np.cumsum(facts.weights) / sum(facts.weights)
 
     def __iter__(self) -> Iterator[TokenClip]:
@@ -239,13 +245,15 @@ class TokenLoader(ClipCursor):
         return TokenClip(*(joined(name) for name in ("context", "dynamics", "actions", "action_mask", "rewards")))
 
     def _place(self, number: int) -> tuple[int, int]:
-        """Take and first frame of clip ``number``."""
+        """Take and first frame of clip ``number``: any episode that has room, then any clip of it."""
         random = clip_random(self.seed, number)
         source = min(int(np.searchsorted(self._shares, random.random(), side="right")), len(self._shares) - 1)
-        ends = self._ends[source]
-        ticket = int(random.integers(ends[-1]))
-        take = int(np.searchsorted(ends, ticket, side="right"))
-        return take, ticket - (int(ends[take - 1]) if take else 0)
+        ends, bounds = self._ends[source], self._episodes[source]
+        episode = int(random.integers(len(bounds) - 1))
+        begin = int(ends[bounds[episode] - 1]) if bounds[episode] else 0
+        ticket = begin + int(random.integers(int(ends[bounds[episode + 1] - 1]) - begin))
+        place = int(np.searchsorted(ends, ticket, side="right"))
+        return int(self._takes[source][place]), ticket - (int(ends[place - 1]) if place else 0)
 
 
 def _read(path: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -75,7 +75,7 @@ def train_forecast(
         config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps, final_ratio=config.final_ratio
     )
     parts = {"learner": learner, "optimizer": optimizer, "batches": batches}
-    done, last = run.resume(**parts), min(until or config.steps, config.steps)
+    done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
     forward = run.ranks.wrap(learner)
     learner.train()
     stream = iter(batches)

@@ -156,7 +156,7 @@ def train_tokenizer(
     tokenizer = initial or CompressiveTokenizer(config.tokenizer)
     tokenizer.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = loader.clips(range(-(-SAMPLE // loader.mixture.spec.frames))).frames.flatten(0, 1)
-    if config.tokenizer.background:
+    if config.tokenizer.background and initial is None:
         tokenizer.background.copy_(sample.median(dim=0).values)  # the usual picture
     objective = _objective(config, sample).to(run.device)
     codebooks = _codebooks(config, tokenizer, run)
@@ -170,7 +170,7 @@ def train_tokenizer(
     if objective.network is not None:
         critic = adamw(objective.network, **rates)
         parts |= {"discriminator": objective.network, "discriminator_optimizer": critic}
-    done, last = run.resume(**parts), min(until or config.steps, config.steps)
+    done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
     schedule = _schedule(config)
     forward = forward_pass(tokenizer, run, compile=config.compile)
     tokenizer.train()
@@ -231,6 +231,11 @@ def _codebooks(config: TokenizerTraining, tokenizer: CompressiveTokenizer, run: 
         raise UserError(
             f"codes is {config.codes!r} and continuous_steps is {config.continuous_steps}; set continuous_steps to 0: "
             "only codes that follow averages are placed later"
+        )
+    if config.continuous_steps >= config.steps:
+        raise UserError(
+            f"continuous_steps is {config.continuous_steps} of {config.steps} steps; no code would ever be placed: "
+            "give fewer, or more steps"
         )
     if config.codes == "frozen":
         freeze_codebooks(tokenizer)

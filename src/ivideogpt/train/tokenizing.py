@@ -26,7 +26,7 @@ from ivideogpt.data.mixtures import Mixture
 from ivideogpt.data.pool import processors, run_all
 from ivideogpt.data.sampler import ClipDataset
 from ivideogpt.data.sources import ClipPlace, OpenMixture, pooled_actions
-from ivideogpt.data.tokens import FACTS, INDEX, SHARDS, TokenFacts
+from ivideogpt.data.tokens import COLUMNS, FACTS, INDEX, SHARDS, TokenFacts
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 
 _BATCH = 16  # clips, or frames of an episode, that the tokenizer sees at once
@@ -132,7 +132,7 @@ def begin(
         action_width=opened.action_width,
         action_mean=mean,
         action_std=std,
-        rewards=all(source.store.has(source.episodes[0], "rewards") for source in opened.sources),
+        rewards=opened.has_rewards,
         shards=tuple(task.name for task in tasks),
     )
     if (folder / FACTS).is_file():
@@ -169,7 +169,7 @@ def run_task(task: TokenTask, tokenizer: str, folder: str, device: str = "cpu") 
     source = facts.mixture.sources[task.source]
     dataset = ClipDataset(OpenMixture(replace(facts.mixture, sources=(source,)), spec), None)
     parts: dict[str, list[torch.Tensor]] = {}
-    takes: list[tuple[int, int]] = []
+    takes: list[tuple[int, int, int]] = []
     rows = 0
     for episode in task.episodes:
         length = int(dataset.mixture.sources[0].store.lengths[episode])
@@ -182,7 +182,7 @@ def run_task(task: TokenTask, tokenizer: str, folder: str, device: str = "cpu") 
                 if (value := getattr(clip, name)) is not None:
                     parts.setdefault(name, []).append(value.flatten(0, 1))
             for drawn in group:
-                takes.append((rows, len(drawn.rows)))
+                takes.append((rows, len(drawn.rows), episode))
                 rows += len(drawn.rows)
     tensors = {name: torch.cat(values) for name, values in parts.items()}
     if "action_mask" in tensors:
@@ -198,13 +198,14 @@ def finish(folder: str | Path) -> None:
     """
     folder = Path(folder)
     facts = from_dict(TokenFacts, load_json(folder / FACTS))
-    columns: dict[str, list[torch.Tensor]] = {"shard": [], "source": [], "first": [], "length": []}
+    columns: dict[str, list[torch.Tensor]] = {name: [] for name in COLUMNS}
     for number, name in enumerate(facts.shards):
         takes = load_tensors(folder / SHARDS / f"{name}.safetensors")["takes"]
         columns["shard"].append(torch.full((len(takes),), number))
         columns["source"].append(torch.full((len(takes),), int(name.split("-")[0])))
         columns["first"].append(takes[:, 0])
         columns["length"].append(takes[:, 1])
+        columns["episode"].append(takes[:, 2])
     save_tensors(folder / INDEX, {name: torch.cat(values) for name, values in columns.items()})
 
 

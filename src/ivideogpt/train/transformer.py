@@ -104,7 +104,7 @@ def train_transformer(
     optimizer = adamw(learner, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=config.betas)
     schedule = _schedule(config)
     parts = {"learner": learner, "optimizer": optimizer, "batches": batches}
-    done, last = run.resume(**parts), min(until or config.steps, config.steps)
+    done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
     forward = forward_pass(learner, run, compile=config.compile)
     learner.train()
     stream = iter(batches)

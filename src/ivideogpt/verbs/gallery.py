@@ -113,7 +113,8 @@ def _read(data: Path, dataset_name: str | None, camera_key: str | None, size: in
             f"Episodes from {data.name}. None is marked as held out: the model may have been trained on them.",
         )
     many = f"Out of {len(held_out)} held-out episodes" if len(held_out) > 1 else "A held-out episode"
-    where = f"(split {held_out[0].split!r}) in {data.name}"
+    splits = " and ".join(sorted({repr(episode.split) for episode in held_out}))
+    where = f"(split {splits}) in {data.name}"
     return held_out, f"{many} {where}, taken in their order; none was chosen by its result."
 
 

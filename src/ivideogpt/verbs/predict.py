@@ -55,7 +55,7 @@ def predict(
         camera_key: the array of an .npz that holds the frames.
         stride: recorded frames from one frame of the clip to the next; default: the dataset's, else the checkpoint's.
         start: first recorded frame of the clip.
-        episode: which episode of a .safetensors file.
+        episode: which episode of a store or a .safetensors file.
         temperature: of the draw.
         top_k: draw only from this many likeliest tokens; 0: all.
         greedy: take the likeliest token.

@@ -10,6 +10,7 @@ import tyro
 
 from ivideogpt.core.checkpoint import step_folders
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.ranks import Ranks
 from ivideogpt.presets.recipe import Recipe, changed
 from ivideogpt.presets.table import find_preset
 from ivideogpt.verbs.showing import check_folder, print_json
@@ -48,24 +49,23 @@ def train_tokenizer(
         precision: auto, float32 or bfloat16.
         tracker: draws curves: tensorboard (auto: where it is installed), wandb, trackio or none.
     """
-    from ivideogpt.core.ranks import Ranks
     from ivideogpt.core.trackers import choose_tracker
     from ivideogpt.models.tokenizer import CompressiveTokenizer
     from ivideogpt.verbs.training import Machine, find_tokenizer, read_mixture, tokenizer_stage
 
     check_folder(run)
-    tracker = choose_tracker(tracker)
-    recipe, stores = _recipe(preset, set, seed), read_mixture(_data(preset, data, run), mixture)
+    _check(steps, seed)
+    tracker, ranks = choose_tracker(tracker), Ranks.join(device)
+    recipe, stores = _recipe(preset, set, seed), read_mixture(_data(preset, data, run, ranks), mixture)
     initial = None if init is None else CompressiveTokenizer.from_pretrained(find_tokenizer(init))
     if initial is not None:
         wanted = recipe.tokenizer.tokenizer.context_frames
         initial.set_context_frames(min(initial.config.context_frames, wanted))
         recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, tokenizer=initial.config, continuous_steps=0))
-    ranks = Ranks.join(device)
     machine = Machine(device=device, precision=precision, workers=workers, ranks=ranks, tracker=tracker)
     tokenizer_stage(recipe, stores, run, machine, initial=initial, until=steps)
     if machine.ranks.is_first:
-        _report(run, steps=recipe.tokenizer.steps if steps is None else min(steps, recipe.tokenizer.steps))
+        _report(run)
 
 
 def tokenize(
@@ -155,7 +155,6 @@ def train_transformer(
         precision: auto, float32 or bfloat16.
         tracker: draws curves: tensorboard (auto: where it is installed), wandb, trackio or none.
     """
-    from ivideogpt.core.ranks import Ranks
     from ivideogpt.core.trackers import choose_tracker
     from ivideogpt.data.tokens import FACTS, TokenStore
     from ivideogpt.models.tokenizer import CompressiveTokenizer
@@ -164,10 +163,16 @@ def train_transformer(
     from ivideogpt.worldmodel.world_model import WorldModel
 
     check_folder(run)
-    tracker = choose_tracker(tracker)
+    _check(steps, seed)
+    tracker, ranks = choose_tracker(tracker), Ranks.join(device)
     recipe = _recipe(preset, set, seed)
-    where = _data(preset, data, run)
-    stores = TokenStore(where) if (Path(where) / FACTS).is_file() else read_mixture(where, mixture)
+    where = _data(preset, data, run, ranks)
+    kept = (Path(where) / FACTS).is_file()
+    if kept and mixture is not None:
+        raise UserError(f"mixture is {mixture!r}, but {where} holds tokens, whose stores are settled; leave it out")
+    if kept and recipe.augmentation_of("transformer") is not None and ranks.is_first:
+        print(f"{where} holds tokens of frames that are not augmented; give the stores as --data to augment them")
+    stores = TokenStore(where) if kept else read_mixture(where, mixture)
     initial = None if init is None else WorldModel.from_pretrained(init)
     if initial is not None:
         dropout = recipe.model.transformer.attention_dropout
@@ -179,12 +184,11 @@ def train_transformer(
         network = initial.tokenizer
     else:
         raise UserError("a transformer needs a trained tokenizer; give --tokenizer, or a model to start from as --init")
-    ranks = Ranks.join(device)
     machine = Machine(device=device, precision=precision, workers=workers, ranks=ranks, tracker=tracker)
     about = WorldModelConfig(name=run.name)
     transformer_stage(recipe, stores, network, run, machine, about=about, initial=initial, until=steps)
     if machine.ranks.is_first:
-        _report(run, steps=recipe.transformer.steps if steps is None else min(steps, recipe.transformer.steps))
+        _report(run)
 
 
 def _recipe(preset: str, settings: tuple[str, ...], seed: int | None) -> Recipe:
@@ -199,7 +203,14 @@ def _recipe(preset: str, settings: tuple[str, ...], seed: int | None) -> Recipe:
     )
 
 
-def _data(preset: str, data: str | None, run: Path) -> str:
+def _check(steps: int | None, seed: int | None) -> None:
+    if steps is not None and steps < 1:
+        raise UserError(f"steps is {steps}; expected at least 1")
+    if seed is not None and seed < 0:
+        raise UserError(f"seed is {seed}; expected at least 0")
+
+
+def _data(preset: str, data: str | None, run: Path, ranks: Ranks) -> str:
     """What to train on; the preset debug makes its own."""
     if data is not None:
         return data
@@ -208,11 +219,13 @@ def _data(preset: str, data: str | None, run: Path) -> str:
     from ivideogpt.collect.squares import collect_squares
 
     folder = run.parent / f"{run.name}-data"
-    collect_squares(folder)
+    if ranks.is_first:
+        collect_squares(folder)
+    ranks.wait()
     return str(folder)
 
 
-def _report(run: Path, *, steps: int) -> None:
-    checkpoint = step_folders(run)[-1][1]
+def _report(run: Path) -> None:
+    steps, checkpoint = step_folders(run)[-1]
     print(f"after {steps} updates: {checkpoint}")
     print_json({"steps": steps, "metrics": run / "metrics.jsonl", "output": checkpoint})

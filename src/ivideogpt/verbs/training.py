@@ -95,7 +95,8 @@ def held_out(mixture: Mixture) -> Mixture | None:
     sources = []
     for source in mixture.sources:
         there = set(EpisodeStore(source.path).splits)
-        split = next((name for name in HELD_OUT if name in there and name != source.split), None)
+        others = [name for name in HELD_OUT if name in there and name != source.split]
+        split = others[0] if others and source.split is not None else None
         sources += [] if split is None else [replace(source, split=split)]
     return replace(mixture, sources=tuple(sources)) if sources else None
 
@@ -248,10 +249,12 @@ def transformer_stage(
         config.clip_frames, context_frames=context, size=tokenizer.config.resolution, rewards=False
     )
     opened = OpenMixture(mixture, spec)
-    rewards = recipe.model.rewards and all(one.store.has(one.episodes[0], "rewards") for one in opened.sources)
+    rewards = recipe.model.rewards and opened.has_rewards
     model = _model(recipe, about or WorldModelConfig(), opened, tokenizer, rewards)
     if initial is not None:
-        start_from(model, initial)
+        fresh = start_from(model, initial)
+        if fresh and machine.ranks.is_first:
+            print(f"new, as the model to start from has none of that shape: {', '.join(fresh)}")
 
     rewarded = replace(spec, rewards=rewards)
     mine = {"rank": machine.ranks.rank, "ranks": machine.ranks.ranks}
@@ -283,7 +286,8 @@ def transformer_stage(
     apart = held_out(mixture)
     measured = None
     if apart is not None:
-        measured = LiveTokens(model, ClipLoader(apart, rewarded, batch_size=_VALIDATION_SIZE, device=run.device))
+        apart = replace(apart, action_width=opened.action_width or None)
+        measured = LiveTokens(model, ClipLoader(apart, spec, batch_size=_VALIDATION_SIZE, device=run.device))
 
     def evaluate(trained: WorldModel, step: int) -> dict[str, float]:
         return {} if measured is None else imagination_figures(trained, measured, folder / "samples", step)
