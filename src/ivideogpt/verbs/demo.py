@@ -125,7 +125,9 @@ def train_demo(
     )
     recipe, stages = training.recipe, training.recipe.forecasts
     if tokenizer_steps is not None:
-        recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, steps=tokenizer_steps))
+        continuous = min(recipe.tokenizer.continuous_steps, tokenizer_steps // 2)
+        tokenizer = replace(recipe.tokenizer, steps=tokenizer_steps, continuous_steps=continuous)
+        recipe = replace(recipe, tokenizer=tokenizer)
     if forecast_steps is not None:
         recipe = replace(recipe, forecasts=tuple(replace(stage, steps=forecast_steps) for stage in stages))
     if transformer_steps is not None:
