@@ -70,6 +70,15 @@ def test_a_model_starts_from_another_one(trained, tmp_path) -> None:
     assert torch.equal(first.heads.reward_linear.weight, second.heads.reward_linear.weight)
 
 
+def test_a_model_keeps_the_shape_of_the_one_it_starts_from(trained, tmp_path) -> None:
+    words = ("train-transformer", "debug", "--data", trained / "t", "--steps", 1)
+    assert run(*words, "--tokenizer", trained / "tok", "--run", tmp_path / "a") == 0
+    other = ("model.slots=false", "model.forecast_width=0", "model.forecast_blocks=2", "model.symlog_rewards=true")
+    assert run(*words, "--init", tmp_path / "a", "--run", tmp_path / "b", "--set", *other) == 0
+    first, second = (WorldModel.from_pretrained(tmp_path / name) for name in "ab")
+    assert first.config.heads == second.config.heads and not second.config.symlog_rewards
+
+
 def test_a_tokenizer_starts_from_another_one(trained, tmp_path) -> None:
     words = ("train-tokenizer", "debug", "--data", trained / "tok-data", "--init", trained / "tok", "--steps", 1)
     settings = ("--set", "tokenizer.learning_rate=0", "tokenizer.codebook_decay=1.0")
@@ -117,12 +126,23 @@ def test_wrong_settings_are_explained(setting, said) -> None:
         (("train-tokenizer", "robot-64", "--data", "nothing"), "nothing"),
         (("train-tokenizer", "debug", "--tracker", "tensorbord"), "did you mean 'tensorboard'"),
         (("train-transformer", "debug"), "needs a trained tokenizer; give --tokenizer"),
+        (("train-tokenizer", "debug", "--steps", "0"), "steps is 0; expected at least 1"),
+        (("train-tokenizer", "debug", "--seed", "-1"), "seed is -1; expected at least 0"),
+        (("train-tokenizer", "debug", "--set", "tokenizer.learning_rate=-1"), "learning_rate is -1"),
+        (("train-tokenizer", "debug", "--set", "tokenizer.steps=3"), "no code would ever be placed"),
+        (("train-transformer", "debug", "--set", "transformer.batch_size=0"), "batch_size is 0; expected at least 1"),
+        (("train-transformer", "debug", "--set", "forecasts.0.unroll=-1"), "unroll is -1; expected at least 0"),
+        (
+            ("train-transformer", "debug", "--tokenizer", "{tok}", "--data", "{t}", "--set", "stride=2"),
+            "tokens of stride 1",
+        ),
+        (("train-transformer", "debug", "--data", "{t}", "--mixture", "OXE_SELECT"), "holds tokens, whose stores are"),
         (("train-transformer", "debug", "--tokenizer", "nothing"), "nothing holds no tokenizer"),
         (("train-transformer", "debug", "--tokenizer", "pusht-64", "--data", "{t}"), "a clip of 6 frames takes 389"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_sentence(trained, tmp_path, capsys, words, said) -> None:
-    words = [word.format(t=trained / "t") for word in words]
+    words = [word.format(t=trained / "t", tok=trained / "tok") for word in words]
     assert run(*words, "--run", tmp_path / "run") == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and said in error[0]

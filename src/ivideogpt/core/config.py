@@ -177,6 +177,18 @@ def load_json(path: Path | str) -> dict[str, Any]:
     return values
 
 
+def check_at_least(config: Any, **least: float) -> None:
+    """Checks numbers of a configuration against the least that each may be.
+
+    Raises:
+        UserError: one is below; it is named.
+    """
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if not value >= bound:
+            raise UserError(f"{name} is {value}; expected at least {bound}")
+
+
 def save_json(path: Path | str, values: Mapping[str, Any]) -> None:
     """Writes a JSON object; a reader sees the old file or the new one, never a part.
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 Schedule = Callable[[int], float]
+ScheduleName = Literal["cosine", "constant"]
 
 
 def adamw(
@@ -90,6 +91,15 @@ def cosine(peak: float, *, steps: int, warmup_steps: int = 0, final_ratio: float
         return peak * _warmup(step, warmup_steps) * (final_ratio + (1.0 - final_ratio) * half_cosine)
 
     return learning_rate
+
+
+def named_schedule(
+    name: ScheduleName, peak: float, *, steps: int, warmup_steps: int = 0, final_ratio: float = 0.0
+) -> Schedule:
+    """The schedule that a setting names; a constant one has no use for ``steps`` and ``final_ratio``."""
+    if name == "constant":
+        return constant(peak, warmup_steps=warmup_steps)
+    return cosine(peak, steps=steps, warmup_steps=warmup_steps, final_ratio=final_ratio)
 
 
 def _warmup(step: int, warmup_steps: int) -> float:

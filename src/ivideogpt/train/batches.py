@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ivideogpt.core.episode import Clip
 from ivideogpt.core.errors import UserError
+from ivideogpt.data.cursor import ClipCursor
 from ivideogpt.data.sampler import ClipLoader
 from ivideogpt.data.tokens import TokenClip, TokenLoader
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -45,7 +46,24 @@ class TokenBatches(Protocol):
         ...
 
 
-class LiveTokens:
+LoaderT = TypeVar("LoaderT", bound=ClipCursor)
+
+
+class _FromLoader(Generic[LoaderT]):
+    """Batches that stand where their loader stands."""
+
+    loader: LoaderT
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self.loader.load_state_dict(state)
+
+
+class LiveTokens(_FromLoader[ClipLoader]):
     """Clips, tokenised when they are drawn."""
 
     def __init__(self, model: WorldModel, loader: ClipLoader) -> None:
@@ -74,16 +92,8 @@ class LiveTokens:
             ids, _ = self.model.tokenizer.tokenize(clip.frames.to(self.model.device))
         return TokenBatch(ids.clone(), *_transitions(self.model, clip))  # a clone has left inference mode
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands."""
-        return self.loader.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
-        self.loader.load_state_dict(state)
-
-
-class StoredTokens:
+class StoredTokens(_FromLoader[TokenLoader]):
     """Clips that were tokenised before."""
 
     def __init__(self, model: WorldModel, loader: TokenLoader) -> None:
@@ -115,14 +125,6 @@ class StoredTokens:
         for clip in self.loader:
             ids = self.model.layout.join(clip.context, clip.dynamics).to(self.model.device)
             yield TokenBatch(ids, *_transitions(self.model, clip))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands."""
-        return self.loader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
-        self.loader.load_state_dict(state)
 
 
 def _check_actions(model: WorldModel, width: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ivideogpt.core.config import check_at_least
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
 from ivideogpt.core.run import Run
 from ivideogpt.train.batches import TokenBatches
@@ -45,6 +46,10 @@ class ForecastTraining:
     log_every: int = 100
     save_every: int = 1_000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a number cannot be."""
+        check_at_least(self, steps=1, batch_size=1, unroll=0, learning_rate=0, warmup_steps=0, seed=0)
 
     def clip_frames(self, context_frames: int) -> int:
         """Frames of the clips it trains on."""

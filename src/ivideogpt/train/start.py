@@ -43,6 +43,23 @@ class ModelShape:
     symlog_rewards: bool = False
     goal_conditioned: bool = False
 
+    def like(self, initial: WorldModel) -> ModelShape:
+        """The shape of ``initial``; what it lacks of actions and rewards is as here, and dropout is as here."""
+        config, heads = initial.config, initial.config.heads
+        dropout = self.transformer.attention_dropout
+        return replace(
+            self,
+            transformer=replace(initial.transformer.config, attention_dropout=dropout),
+            action_frequencies=heads.action_frequencies if heads.action_dim else self.action_frequencies,
+            slots=heads.slots > 0,
+            action_reconstruction=heads.action_reconstruction or self.action_reconstruction,
+            forecast_width=heads.forecast_width if heads.forecast_grid else 0,
+            forecast_blocks=heads.forecast_blocks,
+            rewards=heads.reward or self.rewards,
+            symlog_rewards=config.symlog_rewards if heads.reward else self.symlog_rewards,
+            goal_conditioned=config.goal_conditioned,
+        )
+
     def heads(self, tokenizer: CompressiveTokenizer, action_dim: int, rewards: bool) -> HeadsConfig:
         """The heads for a tokenizer and for data with actions of ``action_dim`` numbers (0: none)."""
         layout, dim = tokenizer.layout, action_dim if self.actions else 0

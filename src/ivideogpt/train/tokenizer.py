@@ -6,6 +6,7 @@ mean of what they stand for. The official way has one phase, and gradients move 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,9 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
+from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.optim import adamw, constant, cosine, set_learning_rate
+from ivideogpt.core.optim import ScheduleName, adamw, named_schedule, set_learning_rate
 from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run
 from ivideogpt.data.sampler import ClipLoader
@@ -53,7 +56,7 @@ class TokenizerTraining:
         loss: how its parts are weighed.
         rare_colour_weight: largest weight of a pixel, against 1 for the commonest colour; 1: all alike.
         perceptual: the network of the perceptual distance: real LPIPS where IVIDEOGPT_LPIPS names its weights, else
-            ST-LPIPS; the log says which.
+            ST-LPIPS; a line at the start says which.
         discriminator: its shape, where ``loss`` gives it a weight.
         average_decay: of running averages of all weights, which are then what is measured and saved; 0: none.
         compile: the tokenizer by ``torch.compile``; only without a discriminator.
@@ -67,7 +70,7 @@ class TokenizerTraining:
     future_frames: int = 2
     horizon: int = 14
     learning_rate: float = 6e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: ScheduleName = "cosine"
     warmup_steps: int = 200
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
@@ -88,6 +91,11 @@ class TokenizerTraining:
     log_every: int = 100
     save_every: int = 1_000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a number cannot be."""
+        check_at_least(self, steps=1, batch_size=1, future_frames=1, horizon=1, learning_rate=0, warmup_steps=0)
+        check_at_least(self, continuous_steps=0, codebook_decay=0, average_decay=0, rare_colour_weight=1, seed=0)
 
 
 #: Frames whose colours are counted, and batches whose vectors the codes are placed on.
@@ -158,7 +166,7 @@ def train_tokenizer(
     sample = loader.clips(range(-(-SAMPLE // loader.mixture.spec.frames))).frames.flatten(0, 1)
     if config.tokenizer.background and initial is None:
         tokenizer.background.copy_(sample.median(dim=0).values)  # the usual picture
-    objective = _objective(config, sample).to(run.device)
+    objective = _objective(config, sample, run.ranks).to(run.device)
     codebooks = _codebooks(config, tokenizer, run)
     rates = {"learning_rate": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
     optimizer, critic = adamw(tokenizer, **rates), None
@@ -171,7 +179,9 @@ def train_tokenizer(
         critic = adamw(objective.network, **rates)
         parts |= {"discriminator": objective.network, "discriminator_optimizer": critic}
     done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
-    schedule = _schedule(config)
+    schedule = named_schedule(
+        config.schedule, config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps
+    )
     forward = forward_pass(tokenizer, run, compile=config.compile)
     tokenizer.train()
     stream, count = iter(loader), config.tokenizer.context_frames
@@ -218,9 +228,11 @@ def train_tokenizer(
     return shown.eval()
 
 
-def _objective(config: TokenizerTraining, sample: Tensor) -> TokenizerLoss:
+def _objective(config: TokenizerTraining, sample: Tensor, ranks: Ranks) -> TokenizerLoss:
     weighed = config.loss
     perceptual = load_perceptual(network=config.perceptual) if weighed.perceptual_weight else None
+    if perceptual is not None and ranks.is_first:
+        tqdm.write(f"perceptual distance: {perceptual.name}", file=sys.stderr)
     discriminator = Discriminator(config.discriminator) if weighed.discriminator_weight else None
     rare = RareColours(sample, config.rare_colour_weight) if config.rare_colour_weight > 1 else None
     return TokenizerLoss(weighed, perceptual, discriminator, rare)
@@ -240,12 +252,6 @@ def _codebooks(config: TokenizerTraining, tokenizer: CompressiveTokenizer, run: 
     if config.codes == "frozen":
         freeze_codebooks(tokenizer)
     return Codebooks(tokenizer, config.codebook_decay, run.ranks).to(run.device) if config.codes == "averages" else None
-
-
-def _schedule(config: TokenizerTraining) -> Callable[[int], float]:
-    if config.schedule == "constant":
-        return constant(config.learning_rate, warmup_steps=config.warmup_steps)
-    return cosine(config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps)
 
 
 def _update(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.optim import Schedule, adamw, constant, cosine, set_learning_rate
+from ivideogpt.core.optim import ScheduleName, adamw, named_schedule, set_learning_rate
 from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run
 from ivideogpt.train.batches import TokenBatch, TokenBatches
@@ -52,7 +52,7 @@ class TransformerTraining:
     batch_size: int = 8
     clip_frames: int = 16
     learning_rate: float = 1e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: ScheduleName = "cosine"
     warmup_steps: int = 200
     final_ratio: float = 0.0
     weight_decay: float = 0.01
@@ -69,6 +69,11 @@ class TransformerTraining:
     log_every: int = 100
     save_every: int = 1_000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a number cannot be."""
+        check_at_least(self, steps=1, batch_size=1, clip_frames=2, learning_rate=0, warmup_steps=0, seed=0)
+        check_at_least(self, gradient_accumulation=1, imagined_share=0, imagined_run=1)
 
 
 def train_transformer(
@@ -102,7 +107,13 @@ def train_transformer(
     model.transformer.gradient_checkpointing = config.gradient_checkpointing
     learner = Learner(model)
     optimizer = adamw(learner, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=config.betas)
-    schedule = _schedule(config)
+    schedule = named_schedule(
+        config.schedule,
+        config.learning_rate,
+        steps=config.steps,
+        warmup_steps=config.warmup_steps,
+        final_ratio=config.final_ratio,
+    )
     parts = {"learner": learner, "optimizer": optimizer, "batches": batches}
     done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
     forward = forward_pass(learner, run, compile=config.compile)
@@ -130,14 +141,6 @@ def train_transformer(
         else:
             run.log(step + 1, **figures)
     return model.eval()
-
-
-def _schedule(config: TransformerTraining) -> Schedule:
-    if config.schedule == "constant":
-        return constant(config.learning_rate, warmup_steps=config.warmup_steps)
-    return cosine(
-        config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps, final_ratio=config.final_ratio
-    )
 
 
 def add_gradients(

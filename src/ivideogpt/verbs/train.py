@@ -175,9 +175,7 @@ def train_transformer(
     stores = TokenStore(where) if kept else read_mixture(where, mixture)
     initial = None if init is None else WorldModel.from_pretrained(init)
     if initial is not None:
-        dropout = recipe.model.transformer.attention_dropout
-        shape = replace(initial.transformer.config, attention_dropout=dropout)
-        recipe = replace(recipe, model=replace(recipe.model, transformer=shape), forecasts=())
+        recipe = replace(recipe, model=recipe.model.like(initial), forecasts=())
     if tokenizer is not None:
         network = CompressiveTokenizer.from_pretrained(find_tokenizer(tokenizer))
     elif initial is not None:

@@ -244,6 +244,11 @@ def transformer_stage(
     """
     tokens = data if isinstance(data, TokenStore) else None
     mixture = data if isinstance(data, Mixture) else data.facts.mixture
+    if tokens is not None and recipe.stride is not None and set(tokens.facts.strides) != {recipe.stride}:
+        raise UserError(
+            f"stride is {recipe.stride}, but {tokens.folder} holds tokens of stride "
+            f"{', '.join(map(str, sorted(set(tokens.facts.strides))))}; tokenize again, or set it to null"
+        )
     config, context = recipe.transformer, tokenizer.config.context_frames
     spec = recipe.transformer_clips(
         config.clip_frames, context_frames=context, size=tokenizer.config.resolution, rewards=False
