@@ -14,10 +14,16 @@ from ivideogpt.data.store_writer import ShardTask, convert_to_store
 
 @pytest.fixture
 def store_of(tmp_path: Path) -> Callable[..., EpisodeStore]:
-    """``store_of(lengths, name=, dim=, size=, split=)``: one episode of each length; ``dim`` 0: without actions."""
+    """``store_of(lengths, name=, dim=, size=, split=, rewards=)``: an episode of each length; ``dim`` 0: no actions."""
 
     def make(
-        lengths: tuple[int, ...], *, name: str = "mine", dim: int = 3, size: tuple[int, int] = (16, 16), split="test"
+        lengths: tuple[int, ...],
+        *,
+        name: str = "mine",
+        dim: int = 3,
+        size: tuple[int, int] = (16, 16),
+        split="test",
+        rewards: bool = False,
     ) -> EpisodeStore:
         def read():
             for index, length in enumerate(lengths):
@@ -30,6 +36,7 @@ def store_of(tmp_path: Path) -> Callable[..., EpisodeStore]:
                     split=split if isinstance(split, str) else split[index],
                     cameras={"image": np.stack([np.roll(picture, t, axis=1) for t in range(length)])},
                     actions=actions if dim else None,
+                    rewards=np.arange(length, dtype=np.float32) if rewards else None,
                 )
 
         folder = tmp_path / f"store-{len(list(tmp_path.iterdir()))}"

@@ -57,7 +57,7 @@ def world(build, frames_for):
     protocol = replace(settle(PROTOCOLS["single"], model), top_k=1)
     context = (frames_for(model, 6) * 255).byte()
     actions = torch.randn(6, protocol.clip_frames, 3, generator=torch.Generator().manual_seed(3))
-    future, _ = imagine_clips(model, context, actions[:, 1:-1], protocol.horizon, sampling=protocol.sampling)
+    future = imagine_clips(model, context, actions[:, 1:-1], protocol.horizon, sampling=protocol.sampling).frames
     return model, Clips(torch.cat([context, (future * 255).round().byte()], dim=1), actions), protocol
 
 

@@ -23,6 +23,7 @@ from ivideogpt.evaluation.bootstrap import Bootstrap, Estimate
 from ivideogpt.evaluation.distances import Span, VideoDistances
 from ivideogpt.evaluation.following import Following, measure_following, wrong_actions
 from ivideogpt.evaluation.protocols import Protocol
+from ivideogpt.evaluation.rewards import RewardScores, measure_rewards, reward_rows
 from ivideogpt.evaluation.rollouts import Clips, Measures, imagine_clips, imagine_futures
 from ivideogpt.evaluation.scores import IMAGE_METRICS, FrameScores, Metric, best_of
 from ivideogpt.evaluation.tally import Tally
@@ -58,6 +59,7 @@ class Evaluation:
         video_name: what the distances of videos are called; "": not measured.
         video: span ("whole_clip", "future") -> row -> distance from the true videos.
         objects: row -> figures of the domain; empty: it has none.
+        rewards: row -> imagined rewards ``[n k f]``; empty: the model has none, or the clips have none to compare with.
         pictures: row -> uint8 ``[n f c h w]``: first future ("imagined"), the best by PSNR ("best") and others.
         seconds: what imagining the futures took.
     """
@@ -74,6 +76,7 @@ class Evaluation:
     video_name: str = ""
     video: dict[Span, dict[str, float]] = field(default_factory=dict)
     objects: dict[str, dict[str, float]] = field(default_factory=dict)
+    rewards: dict[str, Tensor] = field(default_factory=dict)
     pictures: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -117,6 +120,20 @@ class Evaluation:
         rows += ["imagined", "reconstruction", "copy_last"]
         errors, ratios = ({row: self.clip_values(row, key) for row in rows} for key in ("mse", "psnr"))
         return measure_following(errors, ratios, self.bootstrap)
+
+    @cached_property
+    def reward_rows(self) -> dict[str, Tensor]:
+        """See `rewards.reward_rows`, and "true": the recorded rewards ``[n f]``; empty where nothing is compared."""
+        true, count = self.clips.rewards, self.protocol.context_frames
+        if not self.rewards or true is None or count is None:
+            return {}
+        return {"true": true[:, count - 1 : -1]} | reward_rows(self.rewards, true, count)
+
+    @cached_property
+    def reward_scores(self) -> dict[str, RewardScores]:
+        """How near the rewards of each row are to the recorded ones."""
+        rows = self.reward_rows
+        return {row: measure_rewards(rows[row], rows["true"], self.bootstrap) for row in rows if row != "true"}
 
     @cached_property
     def trust(self) -> dict[str, Trust]:
@@ -186,8 +203,10 @@ def evaluate(
     if actions is not None and follow:
         for row, steer in wrong_actions(model, actions).items():
             label = f"with {row.replace('_', ' ')}"
-            frames, _ = imagine_clips(model, context, steer, protocol.horizon, label=label, **options)
-            tally.add_row(row, frames, range(len(clips)))
+            found = imagine_clips(model, context, steer, protocol.horizon, label=label, **options)
+            tally.add_row(row, found.frames, range(len(clips)))
+            if found.rewards is not None:
+                tally.rewards[row] = found.rewards[:, None].float()
     return Evaluation(
         protocol=protocol,
         clips=clips,
@@ -201,6 +220,7 @@ def evaluate(
         video_name=video.name if video is not None else "",
         video=video.distances() if video is not None else {},
         objects=_measure_objects(clips.frames[:, count:], clips.frames[:, count - 1], tally.pictures, measures),
+        rewards={} if clips.rewards is None else tally.rewards,
         pictures=tally.pictures,
         seconds=seconds,
     )

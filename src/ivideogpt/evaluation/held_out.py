@@ -95,11 +95,13 @@ def read_clips(
         _read(model, store, index, start + stride * np.arange(frames), camera)
         for index, start in zip(chosen.tolist(), starts, strict=True)
     ]
+    rewards = [paid for _, _, paid in read if paid is not None]
     clips = Clips(
-        torch.stack([pixels for pixels, _ in read]),
-        torch.stack([actions for _, actions in read if actions is not None]) if model.action_dim else None,
+        torch.stack([pixels for pixels, _, _ in read]),
+        torch.stack([actions for _, actions, _ in read if actions is not None]) if model.action_dim else None,
         tuple(store.keys[index] for index in chosen),
         tuple(starts),
+        torch.stack(rewards) if len(rewards) == len(read) else None,
     )
     return HeldOut(clips, store.facts.dataset.name, split, stride, len(episodes) - len(usable), tuple(mismatches))
 
@@ -179,8 +181,8 @@ def _episodes(store: EpisodeStore, split: str | None) -> tuple[str, np.ndarray]:
 
 def _read(
     model: WorldModel, store: EpisodeStore, index: int, rows: np.ndarray, camera: str | None
-) -> tuple[Tensor, Tensor | None]:
-    """Frames uint8 ``[t 3 h w]`` of one clip at the model's size and its actions float32 ``[t a]``, or None."""
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Frames uint8 ``[t 3 h w]`` at the model's size; actions float32 ``[t a]``, rewards float32 ``[t]``, or None."""
     in_a_row = len(rows) == 1 or rows[1] - rows[0] == 1
     clip = store.clip(index, range(int(rows[0]), int(rows[-1]) + 1) if in_a_row else rows, camera=camera)
     frames = torch.from_numpy(clip.frames)
@@ -196,7 +198,9 @@ def _read(
         # Source: thuml/iVideoGPT, which also takes every n-th action without adding them up; same.
         actions = torch.zeros(len(rows), model.action_dim)
         actions[:, : clip.actions.shape[1]] = torch.from_numpy(clip.actions)
+    rewards = None if clip.rewards is None else torch.from_numpy(clip.rewards).float()
     if model.config.goal_conditioned:
         frames = torch.cat([frames[-1:], frames])
         actions = None if actions is None else torch.cat([torch.zeros_like(actions[:1]), actions])
-    return frames, actions
+        rewards = None if rewards is None else torch.cat([torch.zeros_like(rewards[:1]), rewards])
+    return frames, actions, rewards

@@ -129,6 +129,8 @@ def summary(found: Evaluation, held_out: HeldOut, about: About) -> dict[str, Any
     if found.following is not None:
         values["following"] = asdict(found.following)
     values["trust"] = found.trust
+    if found.reward_scores:
+        values["rewards"] = found.reward_scores
     if found.objects:
         values["objects"] = found.objects
     return _plain(values)

@@ -53,15 +53,16 @@ def line_chart(rows: Mapping[str, Sequence[Estimate]], label: str) -> str:
 
 
 def scatter_chart(signal: np.ndarray, error: np.ndarray, label: str, across: str) -> str:
-    """A point a frame, and the mean error of each tenth of the frames in the order of the signal.
+    """A point a frame, and the mean of each tenth of the frames in the order of the signal.
 
     Args:
         signal: float ``[n]``, drawn from left to right.
-        error: float ``[n]``, drawn upwards from 0.
+        error: float ``[n]``, what it tells, drawn upwards; 0 is on the axis.
         label: what is drawn, for people who cannot see it.
         across: name of the horizontal axis.
     """
-    ticks, marks = nice_ticks(0.0, float(error.max())), nice_ticks(float(signal.min()), float(signal.max()))
+    ticks = nice_ticks(min(0.0, float(error.min())), max(0.0, float(error.max())))
+    marks = nice_ticks(float(signal.min()), float(signal.max()))
 
     def at(x: float, y: float) -> tuple[str, str]:
         place = _LEFT + (x - marks[0]) / (marks[-1] - marks[0]) * (_RIGHT - _LEFT)

@@ -103,6 +103,39 @@ def actions_section(found: Evaluation, about: About) -> str:
     )
 
 
+def rewards_section(found: Evaluation) -> str:
+    """What the model thinks actions pay; empty where there is nothing to compare."""
+    if not found.reward_scores:
+        return ""
+    named = (
+        ("imagined", "imagined, first future"),
+        ("mean", f"imagined, mean of {found.protocol.samples}"),
+        ("permuted_actions", "with another clip's actions"),
+        ("zero_actions", "with zero actions"),
+        ("last_known", "the last known reward, unchanged"),
+    )
+    cells = ""
+    for row, label in named:
+        if row in found.reward_scores:
+            scores = found.reward_scores[row]
+            numbers = (scores.pearson, scores.spearman, scores.sums)
+            cells += (
+                f'<tr><th scope="row">{label}</th>{"".join(_cell(x, 2) for x in numbers)}{_cell(scores.error, 3)}</tr>'
+            )
+    heads = ("", "linear correlation", "rank correlation", "linear, of the sums over a clip", "mean absolute error")
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    imagined, true = (found.reward_rows[row].flatten().numpy() for row in ("imagined", "true"))
+    chart = scatter_chart(imagined, true, "Recorded reward by imagined reward", "imagined reward")
+    return (
+        '<section aria-labelledby="rewards">\n<h2 id="rewards">Does it know what pays?</h2>\n<p>Imagined rewards '
+        f"beside recorded ones, in reward units; over all recorded ones the mean is {true.mean():.3g} and the standard "
+        f"deviation {true.std():.3g}. A point is a frame of a first future; the line is the mean of each tenth of the "
+        "frames. Sums tell whether a planner would take the better of two futures.</p>\n"
+        f'<div class="charts"><div><h3>Recorded by imagined reward</h3>{chart}</div></div>\n'
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>\n</section>'
+    )
+
+
 def trust_section(found: Evaluation) -> str:
     """Whether a signal tells the error without the truth."""
     error, charts, rows = found.frame_errors * 255, [], []

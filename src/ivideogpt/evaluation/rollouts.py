@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -32,12 +33,14 @@ class Clips:
         actions: float32 ``[n t a]`` raw, or None; ``actions[:, t]`` leads from frame t to t + 1.
         keys: the episode of each clip; empty: unknown.
         starts: the first recorded frame of each clip; empty: unknown.
+        rewards: float32 ``[n t]``, or None; ``rewards[:, t]`` is paid for the way from frame t to t + 1.
     """
 
     frames: Tensor
     actions: Tensor | None
     keys: tuple[str, ...] = ()
     starts: tuple[int, ...] = ()
+    rewards: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -72,6 +75,7 @@ class Futures:
         frames: ``[n k f c h w]`` in [0, 1], on the model's device.
         ids: int64 ``[n k f m]`` of the full vocabulary.
         entropies: float32 ``[n k f]``: of the model's choice of a token, nats, mean over the tokens of a frame.
+        rewards: ``[n k f]`` in reward units, or None for a model without them.
         seconds: from the context, or from the futures before these, to decoded frames.
     """
 
@@ -80,6 +84,21 @@ class Futures:
     frames: Tensor
     ids: Tensor
     entropies: Tensor
+    rewards: Tensor | None
+    seconds: float
+
+
+class ClipFutures(NamedTuple):
+    """One future of every clip.
+
+    Attributes:
+        frames: ``[n f c h w]`` in [0, 1], on the CPU.
+        rewards: ``[n f]`` in reward units, on the CPU, or None for a model without them.
+        seconds: from contexts to decoded frames.
+    """
+
+    frames: Tensor
+    rewards: Tensor | None
     seconds: float
 
 
@@ -162,9 +181,12 @@ def imagine_futures(
                     rearrange(x, "(n k) ... -> n k ...", k=len(chosen))
                     for x in (imagined.frames, imagined.ids, imagined.entropies.mean(dim=-1))
                 )
+                rewards = None
+                if imagined.rewards is not None:
+                    rewards = rearrange(imagined.rewards, "(n k) f -> n k f", k=len(chosen))
                 if model.device.type == "cuda":  # frames are not there yet, only asked for
                     torch.cuda.synchronize(model.device)
-                yield Futures(clips, chosen, frames, ids, entropies, time.perf_counter() - began)
+                yield Futures(clips, chosen, frames, ids, entropies, rewards, time.perf_counter() - began)
                 began = time.perf_counter()
 
 
@@ -200,7 +222,7 @@ def rollout_figures(
         actions = model.normalize_actions(clips.actions[:, count - 1 : -1])
     found = {"copy_last": context[:, -1:].expand_as(true), "reconstruction": reconstruct(model, frames)}
 
-    def imagine(steer: Tensor | None, label: str) -> tuple[Tensor, float]:
+    def imagine(steer: Tensor | None, label: str) -> ClipFutures:
         return imagine_clips(
             model,
             context,
@@ -212,10 +234,10 @@ def rollout_figures(
             label=label,
         )
 
-    found["imagined"], seconds = imagine(actions, "imagining")
+    found["imagined"], _, seconds = imagine(actions, "imagining")
     if actions is not None:
         # Each clip gets the actions of the next one: the same distribution, the wrong future.
-        found["permuted_actions"], _ = imagine(actions.roll(1, dims=0), "with permuted actions")
+        found["permuted_actions"] = imagine(actions.roll(1, dims=0), "with permuted actions").frames
     figures = {}
     for name, future in found.items():
         ratio = psnr(future, true)
@@ -252,17 +274,14 @@ def imagine_clips(
     sampling: Sampling | None = None,
     seed: int = 0,
     label: str = "imagining",
-) -> tuple[Tensor, float]:
-    """One future of each clip; see `imagine_futures`.
-
-    Returns:
-        Frames ``[n f c h w]`` in [0, 1] on the CPU, and the seconds it took from contexts to decoded frames.
-    """
-    parts, seconds = [], 0.0
+) -> ClipFutures:
+    """One future of each clip; see `imagine_futures`."""
+    parts, rewards, seconds = [], [], 0.0
     batches = imagine_futures(
         model, context, actions, horizon, batch_size=batch_size, sampling=sampling, seed=seed, label=label
     )
     for batch in batches:
         parts.append(batch.frames[:, 0].cpu())
+        rewards += [] if batch.rewards is None else [batch.rewards[:, 0].cpu()]
         seconds += batch.seconds
-    return torch.cat(parts), seconds
+    return ClipFutures(torch.cat(parts), torch.cat(rewards) if rewards else None, seconds)

@@ -23,6 +23,7 @@ class Tally:
 
     Attributes:
         entropies, disagreement, repetition, pictures: as in `evaluate.Evaluation`.
+        rewards: row -> imagined rewards ``[n k f]``; empty for a model without them.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Tally:
             for name in ("imagined", "imagined_frames", "true", "true_frames")
         }
         self.pictures: dict[str, Tensor] = {}
+        self.rewards: dict[str, Tensor] = {}
         self._best = torch.full((n,), -torch.inf)
         self._sum: Tensor | None = None
         self._squares: Tensor | None = None
@@ -92,6 +94,9 @@ class Tally:
         for key, score in scores.items():
             self._table("imagined", key, self.samples)[rows, columns] = rearrange(score, "(n k) f -> n k f", k=k)
         self.entropies[rows, columns] = futures.entropies.cpu()
+        if futures.rewards is not None:
+            table = self.rewards.setdefault("imagined", torch.full_like(self.entropies, torch.nan))
+            table[rows, columns] = futures.rewards.float().cpu()
         self.repetition["imagined"][rows, columns] = repetition(futures.ids).cpu()
         self.repetition["imagined_frames"][rows, columns] = frozen_frames(futures.ids).cpu()
         if futures.samples.start == 0:

@@ -54,7 +54,7 @@ def measure_trust(signal: Tensor, error: Tensor, bootstrap: Bootstrap) -> Trust:
         return bootstrap.over(lambda clips: figure(told[clips], real[clips]))
 
     return Trust(
-        spearman=over(lambda a, b: correlation(_ranks(a.ravel()), _ranks(b.ravel()))),
+        spearman=over(lambda a, b: correlation(ranks(a.ravel()), ranks(b.ravel()))),
         pearson=over(lambda a, b: correlation(a.ravel(), b.ravel())),
         same_frame=over(_at_one_frame),
         tail_ratio=over(_tail_ratio),
@@ -71,7 +71,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 def _at_one_frame(signal: np.ndarray, error: np.ndarray) -> float:
     if len(signal) < _LEAST:
         return float("nan")
-    found = np.array([correlation(_ranks(a), _ranks(b)) for a, b in zip(signal.T, error.T, strict=True)])
+    found = np.array([correlation(ranks(a), ranks(b)) for a, b in zip(signal.T, error.T, strict=True)])
     return float(found[np.isfinite(found)].mean()) if np.isfinite(found).any() else float("nan")
 
 
@@ -82,7 +82,7 @@ def _tail_ratio(signal: np.ndarray, error: np.ndarray) -> float:
     return float(ordered[-count:].mean() / least) if least > 0 else float("nan")
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Places ``[n]`` in ascending order; equal values share the mean of theirs."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)

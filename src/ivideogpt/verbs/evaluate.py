@@ -100,6 +100,8 @@ def evaluate(
     if network == "auto":
         network = "vgg" if model.device.type != "cpu" or lpips is not None or frames <= MOST_VGG_FRAMES else "alex"
     extra, video, left_out = _networks(model, parts, explicit, network, lpips, i3d)
+    if model.config.heads.reward and held_out.clips.rewards is None:
+        left_out += ("rewards: the episodes have none",)
     found = measure(
         model,
         held_out.clips,
@@ -193,6 +195,9 @@ def _print(found: Evaluation, held_out: HeldOut, about: About, protocol: Protoco
     if found.following is not None:
         scores = (f"{row.replace('_', ' ')} {figure(one.value, 2)}" for row, one in found.following.score.items())
         print(f"action following, 0 to 1, against {', '.join(scores)}")
+    if found.reward_scores:
+        known = (f"{row.replace('_', ' ')} {figure(one.pearson.value, 2)}" for row, one in found.reward_scores.items())
+        print(f"correlation with the recorded rewards: {', '.join(known)}")
     told = (f"{name} {figure(one.spearman.value, 2)}" for name, one in found.trust.items())
     print(f"rank correlation with the error of a frame: {', '.join(told)}")
     for label, texts in (
