@@ -67,6 +67,7 @@ def convert(
     fps: float | None = None,
     val_every: int | None = None,
     revision: str | None = None,
+    split: str | None = None,
 ) -> None:
     """Convert a dataset into an episode store; the same command again goes on where a stopped one was.
 
@@ -84,6 +85,7 @@ def convert(
         fps: video: frames a second, where it is not what the videos say.
         val_every: video, lerobot: every so many episodes one is for validation.
         revision: lerobot: of the dataset on the Hub.
+        split: metaworld-npz: of all episodes: train (default), val, or test where they are to be held out.
     """
     if kind not in KINDS:
         raise UserError(f"there is no kind {kind!r} of source; {suggestion(kind, KINDS)}")
@@ -97,6 +99,7 @@ def convert(
         "fps": fps,
         "val_every": val_every,
         "revision": revision,
+        "split": split,
     }
     source, target, options = _read_words(kind, words)
     options |= {name: value for name, value in given.items() if value is not None}

@@ -81,6 +81,13 @@ def test_keys_name_the_task_and_tasks_can_be_sent(write, monkeypatch):
     assert [[episode.key for episode in task.read()] for task in tasks] == [["door-lock/1", "hammer/1"], ["hammer/2"]]
 
 
+def test_all_episodes_can_be_held_out(write):
+    (task,) = metaworld.tasks(write().parents[1], split="test")
+    assert {episode.split for episode in task.read()} == {"test"} and task.name.startswith("test")
+    with pytest.raises(UserError, match="split is 'tests'; expected train, val, test"):
+        metaworld.tasks(write().parents[1], split="tests")
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

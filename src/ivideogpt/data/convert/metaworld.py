@@ -25,29 +25,33 @@ FACTS = StoreFacts(
 )
 EPISODES_A_SHARD = 64
 STACKED_CHANNELS = 9
+SPLITS = ("train", "val", "test")
 
 
-def tasks(source: Path) -> list[ShardTask]:
+def tasks(source: Path, *, split: str = "train") -> list[ShardTask]:
     """One task a shard, files by name within their folders.
 
     Args:
         source: ``mbrl/demonstrations`` of thuml/iVideoGPT, or one of the folders in it.
+        split: of all episodes: "train", "val" or "test".
 
     Raises:
-        UserError: there is no such folder, or it holds no ``.npz`` file.
+        UserError: there is no such folder, it holds no ``.npz`` file, or there is no such split.
     """
+    if split not in SPLITS:
+        raise UserError(f"split is {split!r}; expected {', '.join(SPLITS)}")
     folder = existing_folder(source, "demonstrations, one folder a task")
     files = sorted(path for path in folder.rglob("*.npz") if path.name[0] != ".")
     if not files:
         raise UserError(f"{folder} holds no .npz files; it holds {listed(sorted(p.name for p in folder.iterdir()))}")
     return [
-        ShardTask(name=f"train-{index:05d}", read=partial(read_files, folder=folder, paths=tuple(group)))
+        ShardTask(name=f"{split}-{index:05d}", read=partial(read_files, folder=folder, paths=tuple(group), split=split))
         for index, group in enumerate(in_groups(files, EPISODES_A_SHARD))
     ]
 
 
-def read_files(*, folder: Path, paths: Sequence[Path]) -> Iterator[SourceEpisode]:
-    """The episodes of ``paths``, one a file.
+def read_files(*, folder: Path, paths: Sequence[Path], split: str = "train") -> Iterator[SourceEpisode]:
+    """The episodes of ``paths``, one a file, all of one split.
 
     Raises:
         UserError: a file is damaged or no replay file.
@@ -60,6 +64,7 @@ def read_files(*, folder: Path, paths: Sequence[Path]) -> Iterator[SourceEpisode
             raise UserError(f"{path} has no array {missing!r}; expected observation, action, reward and discount")
         yield SourceEpisode(
             key=inside(folder, path.with_suffix("")),
+            split=split,
             camera="observation",
             cameras={"observation": episode.frames},
             actions=episode.actions,
