@@ -10,6 +10,7 @@ from ivideogpt.core.checkpoint import resolve_checkpoint, step_folder, step_fold
 from ivideogpt.core.clock import Until
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
+from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run, choose_device
 from ivideogpt.core.state import flatten, unflatten
 
@@ -113,6 +114,27 @@ def test_a_damaged_checkpoint_is_a_user_error(tmp_path):
     (step_folder(tmp_path, 2) / "training" / "optimizer.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="optimizer.safetensors is damaged"):
         train(tmp_path, 4)
+
+
+@pytest.mark.parametrize(("name", "value"), [("parts", None), ("step", "two"), ("seconds", None)])
+def test_a_state_that_lacks_something_is_a_user_error(tmp_path, name, value):
+    train(tmp_path, 2)
+    path = step_folder(tmp_path, 2) / "training" / "state.json"
+    state = json.loads(path.read_text())
+    del state[name]
+    path.write_text(json.dumps(state if value is None else state | {name: value}))
+    with pytest.raises(
+        UserError, match=f"state.json has no '{name}' that a run could go on from; restore the file, or"
+    ):
+        train(tmp_path, 4)
+
+
+def test_a_rank_that_was_not_there_before_begins_with_numbers_of_its_own(tmp_path):
+    train(tmp_path, 2)
+    run = Run(tmp_path, seed=3, device="cpu", ranks=Ranks(1, 1))
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.2), nn.Linear(4, 1))
+    run.resume(model=model, optimizer=adamw(model, learning_rate=0.1, weight_decay=0.01))
+    assert torch.equal(torch.rand(4), torch.rand(4, generator=torch.Generator().manual_seed(3 + 1)))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

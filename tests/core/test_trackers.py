@@ -1,11 +1,13 @@
 """What trackers are given: TensorBoard's files are read back; stand-ins for the services write down their calls."""
 
+import io
 import json
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from ivideogpt.core.errors import MissingExtraError, UserError
 from ivideogpt.core.ranks import Ranks
@@ -17,13 +19,16 @@ class Notes:
     """A tracker that keeps what it is told."""
 
     def __init__(self):
-        self.started, self.logged, self.closed = [], [], 0
+        self.started, self.logged, self.shown, self.closed = [], [], [], 0
 
     def start(self, step):
         self.started.append(step)
 
     def log(self, step, values):
         self.logged.append((step, values))
+
+    def image(self, name, path, step):
+        self.shown.append((name, path, step))
 
     def close(self):
         self.closed += 1
@@ -42,8 +47,18 @@ class Service:
         note = lambda verb: lambda *words, **named: self.calls.append((verb, words, named))  # noqa: E731
         return SimpleNamespace(log=note("log"), finish=note("finish"), define_metric=note("define_metric"))
 
+    def Image(self, path):  # noqa: N802  as the packages call it
+        return ("picture", path)
+
     def named(self, verb):
         return [call[1:] for call in self.calls if call[0] == verb]
+
+
+def picture(folder, step):
+    """A picture file that shows its step."""
+    path = folder / f"{step}.png"
+    Image.new("RGB", (4, 2), (step, 20, 30)).save(path)
+    return path
 
 
 def train(folder, trackers, *, steps, log_every=2, save_every=0, stop_at=None, ranks=None):
@@ -54,14 +69,19 @@ def train(folder, trackers, *, steps, log_every=2, save_every=0, stop_at=None, r
         saves = run.is_save_step(step, last=steps)
         run.log(step, loss=1 / step, **({"validation": float(step)} if saves else {}))
         if saves:
+            run.show(step, samples=picture(folder, step))
             run.save(step)
         if step == stop_at:
             raise KeyboardInterrupt
 
 
-def scalars(folder):
+def events(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    found = accumulator.EventAccumulator(str(folder / "tensorboard")).Reload()
+    return accumulator.EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
+
+
+def scalars(folder):
+    found = events(folder)
     return {name: [(p.step, p.value) for p in found.Scalars(name)] for name in found.Tags()["scalars"]}
 
 
@@ -70,6 +90,7 @@ def test_a_tracker_gets_printed_steps_and_those_of_checkpoints(tmp_path):
     train(tmp_path, [notes], steps=7, log_every=3, save_every=5)
     assert notes.started == [0] and notes.closed == 1
     assert [step for step, _ in notes.logged] == [3, 5, 6, 7]
+    assert notes.shown == [("samples", tmp_path / f"{step}.png", step) for step in (5, 7)]
     assert notes.logged[1] == (5, {"loss": 0.2, "validation": 5.0})
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 7  # the log has every step
 
@@ -93,7 +114,7 @@ def test_only_the_first_rank_tracks(tmp_path):
     notes = Notes()
     ranks = Ranks(1, 1)
     train(tmp_path, [notes], steps=2, ranks=ranks)
-    assert not notes.started and not notes.logged
+    assert not notes.started and not notes.logged and not notes.shown
 
 
 def test_a_figure_that_is_not_finite_is_not_sent(tmp_path):
@@ -116,6 +137,19 @@ def test_tensorboard_shows_each_step_once_after_a_resume(tmp_path):
     assert found["loss"][-1][1] == pytest.approx(1 / 9)
 
 
+def test_tensorboard_shows_each_picture_once_and_as_it_is(tmp_path):
+    pytest.importorskip("tensorboard")
+    board = lambda: [open_tracker("tensorboard", tmp_path, {})]  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, board(), steps=9, save_every=3, stop_at=5)
+    train(tmp_path, board(), steps=9, save_every=3)
+    shown = events(tmp_path).Images("samples")
+    assert [event.step for event in shown] == [3, 6, 9]
+    for event in shown:
+        with Image.open(io.BytesIO(event.encoded_image_string)) as found:
+            assert found.size == (4, 2) and found.convert("RGB").getpixel((3, 1)) == (event.step, 20, 30)
+
+
 def test_a_finished_run_starts_no_tracker(tmp_path):
     train(tmp_path, [], steps=2)
     notes = Notes()
@@ -136,7 +170,9 @@ def test_wandb_is_given_the_settings_and_one_run_for_a_folder(tmp_path, monkeypa
     assert not set(first["id"]) & set("/\\#?%:")
     assert [words[0] for words, _ in wandb.named("log")] == [
         {"update": 2, "loss": 0.5, "validation": 2.0},
+        {"update": 2, "samples": ("picture", str(tmp_path / "run" / "2.png"))},
         {"update": 4, "loss": 0.25, "validation": 4.0},
+        {"update": 4, "samples": ("picture", str(tmp_path / "run" / "4.png"))},
     ]
     assert (("*",), {"step_metric": "update"}) in wandb.named("define_metric")
     assert len(wandb.named("finish")) == 2
@@ -158,7 +194,9 @@ def test_trackio_knows_a_folder_by_a_name_of_its_own(tmp_path, monkeypatch):
         train(folder, [open_tracker("trackio", folder, {"a": 1}, "wm")], steps=steps)
     names = [arguments["name"] for (arguments,) in trackio.named("init")]
     assert names[0] == names[1] != names[2] and all(name.startswith("wm-") for name in names)
-    assert trackio.named("log")[0] == (({"loss": 0.5, "validation": 2.0},), {"step": 2})
+    curves, samples = trackio.named("log")[:2]
+    assert curves == (({"loss": 0.5, "validation": 2.0},), {"step": 2})
+    assert samples == (({"samples": ("picture", str(tmp_path / "a" / "run" / "2.png"))},), {"step": 2})
 
 
 def test_a_service_that_refuses_is_a_user_error_before_training(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from PIL import Image
 from ivideogpt.core.errors import UserError
 from ivideogpt.data import render
 from ivideogpt.data.media import read_episode
-from ivideogpt.data.render import side_by_side, write_gif, write_mp4, write_strip
+from ivideogpt.data.render import grid, side_by_side, write_gif, write_mp4, write_strip
 
 CONTEXT, IMAGINED, PAPER = render._CONTEXT, render._IMAGINED, render._PAPER
 
@@ -73,6 +73,31 @@ def test_a_video_side_by_side_shows_all_rows_and_the_time(frames):
         assert tuple(frames[index, 3, 4]) in found and tuple(255 - frames[index, 3, 4]) in found
     # The progress line: nothing imagined has been shown while the context is.
     assert IMAGINED not in colours(video[1]) and IMAGINED in colours(video[2])
+
+
+def test_a_grid_shows_all_clips_of_a_row_next_to_each_other_and_rows_below_one_another():
+    colour = {("true", 0): 10, ("true", 1): 60, ("ours", 0): 110, ("ours", 1): 160}
+    shades = np.arange(5, dtype=np.uint8)[:, None, None, None]
+    clips = {
+        row: [np.broadcast_to(shades + np.uint8(colour[row, k]), (5, 64, 64, 3)) for k in range(2)]
+        for row in ("true", "ours")
+    }
+    video = grid(clips, context_frames=2)
+    assert video.dtype == np.uint8 and len(video) == 5 and video.shape[1] % 2 == video.shape[2] % 2 == 0
+    corners = {}
+    for place, shade in colour.items():
+        found = np.argwhere((video[3] == shade + 3).all(axis=-1))
+        corners[place] = found.min(axis=0)
+        assert (found.max(axis=0) - corners[place] == 255).all()  # 64 px, four times
+    assert corners["true", 0][0] == corners["true", 1][0] < corners["ours", 0][0] == corners["ours", 1][0]
+    assert corners["true", 0][1] == corners["ours", 0][1] < corners["true", 1][1] == corners["ours", 1][1]
+    assert IMAGINED not in colours(video[1]) and IMAGINED in colours(video[2])
+
+
+@pytest.mark.parametrize("counts", [(2, 1), (0, 0)])
+def test_rows_of_a_grid_that_do_not_match_are_a_user_error(frames, counts):
+    with pytest.raises(UserError, match="expected as many in each"):
+        grid({"true": [frames] * counts[0], "ours": [frames] * counts[1]})
 
 
 def test_long_labels_stay_in_their_panel(tmp_path, frames):

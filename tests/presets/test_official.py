@@ -45,6 +45,7 @@ def test_tokenizers_train_as_published(name, published):
     training, clips = recipe.tokenizer, recipe.tokenizer_clips()
     assert training.steps == math.ceil(flags["max_train_steps"] / 2)
     assert training.batch_size == flags["train_batch_size"] * flags["gradient_accumulation_steps"] * GPUS
+    assert training.gradient_accumulation == flags["gradient_accumulation_steps"]
     assert training.tokenizer.resolution == clips.size == flags["resolution"]
     assert training.tokenizer.context_frames == clips.context_frames == flags["context_length"]
     assert clips.frames == flags["segment_length"] and clips.horizon == flags["segment_horizon"]
@@ -78,7 +79,9 @@ def test_the_objective_of_the_tokenizer_is_the_published_one(name, published):
         assert loss.discriminator_weight == flags["disc_weight"]
         assert loss.discriminator_start == math.ceil(flags["disc_start"] / 2) < training.steps
         assert training.discriminator.depth == flags["disc_depth"]
-        assert flags["discr_learning_rate"] == flags["learning_rate"]
+        rate, schedule = training.discriminator_learning_rate, training.discriminator_schedule
+        assert flags["discr_learning_rate"] == (training.learning_rate if rate is None else rate)
+        assert flags["discr_lr_scheduler"] == f"{schedule or training.schedule}_with_warmup"
 
 
 @an_official

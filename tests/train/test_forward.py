@@ -84,7 +84,9 @@ def test_layers_that_run_twice_give_the_same_losses_and_weights(train) -> None:
     assert all(torch.equal(value, twice[1][name]) for name, value in plain[1].items())
 
 
-@pytest.mark.parametrize(("parts", "said"), [(3, "is 3 and batch_size 4;"), (0, "is 0; expected at least 1"), (8, "whole clips")])
+@pytest.mark.parametrize(
+    ("parts", "said"), [(3, "is 3 and batch_size 4;"), (0, "is 0; expected at least 1"), (8, "whole clips")]
+)
 def test_a_batch_that_cannot_be_divided_is_refused(train, parts, said) -> None:
     with pytest.raises(UserError, match=said):
         train(gradient_accumulation=parts)

@@ -24,7 +24,8 @@ from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
 from ivideogpt.train.batches import LiveTokens, StoredTokens, TokenBatch
 from ivideogpt.train.forecast import ForecastTraining, train_forecast
-from ivideogpt.train.tokenizer import RareColours, TokenizerTraining, train_tokenizer
+from ivideogpt.train.rare_colours import RareColours
+from ivideogpt.train.tokenizer import TokenizerTraining, train_tokenizer
 from ivideogpt.train.tokenizer_loss import TokenizerLossConfig
 from ivideogpt.train.tokenizing import tokenize
 from ivideogpt.train.transformer import TransformerTraining, partly_imagined, train_transformer
@@ -246,12 +247,28 @@ def test_partly_imagined_clips_hold_frames_that_the_forecast_guesses_from_what_i
     assert again < 0.1 if run == 1.0 else 0.4 < again < 0.9  # a guess may be right
 
 
-@pytest.mark.parametrize(("share", "run"), [(1.0, 1.0), (-0.1, 1.0), (0.5, 0.5)])
-def test_shares_that_cannot_be_are_refused(data: str, share: float, run: float) -> None:
+@pytest.mark.parametrize(
+    ("share", "run", "said"),
+    [
+        (0.6, 1.0, "expected at most 0.5, or a longer imagined_run"),
+        (0.9, 3.0, "expected at most 0.75"),
+        (-0.1, 1.0, "imagined_share is -0.1; expected at least 0"),
+        (0.5, 0.5, "imagined_run is 0.5; expected at least 1"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(share: float, run: float, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        TransformerTraining(imagined_share=share, imagined_run=run)
+
+
+def test_the_largest_share_that_is_allowed_is_reached(data: str) -> None:
     model = new_model(PLAIN)
-    ids, actions, _ = one_batch(model, data, 2)
-    with pytest.raises(UserError, match="expected 0 to below 1, and at least 1"):
-        partly_imagined(model, ids, actions, share, run, torch.Generator())
+    ids, actions, _ = next(iter(tokens_of(model, data, frames=8, size=40)))
+    drawn = torch.Generator().manual_seed(0)
+    inputs = partly_imagined(model, ids, actions, 0.75, 3.0, drawn)
+    _, future = model.layout.split(ids, 2)
+    _, read = model.layout.split(inputs, 2)
+    assert (read != future).any(dim=-1)[:, 1:-1].float().mean() > 0.6, "a guess may be right"
 
 
 def test_frames_that_are_read_wrong_are_no_targets(data: str) -> None:

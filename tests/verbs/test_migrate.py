@@ -117,6 +117,21 @@ def test_an_evaluation_that_is_no_protocol_says_what_differs(migrated):
     assert option(words, "--i3d").endswith("i3d_torchscript.pt") and option(words, "--metrics") == "video,tokens"
 
 
+def test_amuseds_vqgan_is_a_start_of_its_own_kind(migrated):
+    pasted = "--resolution 256 --context_length 2 --rand_select --pretrained_model_name_or_path models/amused/vqvae"
+    ((words,), _) = migrated("--", "python", "train_tokenizer.py", *pasted.split())
+    assert option(words, "--vqgan") == "models/amused/vqvae" and "--init" not in words
+
+
+def test_a_discriminator_keeps_its_rate_and_its_schedule(migrated):
+    pasted = "--resolution 64 --rand_select --learning_rate 3e-4 --discr_lr_scheduler cosine --lr_scheduler constant"
+    ((words,), notes) = migrated("--", "python", "train_tokenizer.py", *pasted.split())
+    training = changed(find_preset(words[2]), words[words.index("--set") + 1 :]).tokenizer
+    assert (training.learning_rate, training.discriminator_learning_rate) == (3e-4, 1e-4)
+    assert (training.schedule, training.discriminator_schedule) == ("constant", "cosine")
+    assert any(note.startswith("tokenizer and discriminator warm up alike") for note in notes)
+
+
 def test_what_differs_is_set_and_the_settings_say_what_the_flags_said(migrated):
     pasted = "--resolution 64 --rand_select --learning_rate 3e-4 --strong_aug --selected_params --disc_start 7"
     ((words,), _) = migrated("--gpus", 2, "--", "python", "train_tokenizer.py", *pasted.split())
@@ -126,6 +141,15 @@ def test_what_differs_is_set_and_the_settings_say_what_the_flags_said(migrated):
     assert recipe.augmentation_of("tokenizer").hue == 0.5
     (found,) = read_commands(f"python train_tokenizer.py {pasted}")
     assert differences(recipe, "tokenizer", tokenizer_settings(found.values, gpus=2)) == {}
+
+
+def test_adapters_are_set_only_where_they_were_asked_for(migrated):
+    pasted = "--pretrained_model_name_or_path t --pretrained_transformer_path p --lora_r 16 --lora_dropout 0.1"
+    ((with_lora,), _), ((without,), _) = (
+        migrated("--", "python", "train_gpt.py", *pasted.split(), *more) for more in (("--lora",), ())
+    )
+    assert {"transformer.lora.rank=16", "transformer.lora.dropout=0.1"} < set(with_lora)
+    assert not [word for word in without if "lora" in word]
 
 
 def test_flags_that_were_not_typed_count_at_their_official_defaults(migrated):

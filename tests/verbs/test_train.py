@@ -43,7 +43,7 @@ def test_debug_trains_two_steps_and_goes_on_as_if_it_had_never_stopped(trained, 
     assert run(*words, "--run", tmp_path / "a", "--steps", 6) == 0
     assert losses(tmp_path / "a") == losses(trained / "tok")
     samples = sorted(path.name for path in (tmp_path / "a" / "samples").iterdir())
-    assert samples == ["step-00000002.png", "step-00000006.png"]
+    assert samples == [f"step-0000000{step}.{kind}" for step in (2, 6) for kind in ("mp4", "png")]
 
 
 @pytest.mark.parametrize("source", ["tok-data", "t"])
@@ -174,13 +174,14 @@ def test_curves_are_drawn_where_tracker_says(trained, tmp_path, monkeypatch) -> 
         begun.append(arguments)
         return SimpleNamespace(log=sent.append, define_metric=lambda *_, **__: None, finish=lambda: None)
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(__name__="wandb", init=init))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(__name__="wandb", init=init, Image=str))
     words = ("train-transformer", "debug", "--tokenizer", trained / "tok", "--data", trained / "t", "--steps", 2)
     assert run(*words, "--run", tmp_path / "wm", "--tracker", "wandb") == 0
     assert [arguments["name"] for arguments in begun] == ["wm-forecast-1", "wm"]
     settings = json.loads((tmp_path / "wm" / "settings.json").read_text())
     assert begun[1]["config"] == settings and settings["transformer.batch_size"] == 4
     assert sent[-1]["update"] == 2 and sent[-1]["validation_tokens"] > 0
+    assert {"update": 2, "samples": str(tmp_path / "wm" / "samples" / "step-00000002.png")} in sent
     assert not (tmp_path / "wm" / "tensorboard").exists()
 
 
@@ -197,3 +198,21 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_made(tmp_
     assert run("train-tokenizer", "debug", "--run", tmp_path / "tok", "--tracker", "wandb") == 2
     assert "pip install 'ivideogpt[wandb]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_adapters_start_from_a_model_go_on_and_leave_an_ordinary_one(trained, tmp_path, capsys, monkeypatch) -> None:
+    pytest.importorskip("peft", reason="adapters need the extra train")
+    words = ("train-transformer", "debug", "--data", trained / "t")
+    assert run(*words, "--tokenizer", trained / "tok", "--run", tmp_path / "a", "--steps", 1) == 0
+    words = (*words, "--set", "transformer.lora.rank=2", 'transformer.lora.targets=["q_proj","v_proj"]')
+    assert run(*words, "--tokenizer", trained / "tok", "--run", tmp_path / "b") == 2
+    assert "lora.rank is 2, but adapters need trained weights" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+    for name, steps in (("b", 2), ("b", 4), ("c", 4)):
+        assert run(*words, "--init", tmp_path / "a", "--run", tmp_path / name, "--steps", steps) == 0
+        assert "adapters of rank 2: " in capsys.readouterr().err
+    assert losses(tmp_path / "b") == losses(tmp_path / "c")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    first, second = (WorldModel.from_pretrained(tmp_path / name).transformer for name in "ac")
+    changed = {name for name, x in first.named_parameters() if not torch.equal(x, second.get_parameter(name))}
+    assert changed == {f"layers.{index}.attention.qkv.weight" for index in range(first.config.num_layers)}

@@ -44,10 +44,13 @@ class Ranks:
             device: "auto", "cpu" or "cuda"; each process takes the GPU of its own.
 
         Raises:
-            UserError: the package that several processes need is not there, or the device is one that they cannot use.
+            UserError: the package that several processes need is not there, the device is one that they cannot use, or
+                the launcher's numbers are none.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if _launched("WORLD_SIZE", least=1) in (None, 1):
             return cls()
+        for name in ("RANK", "LOCAL_RANK"):
+            _launched(name, least=0)
         if device not in ("auto", "cpu", "cuda"):
             raise UserError(f"device is {device!r}, but several processes train together; use auto, cpu or cuda")
         try:
@@ -97,6 +100,15 @@ class Ranks:
         distributed.all_reduce(total)
         return total
 
+    def gather(self, value: Tensor) -> Tensor:
+        """The tensors of all ranks, each of the same shape and type, as one ``[ranks ...]`` on the CPU."""
+        if self.ranks == 1:
+            return value.detach().cpu()[None]
+        mine = value.detach().to(self.device)
+        found = [torch.empty_like(mine) for _ in range(self.ranks)]
+        distributed.all_gather(found, mine)
+        return torch.stack(found).cpu()
+
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Gives every rank the values of the first one, in place."""
         if self.ranks > 1:
@@ -113,3 +125,20 @@ class Ranks:
         """Until all ranks are here."""
         if self.ranks > 1:
             self._accelerator.wait_for_everyone()
+
+
+def _launched(name: str, *, least: int) -> int | None:
+    """The number that a launcher left in the environment; None: it is not there."""
+    text = os.environ.get(name)
+    if text is None:
+        return None
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise UserError(
+            f"the environment variable {name} is {text!r}; expected a whole number from {least} on, as torchrun sets "
+            "it; unset WORLD_SIZE to train in one process"
+        )
+    return number

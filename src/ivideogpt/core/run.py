@@ -10,9 +10,10 @@
         if run.is_save_step(step + 1, last=config.steps):
             run.save(step + 1, model=model, optimizer=optimizer, also=world_model.save_pretrained)
 
-Layout: ``metrics.jsonl`` and ``checkpoints/step-00000010/`` with ``training/`` (state.json and one safetensors file
-a part) beside whatever ``also`` writes, which is what ``WorldModel.from_pretrained`` reads. A step counts updates
-already made. Resumed runs draw the same random numbers and repeat the same losses as runs that never stopped.
+Layout: ``metrics.jsonl`` and ``checkpoints/step-00000010/`` with ``training/`` (state.json, one safetensors file a
+part, and of several processes ranks.safetensors) beside whatever ``also`` writes, which is what
+``WorldModel.from_pretrained`` reads. A step counts updates already made. Resumed runs draw the same random numbers and
+repeat the same losses as runs that never stopped.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from ivideogpt.core.state import RandomState, Stateful, flatten, seed_everything
 from ivideogpt.core.trackers import Tracker
 
 Precision = Literal["float32", "bfloat16"]
+RANKS = "ranks.safetensors"
+_STATE = {"step": int, "seconds": (int, float), "parts": dict}
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -113,7 +116,8 @@ class Run:
 
         Args:
             folder: where everything goes; made if missing, continued by ``resume`` if it holds checkpoints.
-            seed: of Python, NumPy, PyTorch and ``generator``.
+            seed: of Python, NumPy, PyTorch and ``generator``. What is built before ``resume`` is built alike on every
+                rank; from there on PyTorch's numbers are each rank's own, so that dropout is.
             device: "auto", "cpu", "cuda", "cuda:1", "mps".
             precision: of ``autocast``: weights stay float32 either way.
             log_every: steps between printed lines (every step is written to the file); 0 prints none.
@@ -123,7 +127,8 @@ class Run:
             trackers: draw what is printed or logged at a checkpoint; ``updates`` starts and closes them.
 
         Attributes:
-            generator: a CPU generator of the run's own, the same on every rank, saved and resumed with it.
+            generator: a CPU generator of the run's own, the same on every rank, saved and resumed with it; so are the
+                numbers of Python and NumPy.
             ranks: see above.
         """
         self.ranks = ranks or Ranks()
@@ -225,6 +230,12 @@ class Run:
             tqdm.write(f"step {step}  {numbers}  {self._stopwatch.rate:.2f} steps/s", file=sys.stderr)
             self._stopwatch.lap()
 
+    def show(self, step: int, **pictures: Path) -> None:
+        """Gives picture files made after ``step`` to the trackers, by name; a run without trackers does nothing."""
+        for tracker in self._trackers:
+            for name, path in pictures.items():
+                tracker.image(name, path, step)
+
     def is_save_step(self, step: int, *, last: int) -> bool:
         """Whether a checkpoint is due after ``step``; always after the ``last``, and when the run is to stop."""
         self._stopping = self.ranks.any(self._asked_to_stop)
@@ -252,10 +263,12 @@ class Run:
                 tensors: dict[str, torch.Tensor] = {}
                 trees[name] = flatten(part.state_dict(), tensors)
                 save_tensors(folder / "training" / f"{name}.safetensors", tensors)
+            if self.ranks.ranks > 1:
+                save_tensors(folder / "training" / RANKS, own)
             state = {"step": step, "seed": self.seed, "seconds": self.seconds, "parts": trees}
             write_text_atomic(folder / "training" / "state.json", json.dumps(state))
 
-        target = step_folder(self.folder, step)
+        target, own = step_folder(self.folder, step), self._own_numbers()
         if not self.ranks.is_first:
             self.ranks.wait()
             return target
@@ -277,6 +290,7 @@ class Run:
         """
         folders = [folder for _, folder in step_folders(self.folder) if (folder / "training" / "state.json").is_file()]
         step = self._load(folders[-1], parts) if folders else 0
+        self._be_oneself(folders[-1] / "training" / RANKS if folders else None)
         self.ranks.wait()
         if self.ranks.is_first:
             self._keep_lines_until(step)
@@ -285,7 +299,14 @@ class Run:
         return step
 
     def _load(self, folder: Path, parts: Mapping[str, Stateful]) -> int:
-        state = load_json(folder / "training" / "state.json")
+        path = folder / "training" / "state.json"
+        state = load_json(path)
+        for name, kind in _STATE.items():
+            if not isinstance(state.get(name), kind):
+                raise UserError(
+                    f"{path} has no {name!r} that a run could go on from; restore the file, or delete '{folder}' to go "
+                    "on from the checkpoint before it"
+                )
         if state["parts"].keys() != {*parts, "random"}:
             saved, asked = sorted(set(state["parts"]) - {"random"}), sorted(parts)
             raise UserError(f"'{folder}' holds {saved}, but {asked} would be resumed; start in a new folder")
@@ -301,6 +322,27 @@ class Run:
                 ) from error
         self._stopwatch = Stopwatch(state["seconds"])
         return state["step"]
+
+    def _own_numbers(self) -> dict[str, torch.Tensor]:
+        """Where PyTorch's random numbers stand on each rank: uint8 ``[ranks n]`` of the CPU, and of its GPU if any."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {name: self.ranks.gather(state) for name, state in states.items()}
+
+    def _be_oneself(self, path: Path | None) -> None:
+        """Gives this rank random numbers of its own, or those that it had; the first one's are there already."""
+        if self.ranks.is_first:
+            return
+        torch.manual_seed(self.seed + self.ranks.rank)
+        saved = load_tensors(path) if path is not None and path.is_file() else {}
+        mine, there = self.ranks.rank, min((len(states) for states in saved.values()), default=0)
+        # PyTorch reads a state from where its memory begins: of a row in the midst of others it takes the wrong bytes.
+        saved = {name: states[mine].clone() for name, states in saved.items()} if mine < there else {}
+        if "cpu" in saved:
+            torch.set_rng_state(saved["cpu"])
+        if "cuda" in saved and self.device.type == "cuda":
+            torch.cuda.set_rng_state(saved["cuda"], self.device)
 
     def _keep_lines_until(self, step: int) -> None:
         path = self.folder / "metrics.jsonl"

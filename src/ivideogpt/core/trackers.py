@@ -1,4 +1,4 @@
-"""Where the figures of a run are drawn as curves: TensorBoard's files, Weights & Biases or Trackio.
+"""Where the figures of a run are drawn as curves, beside its pictures: TensorBoard's files, Weights & Biases, Trackio.
 
     tracker = open_tracker(choose_tracker("auto"), folder, settings)
     run = Run(folder, trackers=[tracker] if tracker else [])      # its loop starts, feeds and closes it
@@ -17,6 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
 
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import MissingExtraError, UserError
@@ -39,6 +42,10 @@ class Tracker(Protocol):
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Finite ``values`` after update ``step``, by name."""
+        ...
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        """The picture file ``path``, made after update ``step``, under ``name``."""
         ...
 
     def close(self) -> None:
@@ -80,7 +87,8 @@ class TensorBoard:
     def __init__(self, folder: Path, settings: Mapping[str, Any], title: str) -> None:
         """The settings are in the run folder already; the title is the folder's name there."""
         self.folder = folder / "tensorboard"
-        self._step, self._writer = 0, None
+        self._step = 0
+        self._writer: Any = None
 
     def start(self, step: int) -> None:
         """See `Tracker`."""
@@ -88,11 +96,18 @@ class TensorBoard:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`; a reader sees them at once."""
-        if self._writer is None:
-            self._writer = self._open()
+        writer = self._open()
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        """See `Tracker`; a reader sees it at once."""
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        writer = self._open()
+        writer.add_image(name, pixels, step, dataformats="HWC")
+        writer.flush()
 
     def close(self) -> None:
         """See `Tracker`."""
@@ -101,10 +116,13 @@ class TensorBoard:
             self._writer = None
 
     def _open(self) -> Any:
-        _package("tensorboard")
-        from torch.utils.tensorboard import SummaryWriter
+        """The writer; the first call makes its file."""
+        if self._writer is None:
+            _package("tensorboard")
+            from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self.folder), purge_step=self._step + 1)
+            self._writer = SummaryWriter(str(self.folder), purge_step=self._step + 1)
+        return self._writer
 
 
 class _Service:
@@ -144,6 +162,10 @@ class WeightsAndBiases(_Service):
         """See `Tracker`."""
         self._run.log({"update": step, **values})
 
+    def image(self, name: str, path: Path, step: int) -> None:
+        """See `Tracker`."""
+        self._run.log({"update": step, name: _package("wandb").Image(str(path))})
+
 
 class Trackio(_Service):
     """A run of the project "ivideogpt" on this machine, for ``trackio show``; TRACKIO_SPACE_ID sends it to a Space."""
@@ -162,6 +184,10 @@ class Trackio(_Service):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Tracker`."""
         self._run.log(dict(values), step=step)
+
+    def image(self, name: str, path: Path, step: int) -> None:
+        """See `Tracker`."""
+        self._run.log({name: _package("trackio").Image(str(path))}, step=step)
 
 
 TRACKERS: dict[str, type[TensorBoard | WeightsAndBiases | Trackio]] = {

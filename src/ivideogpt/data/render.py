@@ -6,9 +6,10 @@ model drew is what is seen. A file appears whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -26,6 +27,8 @@ _CONTEXT, _IMAGINED = (190, 110, 20), (47, 111, 208)
 _TILE, _PANEL = 128, 256
 # A strip wider than this many pixels goes on below; a band holds at most 16 columns.
 _STRIP_WIDTH, _MOST_COLUMNS = 2300, 16
+# Around and between the panels of a video, and the size of its text, in pixels.
+_MARGIN, _GAP, _TEXT = 20, 14, 18
 # ITU-R BT.709, the number that H.264 files state for primaries and transfer.
 _BT709 = 1
 
@@ -147,24 +150,80 @@ def side_by_side(rows: Mapping[str, np.ndarray], *, context_frames: int = 0) -> 
         UserError: rows or context_frames are not as described.
     """
     panels = [_enlarged(frames, _PANEL) for frames in _checked_rows(rows, context_frames).values()]
-    length, height, width, _ = panels[0].shape
-    font, margin, gap, header, footer = _font(18), 20, 14, 34, 46
-    canvas_width = 2 * margin + len(panels) * (width + gap) - gap
-    canvas_height = margin + header + height + footer + margin
-    canvas_width, canvas_height = canvas_width + canvas_width % 2, canvas_height + canvas_height % 2
+    _, height, width, _ = panels[0].shape
+    lefts = [_MARGIN + place * (width + _GAP) for place in range(len(panels))]
+    top = _MARGIN + 34
+    words = [
+        _Words(left, _MARGIN + 8, _shortened(label, _font(_TEXT), width))
+        for left, label in zip(lefts, rows, strict=True)
+    ]
+    panes = [_Pane(left, top, frames) for left, frames in zip(lefts, panels, strict=True)]
+    return _film(panes, words, lefts[-1] + width, top + height, context_frames)
+
+
+def grid(rows: Mapping[str, Sequence[np.ndarray]], *, context_frames: int = 0) -> np.ndarray:
+    """Frames of a video of several clips next to each other; the entries lie below one another, the time below all.
+
+    Args:
+        rows: label -> clips, each uint8 ``[t h w 3]``, all of one shape; every label has as many, and the first label
+            is the upper one.
+        context_frames: as in ``write_strip``.
+
+    Returns:
+        uint8 ``[t height width 3]``, both sides even.
+
+    Raises:
+        UserError: rows or context_frames are not as described.
+    """
+    counts = {label: len(clips) for label, clips in rows.items()}
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        raise UserError(f"the rows have {counts} clips; expected as many in each, at least one")
+    flat = {f"{label}, clip {k}": frames for label, clips in rows.items() for k, frames in enumerate(clips)}
+    panels = [_enlarged(frames, _PANEL) for frames in _checked_rows(flat, context_frames).values()]
+    _, height, width, _ = panels[0].shape
+    labels = [_shortened(label, _font(_TEXT), width) for label in rows]
+    across, first = len(panels) // len(rows), _MARGIN + round(max(map(_font(_TEXT).getlength, labels))) + _GAP
+    panes = [
+        _Pane(first + column * (width + _GAP), _MARGIN + row * (height + _GAP), panels[row * across + column])
+        for row in range(len(rows))
+        for column in range(across)
+    ]
+    words = [_Words(_MARGIN, _MARGIN + row * (height + _GAP) + height // 2, label) for row, label in enumerate(labels)]
+    return _film(panes, words, panes[-1].left + width, panes[-1].top + height, context_frames)
+
+
+class _Pane(NamedTuple):
+    """Where the enlarged frames ``[t h w 3]`` of a clip are shown."""
+
+    left: int
+    top: int
+    frames: np.ndarray
+
+
+class _Words(NamedTuple):
+    """A label that stands still; ``y`` is its middle."""
+
+    left: int
+    y: int
+    text: str
+
+
+def _film(panes: Sequence[_Pane], words: Sequence[_Words], right: int, bottom: int, context_frames: int) -> np.ndarray:
+    """Frames of a video: panes and labels that end at ``right`` and ``bottom``, and the time below them."""
+    length, font = len(panes[0].frames), _font(_TEXT)
+    width, height = right + _MARGIN, bottom + 46 + _MARGIN
     pictures = []
     for index in range(length):
-        canvas = Image.new("RGB", (canvas_width, canvas_height), _PAPER)
+        canvas = Image.new("RGB", (width + width % 2, height + height % 2), _PAPER)
         draw = ImageDraw.Draw(canvas)
-        for place, (label, frames) in enumerate(zip(rows, panels, strict=True)):
-            left = margin + place * (width + gap)
-            draw.text((left, margin + 8), _shortened(label, font, width), _INK, font, anchor="lm")
-            canvas.paste(Image.fromarray(frames[index]), (left, margin + header))
+        for left, y, text in words:
+            draw.text((left, y), text, _INK, font, anchor="lm")
+        for left, top, frames in panes:
+            canvas.paste(Image.fromarray(frames[index]), (left, top))
         caption, colour = _caption(index, context_frames)
-        below = margin + header + height
-        draw.text((margin, below + 22), caption, colour, font, anchor="lm")
-        draw.text((canvas_width - margin, below + 22), f"{index + 1} / {length}", _FAINT, font, anchor="rm")
-        _draw_progress(draw, (margin, below + 42, canvas_width - margin), index, length, context_frames)
+        draw.text((_MARGIN, bottom + 22), caption, colour, font, anchor="lm")
+        draw.text((canvas.width - _MARGIN, bottom + 22), f"{index + 1} / {length}", _FAINT, font, anchor="rm")
+        _draw_progress(draw, (_MARGIN, bottom + 42, canvas.width - _MARGIN), index, length, context_frames)
         pictures.append(np.asarray(canvas))
     return np.stack(pictures)
 

@@ -7,27 +7,27 @@ from dataclasses import replace
 from ivideogpt.models.transformer import TransformerConfig
 from ivideogpt.presets.pusht import pusht_recipe, pusht_tokenizer
 from ivideogpt.presets.recipe import Recipe
+from ivideogpt.train.forecast import ForecastTraining
 
 
 def metaworld_recipe() -> Recipe:
-    """Wider than the PushT model; no background, as each task has a scene of its own; rewards reach far, so symlog."""
+    """The PushT model with more codes, that rest where nothing moves; rewards reach far, so symlog."""
     recipe = pusht_recipe()
-    tokenizer = replace(
-        pusht_tokenizer(), block_channels=(96, 192), context_codes=1024, dynamics_codes=1024, background=False
-    )
-    transformer = TransformerConfig(
-        vocab_size=tokenizer.layout.vocab_size,
-        hidden_size=256,
-        intermediate_size=704,
-        num_layers=4,
-        num_heads=2,
-        max_positions=recipe.model.transformer.max_positions,
+    tokenizer = replace(pusht_tokenizer(), context_codes=1024, dynamics_codes=1024)
+    transformer: TransformerConfig = replace(recipe.model.transformer, vocab_size=tokenizer.layout.vocab_size)
+    training = replace(
+        recipe.tokenizer,
+        tokenizer=tokenizer,
+        rare_colour_weight=5.0,
+        loss=replace(recipe.tokenizer.loss, still_weight=2.0),
     )
     return replace(
         recipe,
-        tokenizer=replace(recipe.tokenizer, tokenizer=tokenizer, rare_colour_weight=5.0),
+        tokenizer=training,
         model=replace(
             recipe.model, transformer=transformer, action_frequencies=2, forecast_width=128, symlog_rewards=True
         ),
+        forecasts=(ForecastTraining(steps=4_000), ForecastTraining(steps=2_500, unroll=3, learning_rate=1e-3)),
+        transformer=replace(recipe.transformer, steps=5_000),
         temperature=1.0,
     )

@@ -49,6 +49,7 @@ def tokenizer_settings(given: Mapping[str, Any], gpus: int) -> dict[str, Any]:
         "tokenizer.loss.discriminator_weight": given["disc_weight"] if adversarial else 0.0,
         "tokenizer.loss.balanced": given["balanced_loss"],
         "tokenizer.average_decay": 0.9999 if given["use_ema"] else 0.0,
+        "tokenizer.gradient_accumulation": given["gradient_accumulation_steps"],
         "tokenizer.log_every": tokenizer_updates(given["log_steps"]),
         "tokenizer.save_every": tokenizer_updates(given["checkpointing_steps"]),
         "model.goal_conditioned": given["rand_shuffle"],
@@ -56,6 +57,9 @@ def tokenizer_settings(given: Mapping[str, Any], gpus: int) -> dict[str, Any]:
         "augmentation": _augmentation(given),
     }
     if adversarial:
+        rate, schedule = given["discr_learning_rate"], _schedule("discr_lr_scheduler", given)
+        settings["tokenizer.discriminator_learning_rate"] = None if rate == given["learning_rate"] else rate
+        settings["tokenizer.discriminator_schedule"] = None if schedule == settings["tokenizer.schedule"] else schedule
         settings["tokenizer.loss.discriminator_start"] = tokenizer_updates(given["disc_start"])
         settings["tokenizer.discriminator.depth"] = given["disc_depth"]
     return settings
@@ -78,6 +82,7 @@ def transformer_settings(given: Mapping[str, Any], gpus: int) -> dict[str, Any]:
         "transformer.warmup_steps": 0 if given["lr_scheduler_type"] == "constant" else given["num_warmup_steps"],
         "transformer.weight_decay": given["weight_decay"],
         "transformer.clip_norm": given["max_grad_norm"],
+        "transformer.lora.rank": given["lora_r"] if given["lora"] else 0,
         "transformer.gradient_accumulation": given["gradient_accumulation_steps"],
         "transformer.gradient_checkpointing": given["gradient_checkpointing"],
         "transformer.log_every": given["log_steps"],
@@ -89,6 +94,8 @@ def transformer_settings(given: Mapping[str, Any], gpus: int) -> dict[str, Any]:
         "video_stepsize": given["video_stepsize"],
         "augmentation": _augmentation(given),
     }
+    if given["lora"]:
+        settings |= {"transformer.lora.alpha": given["lora_alpha"], "transformer.lora.dropout": given["lora_dropout"]}
     if given["action_recon"]:
         settings["transformer.action_reconstruction_weight"] = given["action_recon"]
     sizes = to_dict(replace(shape(), attention_dropout=given["llama_attn_drop"] or 0.0))

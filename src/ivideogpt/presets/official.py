@@ -10,7 +10,7 @@ transformer at 350,000; RoboNet at 256 px at 150,000 and 500,000): ``--steps`` d
 
 Source: thuml/iVideoGPT ``scripts/``, ``configs/`` and the defaults of train_tokenizer.py and train_gpt.py; same.
 Differs: a preset has no weights. The official fine-tuning and the goal-conditioned tokenizer start from released ones
-(give ``--init``), and the 256 px tokenizer from aMUSEd's, which cannot be read here.
+(give ``--init``), and the 256 px tokenizer from aMUSEd's VQGAN (give ``--vqgan amused/amused-256``).
 """
 
 from __future__ import annotations
@@ -105,7 +105,10 @@ def oxe_64_goal_cond() -> Recipe:
 
 
 def oxe_256_act_free() -> Recipe:
-    """Pre-training at 256 px; the tokenizer has a discriminator from the official step 250,000 on."""
+    """Pre-training at 256 px; the tokenizer has a discriminator from the official step 250,000 on.
+
+    The official tokenizer starts from aMUSEd's VQGAN: ``--vqgan amused/amused-256``.
+    """
     recipe = oxe_64_act_free()
     shape = replace(
         recipe.tokenizer.tokenizer,
@@ -116,7 +119,9 @@ def oxe_256_act_free() -> Recipe:
     loss = TokenizerLossConfig(discriminator_start=tokenizer_updates(250_000))
     return replace(
         recipe,
-        tokenizer=replace(recipe.tokenizer, tokenizer=shape, batch_size=2 * 4 * GPUS, loss=loss),
+        tokenizer=replace(
+            recipe.tokenizer, tokenizer=shape, batch_size=2 * 4 * GPUS, gradient_accumulation=4, loss=loss
+        ),
         transformer=replace(recipe.transformer, batch_size=4 * GPUS),
     )
 

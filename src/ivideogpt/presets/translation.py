@@ -77,17 +77,16 @@ def _train_tokenizer(pasted: Pasted, stores: str, gpus: int) -> Ours:
     given = pasted.values
     words, notes = list[Any](), list[str]()
     if given["pretrained_model_name_or_path"] is not None:
-        if "amused" in str(given["pretrained_model_name_or_path"]):
-            notes.append("--pretrained_model_name_or_path is gone: aMUSEd's VQGAN cannot be read, weights are random")
-        else:
-            words += ["--init", given["pretrained_model_name_or_path"]]
+        start = str(given["pretrained_model_name_or_path"])
+        words += ["--vqgan" if "amused" in start else "--init", start]
     settings = tokenizer_settings(given, gpus)
     if not (given["rand_select"] or given["rand_shuffle"]):
         notes.append("without --rand_select the official tokenizer sees consecutive frames; here always random ones")
     adversarial = settings["tokenizer.loss.discriminator_weight"] > 0
-    if adversarial and given["discr_learning_rate"] != given["learning_rate"]:
-        notes.append(f"the discriminator learns at {given['learning_rate']}, the tokenizer's rate")
-    if given["lr_scheduler"] == "cosine":
+    schedules = {given["lr_scheduler"], *([given["discr_lr_scheduler"]] if adversarial else [])}
+    if len(schedules) > 1 and "constant" in schedules:
+        notes.append("tokenizer and discriminator warm up alike here, as --lr_scheduler says, each from its start on")
+    if "cosine" in schedules:
         notes.append("the learning rate falls to 0 here; in the official code only half of the cosine is reached")
     return _training("tokenizer", pasted, settings, words, notes, stores, gpus)
 

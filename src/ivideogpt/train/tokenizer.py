@@ -14,22 +14,25 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import AdamW
 from tqdm import tqdm
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.optim import ScheduleName, adamw, named_schedule, set_learning_rate
+from ivideogpt.core.optim import Schedule, ScheduleName, adamw, named_schedule
 from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run
 from ivideogpt.data.sampler import ClipLoader
 from ivideogpt.metrics.perceptual import load_perceptual
 from ivideogpt.models.discriminator import Discriminator, DiscriminatorConfig
-from ivideogpt.models.quantizer import CodebookAverage, VectorQuantizer
-from ivideogpt.models.tokenizer import CompressiveTokenizer, Reconstruction
+from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.train.average import ExponentialAverage
-from ivideogpt.train.forward import forward_pass
+from ivideogpt.train.codebooks import Codebooks
+from ivideogpt.train.forward import check_parts, forward_pass
+from ivideogpt.train.rare_colours import RareColours
 from ivideogpt.train.tokenizer_loss import TokenizerLoss, TokenizerLossConfig, last_layer_of
+from ivideogpt.train.tokenizer_update import add_discriminator_gradients, add_gradients, descend
 from ivideogpt.train.usage import CodebookUsage, freeze_codebooks
 
 
@@ -58,10 +61,18 @@ class TokenizerTraining:
         perceptual: the network of the perceptual distance: real LPIPS where IVIDEOGPT_LPIPS names its weights, else
             ST-LPIPS; a line at the start says which.
         discriminator: its shape, where ``loss`` gives it a weight.
+        discriminator_learning_rate: peak, after a warm-up; None: the tokenizer's.
+        discriminator_schedule: see ``schedule``; None: the tokenizer's. It counts the discriminator's own updates,
+            which warm up again.
         average_decay: of running averages of all weights, which are then what is measured and saved; 0: none.
+        gradient_accumulation: parts of a batch that are computed one after the other, for less memory; each part
+            weighs the same, and has an adaptive weight of its own where there is a discriminator.
         compile: the tokenizer by ``torch.compile``; only without a discriminator.
         log_every, save_every: in updates.
         seed: of weights, data order and restarts.
+
+    Source: official flags of train_tokenizer.py. ``discriminator_schedule`` is the same there: a scheduler of its own
+    that begins with the discriminator.
     """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -86,7 +97,10 @@ class TokenizerTraining:
     rare_colour_weight: float = 25.0
     perceptual: Literal["vgg", "alex"] = "vgg"
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    discriminator_learning_rate: float | None = None
+    discriminator_schedule: ScheduleName | None = None
     average_decay: float = 0.0
+    gradient_accumulation: int = 1
     compile: bool = False
     log_every: int = 100
     save_every: int = 1_000
@@ -96,37 +110,15 @@ class TokenizerTraining:
         """Raises UserError where a number cannot be."""
         check_at_least(self, steps=1, batch_size=1, future_frames=1, horizon=1, learning_rate=0, warmup_steps=0)
         check_at_least(self, continuous_steps=0, codebook_decay=0, average_decay=0, rare_colour_weight=1, seed=0)
+        check_at_least(self, gradient_accumulation=1)
+        if self.discriminator_learning_rate is not None:
+            check_at_least(self, discriminator_learning_rate=0)
 
 
 #: Frames whose colours are counted, and batches whose vectors the codes are placed on.
 SAMPLE, START_BATCHES = 1001, 20
 
 Evaluate = Callable[[CompressiveTokenizer, int], dict[str, float]]
-
-
-class RareColours(nn.Module):
-    """Weights of pixels: those of rare colours count more.
-
-    A small thing (a gripper, PushT's agent) is a few pixels of thousands: with equal weights it is never drawn.
-    """
-
-    LEVELS = 8
-    weight: Tensor
-
-    def __init__(self, frames: Tensor, most: float) -> None:
-        """Counts the colours of ``frames`` ``[n c h w]`` in [0, 1]; ``most`` is the largest weight."""
-        super().__init__()
-        colours = self._colours(frames)
-        share = torch.bincount(colours.flatten(), minlength=self.LEVELS**3) / colours.numel()
-        self.register_buffer("weight", (share.max() / share.clamp(min=1e-9)).sqrt().clamp(max=most))
-
-    def forward(self, true: Tensor) -> Tensor:
-        """Weights ``[... 1 h w]`` of the pixels of frames ``[... c h w]`` in [0, 1]."""
-        return self.weight[self._colours(true)].unsqueeze(-3)
-
-    def _colours(self, frames: Tensor) -> Tensor:
-        red, green, blue = (frames * (self.LEVELS - 1e-3)).long().unbind(dim=-3)
-        return (red * self.LEVELS + green) * self.LEVELS + blue
 
 
 def train_tokenizer(
@@ -153,14 +145,10 @@ def train_tokenizer(
         The trained tokenizer in evaluation mode.
 
     Raises:
-        UserError: settings that exclude each other; PyTorch cannot compile here; a loss that is not finite.
+        UserError: settings that exclude each other; a batch that cannot be divided; PyTorch cannot compile here; a loss
+            that is not finite.
     """
-    if config.compile and config.loss.discriminator_weight:
-        # Compiled, the backward pass is one piece: a gradient of the last layer alone cannot be had first.
-        raise UserError(
-            "compile is true, but the discriminator's weight needs gradients of one layer alone; set compile to false, "
-            "or loss.discriminator_weight to 0"
-        )
+    _check(config, run.ranks)
     tokenizer = initial or CompressiveTokenizer(config.tokenizer)
     tokenizer.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = loader.clips(range(-(-SAMPLE // loader.mixture.spec.frames))).frames.flatten(0, 1)
@@ -168,77 +156,62 @@ def train_tokenizer(
         tokenizer.background.copy_(sample.median(dim=0).values)  # the usual picture
     objective = _objective(config, sample, run.ranks).to(run.device)
     codebooks = _codebooks(config, tokenizer, run)
-    rates = {"learning_rate": config.learning_rate, "betas": config.betas, "weight_decay": config.weight_decay}
-    optimizer, critic = adamw(tokenizer, **rates), None
+    optimizer, critic = _optimizers(config, tokenizer, objective.network)
+    schedule, critic_schedule = _schedules(config)
     usage = CodebookUsage(config.tokenizer.context_codes, config.tokenizer.dynamics_codes).to(run.device)
     average = ExponentialAverage(tokenizer, config.average_decay) if config.average_decay else None
-    parts = {"tokenizer": tokenizer, "optimizer": optimizer, "batches": loader, "usage": usage}
-    parts |= {"codebooks": codebooks} if codebooks else {}
-    parts |= {"average": average} if average else {}
-    if objective.network is not None:
-        critic = adamw(objective.network, **rates)
-        parts |= {"discriminator": objective.network, "discriminator_optimizer": critic}
-    done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
-    schedule = named_schedule(
-        config.schedule, config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps
-    )
+    state = {"tokenizer": tokenizer, "optimizer": optimizer, "batches": loader, "usage": usage}
+    state |= {"codebooks": codebooks} if codebooks else {}
+    state |= {"average": average} if average else {}
+    state |= {"discriminator": objective.network, "discriminator_optimizer": critic} if critic else {}
+    done, last = run.resume(**state), min(config.steps if until is None else until, config.steps)
     forward = forward_pass(tokenizer, run, compile=config.compile)
     tokenizer.train()
-    stream, count = iter(loader), config.tokenizer.context_frames
-    shown = average.model if average else tokenizer
+    stream, count, parts = iter(loader), config.tokenizer.context_frames, config.gradient_accumulation
+    shown, layer = average.model if average else tokenizer, last_layer_of(tokenizer)
     for step in run.updates("tokenizer", done, last, clips=config.batch_size):
         if codebooks and step == config.continuous_steps and step:
-            first, size = loader.step * config.batch_size, config.batch_size
-            coming = [range(first + k * size, first + (k + 1) * size) for k in range(START_BATCHES)]
-            batches = [loader.clips(numbers).frames.to(run.device) for numbers in coming]
-            codebooks.start(tokenizer, batches, run.generator)
-        frames = next(stream).frames.to(run.device)
-        context, future = frames[:, :count], frames[:, count:]
-        quantized, rate = step >= config.continuous_steps, schedule(step)
-        set_learning_rate(optimizer, rate)
-        with run.autocast():
-            found = forward(frames, quantized=quantized)
-            layer = last_layer_of(tokenizer)
-            losses = objective.generator(found, context, future, step=step, last_layer=layer, quantized=quantized)
-        _update(optimizer, losses.total, tokenizer, config.clip_norm)
-        figures = {"loss": losses.total, "learning_rate": rate, **losses.figures()}
-        if critic is not None and objective.network is not None and objective.is_adversarial(step):
-            set_learning_rate(critic, rate)
-            with run.autocast():
-                judged = objective.discriminator(torch.cat([found.context, found.future], dim=1), frames)
-            _update(critic, judged.loss, objective.network, config.clip_norm, run.ranks)
-            figures |= {f"discriminator_{name}": value for name, value in judged._asdict().items()}
+            codebooks.start(tokenizer, _coming(loader, config.batch_size, run.device), run.generator)
+        frames, quantized = next(stream).frames.to(run.device), step >= config.continuous_steps
+        optimizer.zero_grad(set_to_none=True)
+        figures, found = add_gradients(
+            forward, objective, run, frames, count, layer, step=step, quantized=quantized, parts=parts
+        )
+        figures["learning_rate"] = descend(optimizer, tokenizer, schedule(step), config.clip_norm)
+        if critic and objective.network is not None and objective.is_adversarial(step):
+            critic.zero_grad(set_to_none=True)
+            figures |= add_discriminator_gradients(objective, run, found, frames, parts=parts)
+            rate = critic_schedule(step - config.loss.discriminator_start)
+            rate = descend(critic, objective.network, rate, config.clip_norm, run.ranks)
+            figures["discriminator_learning_rate"] = rate
         if codebooks and quantized:
             figures["restarted"] = codebooks.update(tokenizer, found, run.generator)
         usage.add(found.context_codes, "context")
         usage.add(found.dynamics_codes, "dynamics")
         if average:
             average.update(tokenizer)
-        figures["psnr"] = -10 * torch.log10(F.mse_loss(found.future.detach().float(), future))
-        if run.is_save_step(step + 1, last=last):
+        figures["psnr"] = -10 * torch.log10(F.mse_loss(found.future.float(), frames[:, count:]))
+        saves = run.is_save_step(step + 1, last=last)
+        if saves:
             figures |= usage.figures()
             usage.reset()
             if evaluate is not None and run.ranks.is_first:
                 figures |= evaluate(shown.eval(), step + 1)
                 tokenizer.train()
-            run.log(step + 1, **figures)
-            run.save(step + 1, also=lambda folder: shown.save_pretrained(folder / "tokenizer"), **parts)
-        else:
-            run.log(step + 1, **figures)
+        run.log(step + 1, **figures)
+        if saves:
+            run.save(step + 1, also=lambda folder: shown.save_pretrained(folder / "tokenizer"), **state)
     return shown.eval()
 
 
-def _objective(config: TokenizerTraining, sample: Tensor, ranks: Ranks) -> TokenizerLoss:
-    weighed = config.loss
-    perceptual = load_perceptual(network=config.perceptual) if weighed.perceptual_weight else None
-    if perceptual is not None and ranks.is_first:
-        tqdm.write(f"perceptual distance: {perceptual.name}", file=sys.stderr)
-    discriminator = Discriminator(config.discriminator) if weighed.discriminator_weight else None
-    rare = RareColours(sample, config.rare_colour_weight) if config.rare_colour_weight > 1 else None
-    return TokenizerLoss(weighed, perceptual, discriminator, rare)
-
-
-def _codebooks(config: TokenizerTraining, tokenizer: CompressiveTokenizer, run: Run) -> Codebooks | None:
+def _check(config: TokenizerTraining, ranks: Ranks) -> None:
+    check_parts(config.gradient_accumulation, config.batch_size, ranks.ranks)
+    if config.compile and config.loss.discriminator_weight:
+        # Compiled, the backward pass is one piece: a gradient of the last layer alone cannot be had first.
+        raise UserError(
+            "compile is true, but the discriminator's weight needs gradients of one layer alone; set compile to false, "
+            "or loss.discriminator_weight to 0"
+        )
     if config.codes != "averages" and config.continuous_steps:
         raise UserError(
             f"codes is {config.codes!r} and continuous_steps is {config.continuous_steps}; set continuous_steps to 0: "
@@ -249,73 +222,50 @@ def _codebooks(config: TokenizerTraining, tokenizer: CompressiveTokenizer, run: 
             f"continuous_steps is {config.continuous_steps} of {config.steps} steps; no code would ever be placed: "
             "give fewer, or more steps"
         )
+
+
+def _objective(config: TokenizerTraining, sample: Tensor, ranks: Ranks) -> TokenizerLoss:
+    weighed = config.loss
+    perceptual = load_perceptual(network=config.perceptual) if weighed.perceptual_weight else None
+    if perceptual is not None and ranks.is_first:
+        tqdm.write(f"perceptual distance: {perceptual.name}", file=sys.stderr)
+    discriminator = Discriminator(config.discriminator) if weighed.discriminator_weight else None
+    rare = RareColours(sample, config.rare_colour_weight) if config.rare_colour_weight > 1 else None
+    return TokenizerLoss(weighed, perceptual, discriminator, rare, conditional=config.tokenizer.conditional)
+
+
+def _codebooks(config: TokenizerTraining, tokenizer: CompressiveTokenizer, run: Run) -> Codebooks | None:
     if config.codes == "frozen":
         freeze_codebooks(tokenizer)
     return Codebooks(tokenizer, config.codebook_decay, run.ranks).to(run.device) if config.codes == "averages" else None
 
 
-def _update(
-    optimizer: torch.optim.Optimizer,
-    loss: Tensor,
-    module: nn.Module,
-    clip_norm: float | None,
-    ranks: Ranks | None = None,
-) -> None:
-    """One step down; ``ranks``: where nothing else averages the gradients over them."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    for parameter in module.parameters() if ranks else ():
-        if parameter.grad is not None:
-            parameter.grad.copy_(ranks.mean(parameter.grad))  # type: ignore[union-attr]
-    if clip_norm is not None:
-        nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
-    optimizer.step()
+def _coming(loader: ClipLoader, size: int, device: torch.device) -> list[Tensor]:
+    """Frames of the next batches, those of all ranks."""
+    first = loader.step * size
+    numbers = [range(first + k * size, first + (k + 1) * size) for k in range(START_BATCHES)]
+    return [loader.clips(batch).frames.to(device) for batch in numbers]
 
 
-class Codebooks(nn.Module):
-    """The running means of all codebooks of a tokenizer."""
+def _optimizers(
+    config: TokenizerTraining, tokenizer: CompressiveTokenizer, discriminator: nn.Module | None
+) -> tuple[AdamW, AdamW | None]:
+    rest = {"betas": config.betas, "weight_decay": config.weight_decay}
+    optimizer = adamw(tokenizer, learning_rate=config.learning_rate, **rest)
+    if discriminator is None:
+        return optimizer, None
+    return optimizer, adamw(discriminator, learning_rate=_discriminator_peak(config), **rest)
 
-    def __init__(self, tokenizer: CompressiveTokenizer, decay: float, ranks: Ranks) -> None:
-        """Takes the codebooks out of the optimizer's hands."""
-        super().__init__()
-        self.ranks = ranks
-        self.conditional = tokenizer.config.conditional
-        for quantizer in self._quantizers(tokenizer):
-            quantizer.embedding.weight.requires_grad_(False)
-        self.averages = nn.ModuleList(CodebookAverage(q, decay, total=ranks.sum) for q in self._quantizers(tokenizer))
 
-    @torch.no_grad()
-    def start(self, tokenizer: CompressiveTokenizer, batches: list[Tensor], generator: torch.Generator) -> None:
-        """Places all codes by k-means on the vectors of some ``batches`` of frames ``[b t c h w]``."""
-        found = [self._vectors(tokenizer(frames, quantized=False)) for frames in batches]
-        for index, quantizer in enumerate(self._quantizers(tokenizer)):
-            vectors = torch.cat([vectors[index][0].flatten(0, -2) for vectors in found])
-            self._codebooks[index].start(quantizer, vectors, generator)
-        self._agree(tokenizer)
+def _schedules(config: TokenizerTraining) -> tuple[Schedule, Schedule]:
+    """Of the tokenizer, and of the discriminator by its own updates."""
+    name, steps = config.discriminator_schedule or config.schedule, config.steps - config.loss.discriminator_start
+    return (
+        named_schedule(config.schedule, config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps),
+        named_schedule(name, _discriminator_peak(config), steps=steps, warmup_steps=config.warmup_steps),
+    )
 
-    def update(self, tokenizer: CompressiveTokenizer, found: Reconstruction, generator: torch.Generator) -> int:
-        """Follows the vectors of one batch; returns how many codes restarted."""
-        pairs = zip(self._codebooks, self._quantizers(tokenizer), self._vectors(found), strict=True)
-        restarted = sum(average.update(q, vectors, codes, generator) for average, q, (vectors, codes) in pairs)
-        if restarted:
-            self._agree(tokenizer)
-        return restarted
 
-    def _agree(self, tokenizer: CompressiveTokenizer) -> None:
-        """Codes that were placed at random are those of the first rank."""
-        for average, quantizer in zip(self._codebooks, self._quantizers(tokenizer), strict=True):
-            self.ranks.copy_from_first([quantizer.embedding.weight, average.counts, average.sums])
-
-    @property
-    def _codebooks(self) -> list[CodebookAverage]:
-        return [average for average in self.averages if isinstance(average, CodebookAverage)]
-
-    def _quantizers(self, tokenizer: CompressiveTokenizer) -> list[VectorQuantizer]:
-        return [tokenizer.quantize, tokenizer.dynamics_quantize] if self.conditional else [tokenizer.quantize]
-
-    def _vectors(self, found: Reconstruction) -> list[tuple[Tensor, Tensor]]:
-        context = (found.context_vectors, found.context_codes)
-        dynamics = (found.dynamics_vectors, found.dynamics_codes)
-        if self.conditional:
-            return [context, dynamics]
-        return [tuple(torch.cat(pair, dim=1) for pair in zip(context, dynamics, strict=True))]  # type: ignore[misc]
+def _discriminator_peak(config: TokenizerTraining) -> float:
+    peak = config.discriminator_learning_rate
+    return config.learning_rate if peak is None else peak

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.discriminator import Discriminator
 from ivideogpt.models.tokenizer import CompressiveTokenizer, Reconstruction
+from ivideogpt.train.stillness import unrest
 
 #: Distance ``[n]`` of found from true frames, both float ``[n 3 h w]`` in [0, 1] (found ones may lie a little outside).
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -47,9 +48,10 @@ class TokenizerLossConfig:
         discriminator_start: updates of the tokenizer before the discriminator joins.
         adaptive_weight_limit: largest adaptive weight, before ``discriminator_weight``.
         balanced: context and future count by their share of frames; otherwise each counts as 1.
+        still_weight: of `stillness.unrest`: patches that stay the same keep their vectors. Not in the official code.
 
     Source: official flags ``recon_weight`` (with ``vae_loss`` l1 or l2), ``perc_weight``, ``disc_weight``,
-    ``disc_start`` (twice ours), ``balanced_loss``; the other two are constants there.
+    ``disc_start`` (twice ours), ``balanced_loss``; the limit and the commitment weight are constants there.
     """
 
     l1_weight: float = 1.0
@@ -60,6 +62,7 @@ class TokenizerLossConfig:
     discriminator_start: int = 0
     adaptive_weight_limit: float = 1e4
     balanced: bool = False
+    still_weight: float = 0.0
 
     def __post_init__(self) -> None:
         """Raises UserError where a number is negative or not finite, or no pixel counts."""
@@ -79,6 +82,7 @@ class TokenizerLosses(NamedTuple):
         context_l2, future_l2: squared error of pixels.
         context_perceptual, future_perceptual: perceptual distance.
         context_commitment, dynamics_commitment: codebook and commitment loss of the two codebooks.
+        unrest: of vectors whose patches stay the same.
         generator: minus the mean logit of the reconstructed frames.
         adaptive_weight: what ``generator`` is multiplied with in ``total``.
     """
@@ -92,6 +96,7 @@ class TokenizerLosses(NamedTuple):
     future_perceptual: Tensor | None = None
     context_commitment: Tensor | None = None
     dynamics_commitment: Tensor | None = None
+    unrest: Tensor | None = None
     generator: Tensor | None = None
     adaptive_weight: Tensor | None = None
 
@@ -127,6 +132,8 @@ class TokenizerLoss(nn.Module):
         perceptual: Perceptual | None = None,
         discriminator: Discriminator | None = None,
         pixel_weight: Callable[[Tensor], Tensor] | None = None,
+        *,
+        conditional: bool = True,
     ) -> None:
         """Keeps the parts.
 
@@ -135,12 +142,14 @@ class TokenizerLoss(nn.Module):
             perceptual: gives the perceptual distance and scales its inputs itself; None leaves it out.
             discriminator: None leaves it out.
             pixel_weight: how much each pixel ``[n 1 h w]`` of true frames ``[n 3 h w]`` counts; None: all alike.
+            conditional: vectors of context and future are of two kinds, so that none of one is compared with the other.
         """
         super().__init__()
         self.config = config
         self.perceptual = perceptual if config.perceptual_weight else None
         self.network = discriminator if config.discriminator_weight else None
         self.pixel_weight = pixel_weight
+        self.conditional = conditional
 
     def is_adversarial(self, step: int) -> bool:
         """Whether the discriminator takes part in update ``step`` (from 0)."""
@@ -168,6 +177,9 @@ class TokenizerLoss(nn.Module):
         """
         config = self.config
         shares = frame_weights(true_context.shape[1], true_future.shape[1], config.balanced)
+        parts: dict[str, Tensor] = {}
+        if config.still_weight:
+            parts["unrest"] = self._unrest(found, true_context, true_future)
         context, future = _images(found.context), _images(found.future)
         true_context, true_future = _images(true_context), _images(true_future)
         assert context.shape == true_context.shape and future.shape == true_future.shape
@@ -175,7 +187,8 @@ class TokenizerLoss(nn.Module):
         l1, l2 = (pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1])
         total = config.l1_weight * _weighted(shares, l1) + config.l2_weight * _weighted(shares, l2)
         reference = config.l1_weight * l1[1] + config.l2_weight * l2[1]
-        parts: dict[str, Tensor] = {}
+        if config.still_weight:
+            total = total + config.still_weight * parts["unrest"]
         images = torch.cat([context, future])
         if self.perceptual is not None:
             # One pass over all frames: the distance of a frame depends on no other.
@@ -232,6 +245,13 @@ class TokenizerLoss(nn.Module):
             norms.append(gradient.float().norm())
         ratio = norms[0] / norms[1].clamp(min=_LEAST_GRADIENT)
         return self.config.discriminator_weight * ratio.clamp(max=self.config.adaptive_weight_limit)
+
+    def _unrest(self, found: Reconstruction, true_context: Tensor, true_future: Tensor) -> Tensor:
+        if not self.conditional:
+            vectors = torch.cat([found.context_vectors, found.dynamics_vectors], dim=1)
+            return unrest(vectors, torch.cat([true_context, true_future], dim=1))
+        context = unrest(found.context_vectors, true_context)
+        return (context + unrest(found.dynamics_vectors, true_future)) / 2
 
     def _pixels(self, found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
         """Absolute and squared error."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
@@ -16,6 +20,7 @@ from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run
 from ivideogpt.train.batches import TokenBatch, TokenBatches
 from ivideogpt.train.forward import check_parts, forward_pass, gradients_meet, in_parts
+from ivideogpt.train.lora import LoraTraining, adapters, merged_model, trained_share
 from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.losses import TransformerLosses, transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -40,6 +45,7 @@ class TransformerTraining:
         imagined_share: share of future frames that are read as the forecast guesses them, so that the model learns to
             go on from its own mistakes; their own tokens are no targets. Needs a forecast.
         imagined_run: mean number of such frames in a row, each guessed from those before it.
+        lora: adapters that are trained in place of the transformer's weights; rank 0: none.
         gradient_accumulation: parts of a batch that are computed one after the other, for less memory; each part
             weighs the same.
         gradient_checkpointing: layers run a second time for their gradients: less memory, more time.
@@ -63,6 +69,7 @@ class TransformerTraining:
     forecast_weight: float = 0.5
     imagined_share: float = 0.0
     imagined_run: float = 1.0
+    lora: LoraTraining = field(default_factory=LoraTraining)
     gradient_accumulation: int = 1
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -74,6 +81,12 @@ class TransformerTraining:
         """Raises UserError where a number cannot be."""
         check_at_least(self, steps=1, batch_size=1, clip_frames=2, learning_rate=0, warmup_steps=0, seed=0)
         check_at_least(self, gradient_accumulation=1, imagined_share=0, imagined_run=1)
+        most = _most_imagined(self.imagined_run)
+        if self.imagined_share > most:
+            raise UserError(
+                f"imagined_share is {self.imagined_share}, but a true frame stands between runs of {self.imagined_run} "
+                f"imagined ones; expected at most {math.floor(most * 1000) / 1000}, or a longer imagined_run"
+            )
 
 
 def train_transformer(
@@ -91,7 +104,7 @@ def train_transformer(
         config: the settings; the schedule spans ``config.steps``.
         model: a trained tokenizer with a transformer to train.
         batches: tokens of clips of ``config.clip_frames``, ``config.batch_size`` at once on all ranks together.
-        run: its folder, device and precision; each checkpoint in it is a whole world model.
+        run: its folder, device and precision; each checkpoint in it is a whole world model, adapters merged.
         evaluate: measures the model at each checkpoint, given the number of updates; its figures join the log.
         until: stops after this many updates without changing the schedule.
 
@@ -100,12 +113,29 @@ def train_transformer(
 
     Raises:
         UserError: a batch cannot be divided; PyTorch cannot compile here; a loss is not finite.
+        MissingExtraError: there are to be adapters, and peft is not installed.
     """
     check_parts(config.gradient_accumulation, config.batch_size, run.ranks.ranks)
     model.to(run.device)
     model.tokenizer.requires_grad_(False)
     model.transformer.gradient_checkpointing = config.gradient_checkpointing
+    with adapters(model.transformer, config.lora):
+        _train(config, model, batches, run, evaluate, until)
+    return model.eval()
+
+
+def _train(
+    config: TransformerTraining,
+    model: WorldModel,
+    batches: TokenBatches,
+    run: Run,
+    evaluate: Callable[[WorldModel, int], dict[str, float]] | None,
+    until: int | None,
+) -> None:
+    """The loop: everything of the model that requires gradients is trained."""
     learner = Learner(model)
+    if config.lora.rank and run.ranks.is_first:
+        tqdm.write(f"adapters of rank {config.lora.rank}: {trained_share(learner)}", file=sys.stderr)
     optimizer = adamw(learner, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=config.betas)
     schedule = named_schedule(
         config.schedule,
@@ -132,15 +162,15 @@ def train_transformer(
         optimizer.step()
         figures["learning_rate"] = schedule(step)
         if run.is_save_step(step + 1, last=last):
+            learner.eval()
+            finished = merged_model(model) if run.ranks.is_first else model
             if evaluate is not None and run.ranks.is_first:
-                learner.eval()
-                figures |= evaluate(model, step + 1)
-                learner.train()
+                figures |= evaluate(finished, step + 1)
+            learner.train()
             run.log(step + 1, **figures)
-            run.save(step + 1, also=lambda folder: save_model(model, folder), **parts)
+            run.save(step + 1, also=partial(save_model, finished), **parts)
         else:
             run.log(step + 1, **figures)
-    return model.eval()
 
 
 def add_gradients(
@@ -217,16 +247,15 @@ def partly_imagined(
         ranks: whose rows ``ids`` are.
 
     Raises:
-        UserError: the numbers cannot be, or the model has no forecast.
+        UserError: the model has no forecast.
     """
-    if not 0 <= share < 1 or run < 1:
-        raise UserError(f"imagined_share is {share} and imagined_run {run}; expected 0 to below 1, and at least 1")
+    assert run >= 1 and 0 <= share <= _most_imagined(run)
     if share == 0:
         return None
     if not model.config.heads.forecast_grid:
         raise UserError(f"imagined_share is {share}, but this model has no forecast; set it to 0")
     stays = 1 - 1 / run
-    begins = min(share * (1 - stays) / (1 - share), 1.0)
+    begins = share * (1 - stays) / (1 - share)
     layout, count, ranks = model.layout, model.context_frames, ranks or Ranks()
     context, future = layout.split(ids, count)
     codes = torch.cat([context, future], dim=1)
@@ -242,3 +271,8 @@ def partly_imagined(
             assert guess is not None
             codes[rows, count + frame] = model.transformer.guess_logits(guess, layout.dynamics_ids).argmax(dim=-1)
     return layout.join(codes[:, :count], codes[:, count:])
+
+
+def _most_imagined(run: float) -> float:
+    """The largest share of imagined frames that runs of this mean length allow."""
+    return run / (run + 1)

@@ -25,6 +25,7 @@ def train_tokenizer(
     mixture: str | None = None,
     run: Path,
     init: str | None = None,
+    vqgan: str | None = None,
     steps: int | None = None,
     set: tuple[str, ...] = (),  # noqa: A002  the name of the option
     seed: int | None = None,
@@ -41,6 +42,8 @@ def train_tokenizer(
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
         run: folder for checkpoints, metrics.jsonl, curves and samples.
         init: a tokenizer to start from: a folder, a run, or a shipped model; its shape replaces the preset's.
+        vqgan: an image model's VQGAN to start from, as official-oxe-256-act-free does: amused/amused-256, or a folder
+            with config.json and diffusion_pytorch_model.safetensors; what it lacks is new.
         steps: stop after this many updates, without changing the schedule.
         set: settings to change, such as tokenizer.batch_size=16; the run folder's settings.json lists all.
         seed: of weights, data order and everything else that is random.
@@ -51,10 +54,13 @@ def train_tokenizer(
     """
     from ivideogpt.core.trackers import choose_tracker
     from ivideogpt.models.tokenizer import CompressiveTokenizer
+    from ivideogpt.train.vqgan import tokenizer_from_vqgan
     from ivideogpt.verbs.training import Machine, find_tokenizer, read_mixture, tokenizer_stage
 
     check_folder(run)
     _check(steps, seed)
+    if init is not None and vqgan is not None:
+        raise UserError(f"init is {init} and vqgan is {vqgan}; a tokenizer starts from one of them: leave one out")
     tracker, ranks = choose_tracker(tracker), Ranks.join(device)
     recipe, stores = _recipe(preset, set, seed), read_mixture(_data(preset, data, run, ranks), mixture)
     initial = None if init is None else CompressiveTokenizer.from_pretrained(find_tokenizer(init))
@@ -62,6 +68,10 @@ def train_tokenizer(
         wanted = recipe.tokenizer.tokenizer.context_frames
         initial.set_context_frames(min(initial.config.context_frames, wanted))
         recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, tokenizer=initial.config, continuous_steps=0))
+    if vqgan is not None:
+        initial, fresh = tokenizer_from_vqgan(recipe.tokenizer.tokenizer, vqgan, seed=recipe.tokenizer.seed)
+        if ranks.is_first:
+            print(f"new, as the VQGAN has none of that shape: {', '.join(fresh)}")
     machine = Machine(device=device, precision=precision, workers=workers, ranks=ranks, tracker=tracker)
     tokenizer_stage(recipe, stores, run, machine, initial=initial, until=steps)
     if machine.ranks.is_first:

@@ -5,22 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from ivideogpt.core.checkpoint import step_folders
-from ivideogpt.core.config import load_json, save_json, to_dict
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run, choose_precision
 from ivideogpt.core.trackers import open_tracker
 from ivideogpt.data.episodes import HELD_OUT
 from ivideogpt.data.mixtures import Mixture, load_mixture, named_mixture
-from ivideogpt.data.render import to_uint8, write_strip
 from ivideogpt.data.sampler import ClipLoader
 from ivideogpt.data.sources import OpenMixture, as_mixture, pooled_actions
 from ivideogpt.data.store import EpisodeStore
 from ivideogpt.data.tokens import TokenLoader, TokenStore
-from ivideogpt.metrics.image import psnr
 from ivideogpt.models.tokenizer import CONFIG_FILE, WEIGHTS_FILE, CompressiveTokenizer
 from ivideogpt.presets.recipe import Recipe
 from ivideogpt.train.batches import LiveTokens, StoredTokens, TokenBatches
@@ -28,13 +23,13 @@ from ivideogpt.train.forecast import ForecastTraining, train_forecast
 from ivideogpt.train.start import new_world_model
 from ivideogpt.train.tokenizer import TokenizerTraining, train_tokenizer
 from ivideogpt.train.transformer import TransformerTraining, train_transformer
+from ivideogpt.verbs.samples import imagination_figures, reconstruction_figures
+from ivideogpt.verbs.settings import data_facts, run_settings, settle
 from ivideogpt.worldmodel.config import ActionSpace, WorldModelConfig
-from ivideogpt.worldmodel.losses import transformer_losses
 from ivideogpt.worldmodel.shipped import SHIPPED
 from ivideogpt.worldmodel.world_model import WorldModel
 
-SETTINGS = "settings.json"
-_VALIDATION_BATCHES, _VALIDATION_SIZE, _SHOWN = 4, 8, 2
+_VALIDATION_SIZE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,38 +109,6 @@ def find_tokenizer(name: str) -> Path:
     raise UserError(f"{name} holds no tokenizer; expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or a run")
 
 
-def settle(folder: Path, recipe: Recipe, part: str, ranks: Ranks) -> None:
-    """Keeps the settings of a run beside it; a run goes on with the settings that it began with.
-
-    Raises:
-        UserError: it began with others; the first is named.
-    """
-    path, settings = folder / SETTINGS, _settings(recipe, part)
-    if path.is_file():
-        before = _settings(Recipe(), part) | load_json(path)  # what was no setting then was as it is by default now
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise UserError(
-                    f"{folder} was begun with {name} {before.get(name)!r}, not {value!r}; give the same settings, or "
-                    "choose another run folder"
-                )
-    ranks.wait()  # all have looked before the first one writes
-    if ranks.is_first:
-        save_json(path, settings)
-
-
-def _settings(recipe: Recipe, part: str) -> dict[str, object]:
-    """The settings of one training and those that all share, by their whole names."""
-    others = {"tokenizer", "transformer"} - {part}
-    return _flat({name: value for name, value in to_dict(recipe).items() if name not in others})
-
-
-def _flat(values: object, prefix: str = "") -> dict[str, object]:
-    if isinstance(values, dict):
-        return {k: v for name, value in values.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
-    return {prefix.rstrip("."): values}
-
-
 def tokenizer_stage(
     recipe: Recipe,
     mixture: Mixture,
@@ -169,8 +132,8 @@ def tokenizer_stage(
         UserError: the data or the folder does not fit.
     """
     config = recipe.tokenizer
-    run = machine.run(folder, config, _settings(recipe, "tokenizer"))
-
+    facts = data_facts(OpenMixture(mixture, recipe.tokenizer_clips()))
+    run = machine.run(folder, config, run_settings(recipe, "tokenizer", facts))
     train = ClipLoader(
         mixture,
         recipe.tokenizer_clips(),
@@ -190,30 +153,10 @@ def tokenizer_stage(
     )
 
     def evaluate(tokenizer: CompressiveTokenizer, step: int) -> dict[str, float]:
-        return {} if measured is None else reconstruction_figures(tokenizer, measured, folder / "samples", step)
+        return {} if measured is None else reconstruction_figures(tokenizer, measured, run, step)
 
-    settle(folder, recipe, "tokenizer", machine.ranks)
+    settle(folder, recipe, "tokenizer", facts, machine.ranks)
     return train_tokenizer(config, train, run, initial=initial, evaluate=evaluate, until=until)
-
-
-@torch.inference_mode()
-def reconstruction_figures(
-    tokenizer: CompressiveTokenizer, clips: ClipLoader, folder: Path, step: int
-) -> dict[str, float]:
-    """Mean PSNR of held-out context and future frames; writes a strip of some, true above reconstructed."""
-    context, future, count = 0.0, 0.0, tokenizer.config.context_frames
-    for number in range(_VALIDATION_BATCHES):
-        true = clips.clips(clips.numbers(number)).frames
-        found = tokenizer.detokenize(tokenizer.tokenize(true)[0]).clamp(0, 1)
-        quality = psnr(found, true)
-        context += float(quality[:, :count].mean()) / _VALIDATION_BATCHES
-        future += float(quality[:, count:].mean()) / _VALIDATION_BATCHES
-        if number == 0:
-            rows = {
-                f"{name} {k}": to_uint8(x[k]) for k in range(_SHOWN) for name, x in (("true", true), ("ours", found))
-            }
-            write_strip(folder / f"step-{step:08d}.png", rows, context_frames=count)
-    return {"validation_psnr_context": context, "validation_psnr_future": future}
 
 
 def transformer_stage(
@@ -240,8 +183,13 @@ def transformer_stage(
         until: stops after this many updates of the transformer without changing the schedule.
 
     Raises:
-        UserError: the data, the tokenizer or the folder does not fit.
+        UserError: the data, the tokenizer or the folder does not fit; adapters have no model to start from.
     """
+    if recipe.transformer.lora.rank and initial is None:
+        raise UserError(
+            f"transformer.lora.rank is {recipe.transformer.lora.rank}, but adapters need trained weights beside them; "
+            "give a model to start from as --init, or set it to 0"
+        )
     tokens = data if isinstance(data, TokenStore) else None
     mixture = data if isinstance(data, Mixture) else data.facts.mixture
     if tokens is not None and recipe.stride is not None and set(tokens.facts.strides) != {recipe.stride}:
@@ -280,8 +228,9 @@ def transformer_stage(
         )
         return LiveTokens(model, loader)
 
-    settle(folder, recipe, "transformer", machine.ranks)
-    settings = _settings(recipe, "transformer")
+    facts = data_facts(opened, tokens=tokens, tokenizer=tokenizer)
+    settle(folder, recipe, "transformer", facts, machine.ranks)
+    settings = run_settings(recipe, "transformer", facts)
     for number, forecast in enumerate(recipe.forecasts, 1):
         run = machine.run(folder, forecast, settings, part=f"forecast-{number}")
         frames = forecast.clip_frames(context)
@@ -295,7 +244,7 @@ def transformer_stage(
         measured = LiveTokens(model, ClipLoader(apart, spec, batch_size=_VALIDATION_SIZE, device=run.device))
 
     def evaluate(trained: WorldModel, step: int) -> dict[str, float]:
-        return {} if measured is None else imagination_figures(trained, measured, folder / "samples", step)
+        return {} if measured is None else imagination_figures(trained, measured, run, step)
 
     train = batches(config.clip_frames, config.batch_size, config.seed)
     return train_transformer(config, model, train, run, evaluate=evaluate, until=until)
@@ -350,23 +299,3 @@ def start_from(model: WorldModel, initial: WorldModel) -> list[str]:
     fitting = {name: found[name] for name, value in heads.items() if name in found and found[name].shape == value.shape}
     model.heads.load_state_dict(heads | fitting)
     return sorted(heads.keys() - fitting.keys())
-
-
-@torch.inference_mode()
-def imagination_figures(model: WorldModel, clips: LiveTokens, folder: Path, step: int) -> dict[str, float]:
-    """Mean token loss and accuracy on held-out clips; writes a strip of some, true above imagined."""
-    loss = accuracy = 0.0
-    for number in range(_VALIDATION_BATCHES):
-        batch = clips.batch(clips.loader.numbers(number))
-        losses = transformer_losses(model, batch.ids, batch.actions)
-        loss += float(losses.tokens) / _VALIDATION_BATCHES
-        accuracy += float(losses.accuracy) / _VALIDATION_BATCHES
-    true = clips.loader.clips(clips.loader.numbers(0)[:_SHOWN]).frames
-    count, actions = model.context_frames, clips.batch(clips.loader.numbers(0)[:_SHOWN]).actions
-    imagined = model.imagine(true[:, :count], actions, horizon=true.shape[1] - count)
-    shown = torch.cat([true[:, :count], imagined.frames.to(true.device)], dim=1)
-    rows = {
-        f"{name} {k}": to_uint8(x[k]) for k in range(len(true)) for name, x in (("true", true), ("imagined", shown))
-    }
-    write_strip(folder / f"step-{step:08d}.png", rows, context_frames=count)
-    return {"validation_tokens": loss, "validation_accuracy": accuracy}

@@ -1,0 +1,396 @@
+"""What an update costs beside the official one: of the transformer and of the tokenizer.
+
+    .venv/bin/python benchmarks/train_step.py [--part transformer] [--size official-64] [--batch 2] [--steps 10]
+
+Needs the extra ``dev``. In one process every row makes one update after the other, in turns, so that other work on the
+machine meets all of them; figures are medians of ``--steps`` turns after a warm-up. The baseline (`_official_step.py`)
+is in float32 and, where the device computes in it, also in bfloat16, as the official scripts train; its tokens are
+always made in float32. Before anything is timed, both sides must give the same loss for the same weights and clips.
+Clips and kept tokens lie in memory: `dataloader.py` measures loaders. Pictures are smooth noise; weights are random.
+
+"x official" is relative to the faster row of the baseline. GFLOP are those of the convolutions, matrix products and
+attention of one update, live tokens included; the peak is a large matrix product in the same precision, in the same
+turns. On a GPU float32 convolutions use TF32, as PyTorch sets it for both sides, and float32 products do not. Memory is
+the most that a process of its own holds for one row: on a GPU what PyTorch allocates, on a CPU what the process grows
+by. A table for each part, then one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import tyro
+from _official_step import OfficialTokenizer, OfficialTransformer, import_transformers
+from _our_step import OurTokenizer, OurTransformer, new_perceptual, new_tokenizer, pictures, tiny_recipe
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from ivideogpt.core.config import check_at_least
+from ivideogpt.core.episode import Clip
+from ivideogpt.core.files import write_text_atomic
+from ivideogpt.core.run import Precision, choose_device, choose_precision
+from ivideogpt.models.discriminator import Discriminator
+from ivideogpt.presets.official import oxe_64_act_free
+from ivideogpt.presets.recipe import Recipe
+from ivideogpt.train.start import new_world_model
+from ivideogpt.train.tokenizer_loss import TokenizerLoss, TokenizerLossConfig
+from ivideogpt.worldmodel.config import WorldModelConfig
+
+Part = Literal["transformer", "tokenizer"]
+Update = Callable[[], None]
+
+#: How far the losses of both sides may lie apart.
+TOLERANCE = 1e-3
+# PyTorch counts the attention of GPUs alone.
+_ALSO_COUNTED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(g, q, k, v)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compares updates of ours with official ones.
+
+    Attributes:
+        part: which network is trained.
+        size: "official-64" is the published shape at 64 px, "tiny" shows that everything runs.
+        batch: clips an update.
+        device: "auto", "cpu", "cuda", ...
+        steps: turns that are timed.
+        threads: of the CPU; None: as PyTorch chooses.
+        action_dim: numbers in an action; 0: without actions, as in pre-training.
+        adversarial: the discriminator takes part, which the published training at 64 px never reaches. An update of
+            the baseline then draws two batches; only the one that the tokenizer learns from counts as clips.
+        compile: also a row by ``torch.compile``; None: on a GPU.
+        memory: measured, in a process for each row.
+        out: a folder for the figures, in a file named by the time.
+    """
+
+    part: Literal["transformer", "tokenizer", "both"] = "both"
+    size: Literal["tiny", "official-64"] = "official-64"
+    batch: int = 2
+    device: str = "auto"
+    steps: int = 10
+    threads: int | None = None
+    action_dim: int = 4
+    adversarial: bool = False
+    compile: bool | None = None
+    memory: bool = True
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_at_least(self, batch=1, steps=1, action_dim=0)
+        if self.threads is not None:
+            check_at_least(self, threads=1)
+
+    def recipe(self) -> Recipe:
+        """How the networks look and are trained."""
+        recipe = tiny_recipe() if self.size == "tiny" else oxe_64_act_free()
+        loss = TokenizerLossConfig() if self.adversarial else recipe.tokenizer.loss
+        return replace(
+            recipe,
+            tokenizer=replace(recipe.tokenizer, loss=loss),
+            model=replace(recipe.model, actions=self.action_dim > 0),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    official: bool
+    precision: Precision
+    kept_tokens: bool = False
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        words = ("official" if self.official else "ours", self.precision)
+        return ", ".join((*words, *["kept tokens"] * self.kept_tokens, *["compiled"] * self.compiled))
+
+    def settings(self, part: Part) -> dict[str, Any]:
+        """What the side of this row is to do."""
+        values: dict[str, Any] = {"precision": self.precision}
+        if not self.official:
+            values["compiled"] = self.compiled
+            if part == "transformer":
+                values["kept_tokens"] = self.kept_tokens
+        return values
+
+
+class Figures(NamedTuple):
+    """Of one row: seconds and floating-point operations of an update, their share of the peak, MiB."""
+
+    seconds: float
+    operations: float
+    peak_share: float
+    memory: int | None
+
+
+def rows_of(options: Options, part: Part) -> list[Row]:
+    """What is compared: baseline first."""
+    precisions: list[Precision] = ["float32"]
+    if choose_precision("auto", options.device) == "bfloat16":
+        precisions.append("bfloat16")
+    kept = (False, True) if part == "transformer" else (False,)
+    rows = [Row(True, precision) for precision in precisions]
+    rows += [Row(False, precision, kept_tokens) for precision in precisions for kept_tokens in kept]
+    compiles = choose_device(options.device).type == "cuda" if options.compile is None else options.compile
+    if compiles and not (part == "tokenizer" and options.adversarial):  # its adaptive weight excludes compiling
+        rows += [replace(row, compiled=True) for row in rows if not row.official and row.precision == precisions[-1]]
+    return rows
+
+
+# Measuring
+
+
+def build(
+    options: Options, part: Part, rows: Sequence[Row], folder: Path
+) -> tuple[dict[Row, Update], dict[bool, float]]:
+    """The updates of ``rows`` and, where both sides are among them, the loss of each (True: official).
+
+    A side that no row needs is not kept: a process that measures memory holds one.
+    """
+    torch.manual_seed(0)
+    wanted = {row.official for row in rows}
+    sides = (transformer_sides if part == "transformer" else tokenizer_sides)(options, wanted, folder)
+    losses = {}
+    if len(sides) == 2:
+        # TF32 is not exact enough to choose the same tokens on both sides.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            losses = {official: side.loss() for official, side in sides.items()}
+    return {row: sides[row.official].step(**row.settings(part)) for row in rows}, losses
+
+
+def transformer_sides(options: Options, wanted: set[bool], folder: Path) -> dict[bool, Any]:
+    """The sides of the transformer: the same weights and clips."""
+    device, recipe = str(choose_device(options.device)), options.recipe()
+    training, tokenizer = recipe.transformer, new_tokenizer(recipe.tokenizer.tokenizer)
+    count, length = tokenizer.config.context_frames, training.clip_frames
+    heads = recipe.model.heads(tokenizer, options.action_dim, rewards=False)
+    config = WorldModelConfig(context_frames=count, clip_frames=length, heads=heads)
+    model = new_world_model(recipe.model, config, tokenizer).eval()
+    frames = pictures(options.batch, length, tokenizer.config.resolution)
+    actions = torch.randn(options.batch, length, options.action_dim) if options.action_dim else None
+    sides: dict[bool, Any] = {}
+    if True in wanted:
+        future = None if actions is None else actions[:, count - 1 : -1]
+        sides[True] = OfficialTransformer(model, training, frames, future, device)
+    if False in wanted:
+        mask = None if actions is None else torch.ones_like(actions, dtype=torch.bool)
+        clip = Clip(frames=frames, actions=actions, action_mask=mask, context_frames=count)
+        sides[False] = OurTransformer(model, training, clip, device, folder)
+    return sides
+
+
+def tokenizer_sides(options: Options, wanted: set[bool], folder: Path) -> dict[bool, Any]:
+    """The sides of the tokenizer: the same weights and clips."""
+    device, training = str(choose_device(options.device)), options.recipe().tokenizer
+    shape = training.tokenizer
+    tokenizer, perceptual = new_tokenizer(shape), new_perceptual().to(device)
+    discriminator = Discriminator(training.discriminator) if options.adversarial else None
+    frames = pictures(options.batch, shape.context_frames + training.future_frames, shape.resolution)
+    sides: dict[bool, Any] = {}
+    if True in wanted:  # before ours, which takes the weights for its own
+        sides[True] = OfficialTokenizer(tokenizer, training, perceptual, discriminator, frames, device)
+    if False in wanted:
+        objective = TokenizerLoss(training.loss, perceptual, discriminator)
+        sides[False] = OurTokenizer(tokenizer, objective, training, frames, device, folder)
+    return sides
+
+
+def check_losses(losses: Mapping[bool, float]) -> float:
+    """How far the losses of both sides lie apart.
+
+    Raises:
+        ArithmeticError: too far: they do not do the same.
+    """
+    difference = abs(losses[True] - losses[False])
+    if not difference <= TOLERANCE:
+        raise ArithmeticError(f"the losses differ: official {losses[True]}, ours {losses[False]}")
+    return difference
+
+
+def products(device: torch.device, precisions: set[Precision], size: int) -> dict[Precision, Update]:
+    """A large matrix product in each precision."""
+
+    def product(precision: Precision) -> Update:
+        a, b = (torch.rand(size, size, device=device, dtype=getattr(torch, precision)) for _ in range(2))
+        return lambda: torch.mm(a, b)
+
+    return {precision: product(precision) for precision in precisions}
+
+
+def in_turns(actions: Mapping[Any, Update], turns: int, device: torch.device) -> dict[Any, float]:
+    """Median seconds of each action; all have run before."""
+    times: dict[Any, list[float]] = {name: [] for name in actions}
+    for _ in range(turns):
+        for name, action in actions.items():
+            wait(device)
+            start = time.perf_counter()
+            action()
+            wait(device)
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def operations(update: Update) -> int:
+    """Floating-point operations of an update."""
+    with FlopCounterMode(display=False, custom_mapping=_ALSO_COUNTED) as counter:
+        update()
+    return counter.get_total_flops()
+
+
+def measure(options: Options, part: Part, folder: Path) -> tuple[dict[Row, Figures], float]:
+    """All rows of a part, and how far the losses of both sides lie apart."""
+    rows, device = rows_of(options, part), choose_device(options.device)
+    memory = {row: in_a_process(options, part, row) if options.memory else None for row in rows}
+    updates, losses = build(options, part, rows, folder)
+    difference = check_losses(losses)
+    size = 256 if options.size == "tiny" else 8192 if device.type == "cuda" else 2048
+    peaks = products(device, {row.precision for row in rows}, size)
+    counts = {row: operations(update) for row, update in updates.items() if not row.compiled}  # and a warm-up
+    for action in [*peaks.values(), *(updates[row] for row in rows if row.compiled)]:
+        action()
+    seconds = in_turns({**updates, **peaks}, options.steps, device)
+    found = {}
+    for row in rows:
+        count, peak = counts[replace(row, compiled=False)], 2 * size**3 / seconds[row.precision]
+        found[row] = Figures(seconds[row], count, count / seconds[row] / peak, memory[row])
+    return found, difference
+
+
+def in_a_process(options: Options, part: Part, row: Row) -> int | None:
+    """See `most_memory`."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(most_memory, options, part, row).result()
+
+
+def most_memory(options: Options, part: Part, row: Row) -> int | None:
+    """MiB that this process, started for it, holds at most while it makes two updates; None where no one says."""
+    device = choose_device(options.device)
+    use_threads(options)
+    if part == "transformer" and row.official:
+        import_transformers()
+    before = process_memory("VmRSS")
+    with tempfile.TemporaryDirectory() as folder:
+        updates, _ = build(options, part, [row], Path(folder))
+        for _ in range(2):  # the optimizer's state comes with the first
+            updates[row]()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    most = process_memory("VmHWM")
+    return None if before is None or most is None else most - before
+
+
+def process_memory(label: str) -> int | None:
+    """MiB of this process: now (VmRSS), or at most so far (VmHWM); None where the system has no such file."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(f"{label}:"))
+
+
+def use_threads(options: Options) -> None:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+
+
+# What is said
+
+
+def show(part: Part, options: Options, found: Mapping[Row, Figures]) -> None:
+    """One table."""
+    best = fastest(found, official=True)
+    print(f"\n{part}, {options.size}, {options.batch} clips an update")
+    print(
+        f"  {'row':38s} {'ms':>9s} {'clips/s':>9s} {'x official':>11s} {'GFLOP':>9s} {'of the peak':>12s} {'MiB':>7s}"
+    )
+    for row, one in found.items():
+        print(
+            f"  {row.name:38s} {1e3 * one.seconds:9.1f} {options.batch / one.seconds:9.3f} "
+            f"{best / one.seconds:11.2f} {one.operations / 1e9:9.1f} {one.peak_share:12.0%} "
+            f"{'-' if one.memory is None else one.memory:>7}"
+        )
+
+
+def fastest(found: Mapping[Row, Figures], **wanted: bool | str) -> float:
+    """Seconds of the fastest row with these attributes."""
+    return min(one.seconds for row, one in found.items() if wanted.items() <= vars(row).items())
+
+
+def ratios(part: Part, found: Mapping[Row, Figures]) -> dict[str, float]:
+    """How much faster our fastest row is than the fastest of the baseline, and than its float32."""
+    values = {}
+    for suffix, kept_tokens in (("", False), ("_kept_tokens", True)):
+        if any(row.kept_tokens == kept_tokens for row in found):
+            ours = fastest(found, official=False, kept_tokens=kept_tokens)
+            values[f"ratio_{part}{suffix}"] = fastest(found, official=True) / ours
+            values[f"ratio_{part}{suffix}_to_float32"] = fastest(found, official=True, precision="float32") / ours
+    return {name: round(value, 3) for name, value in values.items()}
+
+
+def summary(options: Options, results: Mapping[Part, tuple[dict[Row, Figures], float]]) -> dict[str, Any]:
+    """What the JSON line holds."""
+    device = choose_device(options.device)
+
+    def each(value: Callable[[Figures], float | int | None]) -> dict[str, dict[str, float | int | None]]:
+        return {part: {row.name: value(one) for row, one in found.items()} for part, (found, _) in results.items()}
+
+    values: dict[str, Any] = {"benchmark": "train_step", "size": options.size, "batch": options.batch}
+    for part, (found, _) in results.items():
+        values |= ratios(part, found)
+    return values | {
+        "clips_per_second": each(lambda one: round(options.batch / one.seconds, 4)),
+        "peak_share": each(lambda one: round(one.peak_share, 4)),
+        "gflop": each(lambda one: round(one.operations / 1e9, 1)),
+        "memory_mib": each(lambda one: one.memory) if options.memory else None,
+        "loss_difference": {part: difference for part, (_, difference) in results.items()},
+        "action_dim": options.action_dim,
+        "adversarial": options.adversarial,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": import_transformers().__version__,
+    }
+
+
+def main(options: Options) -> None:
+    """Prints the tables and the JSON line."""
+    use_threads(options)
+    parts: tuple[Part, ...] = ("transformer", "tokenizer") if options.part == "both" else (options.part,)
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for part in parts:
+            results[part] = measure(options, part, Path(folder) / part)
+            show(part, options, results[part][0])
+    line = json.dumps(summary(options, results))
+    if options.out is not None:
+        write_text_atomic(options.out / f"train_step-{datetime.now():%Y-%m-%d-%H%M%S}.json", line + "\n")
+    print(line)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

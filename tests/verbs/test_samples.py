@@ -1,0 +1,65 @@
+"""Pictures of a training: a video and a strip of the same clips, the truth above what the model made of it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ivideogpt.core.run import Run
+from ivideogpt.data.media import read_episode
+from ivideogpt.verbs.samples import write_samples
+
+TRUE, OURS = (0, 0, 1), (1, 0, 0)
+
+
+class Pictures:
+    """A tracker that keeps the pictures it is given."""
+
+    def __init__(self):
+        self.given = []
+
+    def image(self, name, path, step):
+        self.given.append((name, path, step))
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Three blue clips that were taken for red ones, and the tracker of their run."""
+    tracker = Pictures()
+    run = Run(tmp_path, device="cpu", trackers=[tracker])
+    clips = {
+        label: torch.tensor(colour).float()[:, None, None].expand(3, 5, 3, 16, 16)
+        for label, colour in (("true", TRUE), ("imagined", OURS))
+    }
+    write_samples(run, 7, clips, context_frames=2)
+    return tmp_path / "samples", tracker
+
+
+def places(picture, colour):
+    """Where pixels of a colour are, ``[n 2]``; videos are not exact."""
+    distance = np.abs(picture.astype(int) - np.array(colour) * 255).max(axis=-1)
+    return np.argwhere(distance < 40)
+
+
+def test_a_video_shows_every_clip_with_the_truth_above_ours(samples):
+    video = read_episode(samples[0] / "step-00000007.mp4").frames
+    assert len(video) == 5
+    for frame in video:
+        true, ours = places(frame, TRUE), places(frame, OURS)
+        assert true[:, 0].max() < ours[:, 0].min()  # rows of the picture
+        for found in (true, ours):
+            columns = np.unique(found[:, 1])
+            assert (np.diff(columns) > 1).sum() == 2  # three clips, apart from each other
+            assert len(columns) == pytest.approx(3 * 256, abs=12)
+
+
+def test_a_strip_has_a_row_for_each_clip_and_trackers_are_given_it(samples):
+    folder, tracker = samples
+    path = folder / "step-00000007.png"
+    strip = np.asarray(Image.open(path).convert("RGB"))
+    kinds = [
+        "true" if len(places(row[None], TRUE)) else "ours" if len(places(row[None], OURS)) else "" for row in strip
+    ]
+    bands = [kind for kind, before in zip(kinds[1:], kinds, strict=False) if kind and kind != before]
+    assert bands == ["true", "ours"] * 3
+    assert tracker.given == [("samples", path, 7)]
