@@ -1,9 +1,11 @@
-"""What trackers are given: TensorBoard's files are read back; stand-ins for the services write down their calls."""
+"""What trackers are given: files are read back; stand-ins for the services write down their calls."""
 
 import io
 import json
+import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -47,6 +49,9 @@ class Service:
         note = lambda verb: lambda *words, **named: self.calls.append((verb, words, named))  # noqa: E731
         return SimpleNamespace(log=note("log"), finish=note("finish"), define_metric=note("define_metric"))
 
+    def finish(self):
+        self.calls.append(("finish", (), {}))
+
     def Image(self, path):  # noqa: N802  as the packages call it
         return ("picture", path)
 
@@ -59,6 +64,14 @@ def picture(folder, step):
     path = folder / f"{step}.png"
     Image.new("RGB", (4, 2), (step, 20, 30)).save(path)
     return path
+
+
+def run_python(code, folder):
+    """What a program of its own prints; it finds this file's functions."""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def train(folder, trackers, *, steps, log_every=2, save_every=0, stop_at=None, ranks=None):
@@ -197,6 +210,37 @@ def test_trackio_knows_a_folder_by_a_name_of_its_own(tmp_path, monkeypatch):
     curves, samples = trackio.named("log")[:2]
     assert curves == (({"loss": 0.5, "validation": 2.0},), {"step": 2})
     assert samples == (({"samples": ("picture", str(tmp_path / "a" / "run" / "2.png"))},), {"step": 2})
+
+
+def test_the_real_trackio_keeps_every_point_of_a_stopped_run_once(tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    code = (
+        "import sys; from pathlib import Path; from tests.core.test_trackers import train; "
+        "from ivideogpt.core.trackers import open_tracker; folder = Path(sys.argv[1]); "
+        "[train(folder, [open_tracker('trackio', folder, {'a': 1}, 'wm')], steps=n, save_every=2) for n in (2, 6)]; "
+        "print('last')"
+    )
+    said = run_python(code, tmp_path / "run")
+    assert said.splitlines()[-1] == "last", "nothing is said at exit"
+    (database,) = (tmp_path / "trackio").glob("*.db")
+    with sqlite3.connect(database) as connection:
+        steps = [step for (step,) in connection.execute("select step from metrics order by id") if step]
+    assert set(steps) == {2, 4, 6}
+
+
+def test_the_real_wandb_keeps_a_run_here_when_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    code = (
+        "import sys; from pathlib import Path; from tests.core.test_trackers import train; "
+        "from ivideogpt.core.trackers import open_tracker; folder = Path(sys.argv[1]); "
+        "train(folder, [open_tracker('wandb', folder, {'a': 1}, 'wm')], steps=4)"
+    )
+    run_python(code, tmp_path / "run")
+    (stored,) = (tmp_path / "run").glob("wandb/offline-run-*/run-*.wandb")
+    held = stored.read_bytes()
+    assert all(word in held for word in (b"loss", b"validation", b"samples", b"ivideogpt"))
 
 
 def test_a_service_that_refuses_is_a_user_error_before_training(tmp_path, monkeypatch):

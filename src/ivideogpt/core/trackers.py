@@ -189,6 +189,12 @@ class Trackio(_Service):
         """See `Tracker`."""
         self._run.log({name: _package("trackio").Image(str(path))}, step=step)
 
+    def close(self) -> None:
+        """See `Tracker`."""
+        if self._run is not None:
+            _package("trackio").finish()  # the run's own leaves the package to finish it again at exit, aloud
+            self._run = None
+
 
 TRACKERS: dict[str, type[TensorBoard | WeightsAndBiases | Trackio]] = {
     "tensorboard": TensorBoard,
