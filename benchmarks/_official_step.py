@@ -12,59 +12,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ivideogpt.core.errors import MissingExtraError
+from ivideogpt.bench.official import new_llama, plain_tokenizer
 from ivideogpt.metrics.perceptual import PerceptualDistance
-from ivideogpt.models.autoencoder import CrossAttentionBlock
 from ivideogpt.models.discriminator import Discriminator
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.train.tokenizer import TokenizerTraining
 from ivideogpt.train.transformer import TransformerTraining
-from ivideogpt.worldmodel.official import transformer_config_to_official, transformer_to_official
+from ivideogpt.worldmodel.official import transformer_to_official
 from ivideogpt.worldmodel.world_model import WorldModel
-
-
-def import_transformers() -> Any:
-    """The package that the baseline is made with; only here, because it takes seconds.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError("transformers", "dev") from error
-    return transformers
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The forward pass of one network, as accelerate's ``mixed_precision`` does it."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def plain_tokenizer(tokenizer: CompressiveTokenizer) -> CompressiveTokenizer:
-    """A copy with the same weights that computes as the official class does."""
-    copied = copy.deepcopy(tokenizer).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    for module in copied.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
-        elif isinstance(module, CrossAttentionBlock):
-            module.register_forward_pre_hook(_repeat_context)
-        elif isinstance(module, nn.MultiheadAttention):
-            module.register_forward_pre_hook(
-                lambda _, args, named: (args, {**named, "need_weights": True}), with_kwargs=True
-            )
-    return copied
-
-
-def _repeat_context(_: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    x, context = args
-    return x, context.repeat_interleave(len(x) // len(context), dim=0)
 
 
 class LlamaWithActions(nn.Module):
@@ -73,9 +38,8 @@ class LlamaWithActions(nn.Module):
     def __init__(self, model: WorldModel) -> None:
         """Copies transformer and action layer."""
         super().__init__()
-        shape, transformers = model.transformer.config, import_transformers()
-        fields = transformer_config_to_official(shape) | {"bos_token_id": None, "eos_token_id": None}
-        self.llama = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(fields))
+        shape = model.transformer.config
+        self.llama = new_llama(shape)
         state = transformer_to_official(dict(model.transformer.state_dict()), shape.num_layers)
         self.llama.load_state_dict(state)
         if model.action_dim:

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ivideogpt.core.episode import Clip
 from ivideogpt.core.optim import adamw
@@ -51,26 +50,6 @@ def tiny_recipe() -> Recipe:
         model=replace(recipe.model, transformer=transformer),
         transformer=replace(recipe.transformer, clip_frames=4),
     )
-
-
-def pictures(rows: int, count: int, size: int) -> Tensor:
-    """Float ``[rows count 3 size size]`` in [0, 1]: coarse colours and noise."""
-    coarse = F.interpolate(torch.rand(rows * count, 3, 5, 5), (size, size), mode="bilinear")
-    return (0.8 * coarse + 0.2 * torch.rand(coarse.shape)).unflatten(0, (rows, count))
-
-
-def new_tokenizer(shape: TokenizerConfig) -> CompressiveTokenizer:
-    """Random weights; the codes lie about vectors that frames have, far enough apart that rounding changes no token."""
-    tokenizer = CompressiveTokenizer(shape).eval()
-    with torch.no_grad():
-        seen = tokenizer(pictures(1, shape.context_frames + 1, shape.resolution))
-        for quantizer, vectors in (
-            (tokenizer.quantize, seen.context_vectors),
-            (tokenizer.dynamics_quantize, seen.dynamics_vectors),
-        ):
-            codes, pool = quantizer.embedding.weight, vectors.flatten(0, -2)
-            codes.copy_(pool[torch.randint(len(pool), (len(codes),))] + 0.5 * pool.std() * torch.randn(codes.shape))
-    return tokenizer
 
 
 def new_perceptual() -> PerceptualDistance:

@@ -18,12 +18,8 @@ by. A table for each part, then one JSON line.
 from __future__ import annotations
 
 import json
-import multiprocessing
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -31,10 +27,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import tyro
-from _official_step import OfficialTokenizer, OfficialTransformer, import_transformers
-from _our_step import OurTokenizer, OurTransformer, new_perceptual, new_tokenizer, pictures, tiny_recipe
+from _official_step import OfficialTokenizer, OfficialTransformer
+from _our_step import OurTokenizer, OurTransformer, new_perceptual, tiny_recipe
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from ivideogpt.bench import measuring
+from ivideogpt.bench.official import import_transformers
+from ivideogpt.bench.subject import new_tokenizer, pictures
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.episode import Clip
 from ivideogpt.core.files import write_text_atomic
@@ -224,37 +223,6 @@ def check_losses(losses: Mapping[bool, float]) -> float:
     return difference
 
 
-def products(device: torch.device, precisions: set[Precision], size: int) -> dict[Precision, Update]:
-    """A large matrix product in each precision."""
-
-    def product(precision: Precision) -> Update:
-        a, b = (torch.rand(size, size, device=device, dtype=getattr(torch, precision)) for _ in range(2))
-        return lambda: torch.mm(a, b)
-
-    return {precision: product(precision) for precision in precisions}
-
-
-def in_turns(actions: Mapping[Any, Update], turns: int, device: torch.device) -> dict[Any, float]:
-    """Median seconds of each action; all have run before."""
-    times: dict[Any, list[float]] = {name: [] for name in actions}
-    for _ in range(turns):
-        for name, action in actions.items():
-            wait(device)
-            start = time.perf_counter()
-            action()
-            wait(device)
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was asked."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def operations(update: Update) -> int:
     """Floating-point operations of an update."""
     with FlopCounterMode(display=False, custom_mapping=_ALSO_COUNTED) as counter:
@@ -269,53 +237,39 @@ def measure(options: Options, part: Part, folder: Path) -> tuple[dict[Row, Figur
     updates, losses = build(options, part, rows, folder)
     difference = check_losses(losses)
     size = 256 if options.size == "tiny" else 8192 if device.type == "cuda" else 2048
-    peaks = products(device, {row.precision for row in rows}, size)
+    precisions = {row.precision for row in rows}
+    peaks = {name: measuring.product(device, getattr(torch, name), size) for name in precisions}
     counts = {row: operations(update) for row, update in updates.items() if not row.compiled}  # and a warm-up
-    for action in [*peaks.values(), *(updates[row] for row in rows if row.compiled)]:
+    for action in [*(peak.action for peak in peaks.values()), *(updates[row] for row in rows if row.compiled)]:
         action()
-    seconds = in_turns({**updates, **peaks}, options.steps, device)
+    actions = updates | {name: peak.action for name, peak in peaks.items()}
+    seconds = measuring.in_turns(actions, options.steps, device)
     found = {}
     for row in rows:
-        count, peak = counts[replace(row, compiled=False)], 2 * size**3 / seconds[row.precision]
+        count = counts[replace(row, compiled=False)]
+        peak = peaks[row.precision].amount / seconds[row.precision]
         found[row] = Figures(seconds[row], count, count / seconds[row] / peak, memory[row])
     return found, difference
 
 
 def in_a_process(options: Options, part: Part, row: Row) -> int | None:
     """See `most_memory`."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(most_memory, options, part, row).result()
+    return measuring.in_new_process(most_memory, options, part, row)
 
 
 def most_memory(options: Options, part: Part, row: Row) -> int | None:
     """MiB that this process, started for it, holds at most while it makes two updates; None where no one says."""
     device = choose_device(options.device)
-    use_threads(options)
-    if part == "transformer" and row.official:
-        import_transformers()
-    before = process_memory("VmRSS")
-    with tempfile.TemporaryDirectory() as folder:
-        updates, _ = build(options, part, [row], Path(folder))
-        for _ in range(2):  # the optimizer's state comes with the first
-            updates[row]()
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) // 2**20
-    most = process_memory("VmHWM")
-    return None if before is None or most is None else most - before
-
-
-def process_memory(label: str) -> int | None:
-    """MiB of this process: now (VmRSS), or at most so far (VmHWM); None where the system has no such file."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(f"{label}:"))
-
-
-def use_threads(options: Options) -> None:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    with measuring.use_threads(options.threads):
+        if part == "transformer" and row.official:
+            import_transformers()
+        before = measuring.process_memory("VmRSS")
+        with tempfile.TemporaryDirectory() as folder:
+            updates, _ = build(options, part, [row], Path(folder))
+            for _ in range(2):  # the optimizer's state comes with the first
+                updates[row]()
+    most = measuring.most_memory(device, before)
+    return None if most is None else most // 2**20
 
 
 # What is said
@@ -379,14 +333,13 @@ def summary(options: Options, results: Mapping[Part, tuple[dict[Row, Figures], f
 
 def main(options: Options) -> None:
     """Prints the tables and the JSON line."""
-    use_threads(options)
     parts: tuple[Part, ...] = ("transformer", "tokenizer") if options.part == "both" else (options.part,)
     results = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with measuring.use_threads(options.threads), tempfile.TemporaryDirectory() as folder:
         for part in parts:
             results[part] = measure(options, part, Path(folder) / part)
             show(part, options, results[part][0])
-    line = json.dumps(summary(options, results))
+        line = json.dumps(summary(options, results))
     if options.out is not None:
         write_text_atomic(options.out / f"train_step-{datetime.now():%Y-%m-%d-%H%M%S}.json", line + "\n")
     print(line)

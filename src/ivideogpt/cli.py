@@ -55,6 +55,7 @@ VERBS: Mapping[str, Verb] = {
     "data": Verb("ivideogpt.verbs.data:data", "print what an episode store holds, and check it"),
     "migrate": Verb("ivideogpt.verbs.migrate:migrate", "print the command here for one of thuml/iVideoGPT"),
     "evaluate": Verb("ivideogpt.verbs.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"),
+    "bench": Verb("ivideogpt.verbs.bench:bench", "measure how fast a model imagines here, beside the official way"),
     "train-demo": Verb(
         "ivideogpt.verbs.demo:train_demo", "train the shipped model again, from simulator to checkpoint"
     ),

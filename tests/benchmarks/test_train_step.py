@@ -132,7 +132,7 @@ def test_attention_on_a_cpu_is_counted(script):
 
 
 def test_memory_is_that_of_a_row_in_a_process_of_its_own(script, options):
-    if script.process_memory("VmRSS") is None:
+    if script.measuring.process_memory("VmRSS") is None:
         pytest.skip("this system does not say how much memory a process holds")
     assert script.in_a_process(options, "tokenizer", script.Row(False, "float32")) > 100
 

@@ -1,0 +1,166 @@
+"""``ivideogpt bench``: how fast the models run here, beside the official way and what the machine can do."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from ivideogpt.bench.measuring import use_threads
+from ivideogpt.bench.official import import_transformers
+from ivideogpt.bench.rollout import CACHED, OFFICIAL, OURS, Measured, Row, measure
+from ivideogpt.bench.subject import DEMO, RECIPES, RolloutOptions, Size
+from ivideogpt.core.config import suggestion
+from ivideogpt.core.errors import UserError
+from ivideogpt.core.files import write_text_atomic
+from ivideogpt.verbs.showing import check_folder, print_json, print_table
+from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON
+
+_WHAT = ("rollout",)
+
+
+def bench(
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="rollout")],
+    checkpoint: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[CHECKPOINT]")] = None,
+    *,
+    size: Size | None = None,
+    batch: int = RolloutOptions.batch,
+    horizon: int = DEFAULT_HORIZON,
+    context_frames: int | None = None,
+    action_dim: int = RolloutOptions.action_dim,
+    device: str = RolloutOptions.device,
+    rounds: int = RolloutOptions.rounds,
+    threads: int | None = None,
+    memory: bool = RolloutOptions.memory,
+    out: Path | None = None,
+) -> None:
+    """Measure how fast clips are imagined, beside the official way; the baselines need transformers (extra dev).
+
+    Args:
+        what: rollout.
+        checkpoint: a folder, a Hub id, the name of a shipped model, or a run folder.
+        size: instead of a checkpoint: official-64 or medium, the published shapes with random weights; demo, the
+            shipped model. Default: official-64.
+        batch: clips that are imagined at once.
+        horizon: frames to imagine.
+        context_frames: frames to start from; default: those of the model.
+        action_dim: numbers in an action of official-64 and medium; 0: without actions.
+        device: auto, cpu or cuda.
+        rounds: turns that are timed; figures are medians.
+        threads: of the CPU; default: as PyTorch chooses.
+        memory: also measure memory, in a process for each row.
+        out: a folder for the figures, in a file named by the time.
+    """
+    if what not in _WHAT:
+        raise UserError(f"bench cannot {what!r}; {suggestion(what, _WHAT)}")
+    if checkpoint is not None and size is not None:
+        raise UserError(f"both a checkpoint, {checkpoint!r}, and --size {size} were given; give one of them")
+    if checkpoint in RECIPES:
+        raise UserError(
+            f"checkpoint is {checkpoint!r}, a size; use --size {checkpoint}, or ./{checkpoint} for a folder"
+        )
+    if out is not None:
+        check_folder(out)
+    options = RolloutOptions(
+        source=checkpoint or (DEMO if size == "demo" else size or "official-64"),
+        batch=batch,
+        horizon=horizon,
+        context_frames=context_frames,
+        action_dim=action_dim,
+        device=device,
+        rounds=rounds,
+        threads=threads,
+        memory=memory,
+    )
+    found = measure(options)
+    _show(options, found)
+    values = summary(options, found)
+    if out is not None:
+        file = out / f"rollout-{datetime.now():%Y-%m-%d-%H%M%S}.json"
+        write_text_atomic(file, json.dumps(values, indent=2) + "\n")
+        print(file)
+    print_json(values)
+
+
+def summary(options: RolloutOptions, found: Measured) -> dict[str, Any]:
+    """What the JSON line holds; the first figures are those of our row in float32."""
+    model, ours = found.subject.model, found.rows[OURS]
+    frames = options.batch * options.horizon
+    with use_threads(options.threads):
+        threads = torch.get_num_threads()
+    rows = {
+        row.name: {
+            "frames_per_second": frames / one.seconds,
+            "ms_per_frame": 1e3 * one.seconds / frames,
+            "encoder_ms": 1e3 * one.encoder / frames,
+            "transformer_ms": 1e3 * one.transformer / frames,
+            "decoder_ms": 1e3 * one.decoder / frames,
+            "ratio_to_official": _ratio(found, row, OFFICIAL),
+            "ratio_to_cached_generate": _ratio(found, row, CACHED),
+            "limit_share": one.limit_share,
+            "peak_memory_mb": None if one.memory is None else one.memory / 1e6,
+        }
+        for row, one in found.rows.items()
+    }
+    official = found.rows.get(OFFICIAL)
+    return {
+        "benchmark": "rollout",
+        **{name: rows[OURS.name][name] for name in ("frames_per_second", "ratio_to_official")},
+        "ratio_to_official_transformer": None if official is None else official.transformer / ours.transformer,
+        **{name: rows[OURS.name][name] for name in ("ratio_to_cached_generate", "limit_share", "peak_memory_mb")},
+        "source": options.source,
+        "batch": options.batch,
+        "context_frames": model.context_frames,
+        "horizon": options.horizon,
+        "action_dim": model.action_dim,
+        "noise": found.subject.noise,
+        "rounds": options.rounds,
+        "ties": found.ties,
+        "left_out": found.left_out,
+        "rows": rows,
+        "gb_per_second": {name: machine.bandwidth / 1e9 for name, machine in found.machines.items()},
+        "gflop_per_second": {name: machine.operations / 1e9 for name, machine in found.machines.items()},
+        "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type,
+        "threads": threads,
+        "torch": torch.__version__,
+        "transformers": None if found.left_out else import_transformers().__version__,
+    }
+
+
+def _ratio(found: Measured, row: Row, baseline: Row) -> float | None:
+    """How many times as fast as the baseline, or None where it was left out."""
+    return found.rows[baseline].seconds / found.rows[row].seconds if baseline in found.rows else None
+
+
+def _show(options: RolloutOptions, found: Measured) -> None:
+    model, frames = found.subject.model, options.batch * options.horizon
+    actions = f"actions of {model.action_dim} numbers" if model.action_dim else "no actions"
+    print(
+        f"{options.source}: {model.context_frames} + {options.horizon} frames, batch {options.batch}, {actions}, "
+        f"{'noise' if found.subject.noise else 'recorded clips'}, on {model.device.type}"
+    )
+    headings = ["", "frames/s", "ms a frame", "encoder", "transformer", "decoder", "x official", "x cached", "of limit"]
+    lines: list[list[str | float]] = []
+    for row, one in found.rows.items():
+        parts = (one.seconds, one.encoder, one.transformer, one.decoder)
+        ratios = (_ratio(found, row, baseline) for baseline in (OFFICIAL, CACHED))
+        lines.append(
+            [
+                row.name,
+                frames / one.seconds,
+                *(1e3 * seconds / frames for seconds in parts),
+                *("-" if ratio is None else ratio for ratio in ratios),
+                f"{one.limit_share:.0%}",
+                "-" if one.memory is None else f"{one.memory / 1e6:.0f}",
+            ]
+        )
+    print_table([*headings, "MB"], lines)
+    for name, machine in found.machines.items():
+        rate, bandwidth = machine.operations / 1e9, machine.bandwidth / 1e9
+        print(f"this machine, {name}: {bandwidth:.1f} GB/s, {rate:.0f} GFLOP/s")
+    if found.left_out:
+        print(f"left out: official, cached generate ({found.left_out})")

@@ -1,0 +1,356 @@
+"""All rows of the benchmark imagine the same, and it says what it found; how fast anything is, is no matter here."""
+
+import json
+import math
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ivideogpt import UserError
+from ivideogpt.bench import rollout as bench_rollout
+from ivideogpt.bench import subject as bench_subject
+from ivideogpt.bench.limits import Machine, limit_seconds, weights_read
+from ivideogpt.bench.measuring import in_new_process, in_turns, process_memory, timed_methods, use_threads
+from ivideogpt.bench.rollout import CACHED, OFFICIAL, OURS, memory_of, runners, score_gap
+from ivideogpt.bench.subject import RECIPES, RolloutOptions, Subject, new_subject, sampling_for
+from ivideogpt.presets.official import oxe_64_act_free
+from ivideogpt.worldmodel import engine
+
+HORIZON = 3
+CPU = torch.device("cpu")
+SINGLE, WATCHED = replace(OURS, drafts=False), replace(OURS, frame_by_frame=True)
+needs_transformers = pytest.mark.usefixtures("transformers")
+
+
+@pytest.fixture
+def transformers():
+    return pytest.importorskip("transformers", reason="the baseline comes with: pip install 'ivideogpt[dev]'")
+
+
+@pytest.fixture
+def subject_of(build, frames_for, actions_for):
+    """``subject_of(kind, rows)``: a model of its own, a context and actions."""
+
+    def make(kind, rows=2):
+        model = build(kind)
+        return Subject(model, frames_for(model, rows), actions_for(model, rows, HORIZON), noise=True)
+
+    return make
+
+
+def likeliest(runner):
+    return runner.clip(sampling_for(runner.subject.model, greedy=True))
+
+
+@needs_transformers
+@pytest.mark.parametrize("kind", ["conditional", "action_free", "plain", "goal", "official"])
+def test_the_official_way_one_generate_and_ours_imagine_the_same(subject_of, kind):
+    subject = subject_of(kind)
+    rows = (OFFICIAL, CACHED, OURS, SINGLE, WATCHED)
+    first, *others = (likeliest(runner) for runner in runners(rows, subject, HORIZON).values())
+    assert first.ids.shape == (2, HORIZON, subject.model.layout.dynamics_tokens)
+    assert len(first.ids.unique()) > 5, "a model that says one thing proves nothing"
+    for clip in others:
+        assert torch.equal(clip.ids, first.ids)
+        torch.testing.assert_close(clip.frames, first.frames, atol=1e-4, rtol=0)
+
+
+@needs_transformers
+def test_all_ids_are_drawn_from_as_in_the_official_code_where_it_could_load_the_model(subject_of):
+    legal = subject_of("conditional").model.layout.dynamics_ids
+    first = likeliest(runners([OFFICIAL], subject_of("conditional"), HORIZON)[OFFICIAL])
+    assert not torch.isin(first.ids, torch.tensor(legal)).all()
+    ours = likeliest(runners([OURS], subject_of("plain"), HORIZON)[OURS])
+    assert torch.isin(ours.ids, torch.tensor(subject_of("plain").model.layout.dynamics_ids)).all()
+
+
+@needs_transformers
+def test_the_official_way_reads_the_prefix_again_for_each_frame_and_one_generate_does_not(subject_of):
+    subject, read = subject_of("conditional"), []
+    working = runners([OFFICIAL, CACHED], subject, HORIZON)
+    llama = working[OFFICIAL].way.llama
+    llama.model.register_forward_hook(lambda _, args, found: read.append(found.last_hidden_state.shape[1]))
+    layout, prompt = subject.model.layout, subject.model.layout.prompt_length(2)
+    likeliest(working[OFFICIAL])
+    frames = [prompt + index * layout.frame_length for index in range(HORIZON)]
+    assert read == [count for length in frames for count in [length, *[1] * (layout.dynamics_tokens - 1)]]
+    read.clear()
+    likeliest(working[CACHED])
+    assert read == [prompt, *[1] * (HORIZON * layout.frame_length - 2)]
+
+
+@needs_transformers
+def test_draws_are_a_function_of_the_turn_and_differ_between_turns(subject_of):
+    working = runners([OFFICIAL, OURS], subject_of("conditional"), HORIZON)
+    sampling = sampling_for(working[OURS].subject.model)
+    for runner in working.values():
+        some, again, other = (runner.clip(sampling, seed=seed).ids for seed in (0, 0, 1))
+        assert torch.equal(some, again)
+        assert not torch.equal(some, other)
+
+
+def test_without_drafts_every_token_is_read_alone(subject_of):
+    subject, read = subject_of("plain", rows=1), []
+    subject.model.transformer.register_forward_hook(lambda _, args, found: read.append(found.shape[1]))
+    before = engine.DRAFT_ROWS
+    working = runners([OURS, SINGLE], subject, HORIZON)
+    likeliest(working[SINGLE])
+    assert read[1:] == [1] * (HORIZON * subject.model.layout.frame_length)
+    assert before == engine.DRAFT_ROWS > 0
+    read.clear()
+    likeliest(working[OURS])
+    assert max(read[1:]) > 1
+
+
+@needs_transformers
+def test_rows_that_imagine_something_else_are_refused(subject_of):
+    subject = subject_of("conditional")
+    working = runners([OFFICIAL, OURS], subject, HORIZON)
+    assert bench_rollout.check(list(working.values())) == 0
+    working[OURS].subject = subject._replace(actions=-subject.actions)
+    with pytest.raises(ArithmeticError, match="ours, float32 chose another token than official"):
+        bench_rollout.check(list(working.values()))
+    working[OURS].subject = subject
+    with torch.no_grad():
+        working[OFFICIAL].way.tokenizer.cond_decoder.conv_out.bias.add_(0.05)
+    with pytest.raises(ArithmeticError, match="frames of ours"):
+        bench_rollout.check(list(working.values()))
+    with torch.no_grad():
+        working[OFFICIAL].way.tokenizer.quantize.embedding.weight.copy_(
+            working[OFFICIAL].way.tokenizer.quantize.embedding.weight.flip(0)
+        )
+    with pytest.raises(ArithmeticError, match="official, float32 has other codes"):
+        bench_rollout.check(list(working.values()))
+
+
+@needs_transformers
+def test_clips_may_part_where_rounding_decides_and_are_counted(subject_of, monkeypatch):
+    subject = subject_of("conditional")
+    working = runners([OFFICIAL, OURS], subject, HORIZON)
+    working[OURS].subject = subject._replace(actions=-subject.actions)
+    monkeypatch.setattr(bench_rollout, "TIE", math.inf)
+    assert bench_rollout.check(list(working.values())) == 2
+
+
+@needs_transformers
+@pytest.mark.parametrize("kind", ["conditional", "action_free"])
+def test_the_gap_between_two_tokens_is_that_of_the_official_scores(subject_of, kind):
+    subject = subject_of(kind)
+    runner = runners([OFFICIAL], subject, HORIZON)[OFFICIAL]
+    first = likeliest(runner)
+    changed = first.ids.clone()
+    changed[1, 1, 2] = (changed[1, 1, 2] + 1) % subject.model.layout.vocab_size
+    changed[1, 2] = 0  # what comes after the first other token is no matter
+    gap = score_gap(subject, first.context_codes, first, first._replace(ids=changed), 1)
+    scores = []
+    runner.way.llama.lm_head.register_forward_hook(lambda _, args, found: scores.append(found[:, -1]))
+    assert torch.equal(likeliest(runner).ids, first.ids)
+    # One call a frame gives scores for its tokens alone; one call for all also for the separators in between.
+    place = 1 * (subject.model.layout.frame_length - bool(subject.model.action_dim)) + 2
+    row = scores[place][1]
+    assert row.argmax() == first.ids[1, 1, 2]
+    assert gap == pytest.approx(float(row.max() - row[changed[1, 1, 2]]), abs=1e-4)
+
+
+ROW_KEYS = {
+    "frames_per_second",
+    "ms_per_frame",
+    "encoder_ms",
+    "transformer_ms",
+    "decoder_ms",
+    "ratio_to_official",
+    "ratio_to_cached_generate",
+    "limit_share",
+    "peak_memory_mb",
+}
+
+
+@needs_transformers
+def test_the_last_line_is_json_and_is_kept_where_asked(run, checkpoints, tmp_path):
+    words = ["--horizon", "2", "--rounds", "2", "--device", "cpu", "--threads", "1", "--no-memory"]
+    done = run("bench", "rollout", checkpoints["plain"], *words, "--out", tmp_path / "kept")
+    assert done.code == 0, done.err
+    found, rows = done.json, done.json["rows"]
+    (file,) = (tmp_path / "kept").iterdir()
+    assert file.name.startswith("rollout-20")
+    assert json.loads(file.read_text(encoding="utf-8")).keys() == found.keys()
+    ours = rows["ours, float32"]
+    for name in ("frames_per_second", "ratio_to_official", "ratio_to_cached_generate", "peak_memory_mb"):
+        assert found[name] == ours[name]
+    assert found["peak_memory_mb"] is None
+    assert found["ratio_to_official"] > 0 and found["ratio_to_official_transformer"] > 0
+    assert rows["official, float32"]["ratio_to_official"] == 1
+    assert rows["cached generate, float32"]["ratio_to_cached_generate"] == 1
+    assert {"ours, float32, without drafts", "ours, float32, frame by frame"} < rows.keys()
+    for name, row in rows.items():
+        assert row.keys() == ROW_KEYS
+        parts = [row[f"{part}_ms"] for part in ("encoder", "transformer", "decoder")]
+        assert min(parts) > 0
+        assert row["frames_per_second"] == pytest.approx(1e3 / row["ms_per_frame"], rel=1e-2)
+        assert row["limit_share"] > 0
+        assert any(line.startswith(name) for line in done.out.splitlines())
+    assert (found["horizon"], found["context_frames"], found["batch"], found["threads"]) == (2, 2, 1, 1)
+    assert found["ties"] == 0 and found["noise"] and found["left_out"] is None
+
+
+def test_without_transformers_ours_alone_is_measured_and_the_table_says_so(run, checkpoints, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    done = run("bench", "rollout", checkpoints["conditional"], "--horizon", "1", "--rounds", "1", "--no-memory")
+    assert done.code == 0, done.err
+    assert all(name.startswith("ours") for name in done.json["rows"])
+    assert done.json["ratio_to_official"] is None and done.json["ratio_to_cached_generate"] is None
+    assert done.json["frames_per_second"] > 0
+    assert "left out: official, cached generate (transformers is not installed; run: pip install" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["training"], "bench cannot 'training'; expected one of: rollout"),
+        (["rollout", "pusht-64", "--size", "demo"], "both a checkpoint, 'pusht-64', and --size demo were given"),
+        (["rollout", "medium"], "checkpoint is 'medium', a size; use --size medium"),
+        (["rollout", "--size", "large"], "invalid choice 'large'"),
+        (["rollout", "--batch", "0"], "batch is 0; expected at least 1"),
+        (["rollout", "--rounds", "0"], "rounds is 0; expected at least 1"),
+        (["rollout", "--threads", "0"], "threads is 0; expected at least 1"),
+        (["rollout", "--context-frames", "0"], "context_frames is 0; expected at least 1"),
+        (["rollout", "--size", "demo", "--horizon", "15"], "horizon is 15; expected 1 to 14"),
+        (["rollout", "--size", "demo", "--context-frames", "3"], "context_frames is 3; expected 1 to 2"),
+        (["rollout", "--size", "demo", "--device", "nothing"], "device 'nothing' cannot be used here"),
+        (["rollout", "no-such-folder"], "no-such-folder"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_sentence(run, words, sentence):
+    done = run("bench", *words)
+    assert done.code == 2
+    assert sentence in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_results_are_not_measured_where_they_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run("bench", "rollout", "--out", tmp_path / "file")
+    assert done.code == 2 and "is a file" in done.err
+
+
+# What is measured
+
+
+def test_the_published_shapes_are_those_of_the_paper():
+    small, medium = (RECIPES[name]().model.transformer for name in ("official-64", "medium"))
+    assert (small.num_layers, small.hidden_size, small.intermediate_size) == (12, 768, 3072)
+    assert (medium.num_layers, medium.hidden_size, medium.intermediate_size) == (24, 1024, 4096)
+    assert all(make().tokenizer.tokenizer.resolution == 64 for make in RECIPES.values())
+
+
+@pytest.mark.parametrize("action_dim", [0, 3])
+def test_random_weights_are_the_same_again_and_take_the_context_and_the_actions_asked_for(monkeypatch, action_dim):
+    recipe = oxe_64_act_free()
+    shape = replace(recipe.tokenizer.tokenizer, block_channels=(32, 32), resolution=16, max_attention_resolution=8)
+    small = replace(recipe.model.transformer, hidden_size=32, intermediate_size=32, num_layers=1, num_heads=1)
+    tiny = replace(
+        recipe,
+        tokenizer=replace(recipe.tokenizer, tokenizer=shape),
+        model=replace(recipe.model, transformer=small),
+    )
+    monkeypatch.setattr(bench_subject, "RECIPES", {"tiny": lambda: tiny})
+    options = RolloutOptions(source="tiny", batch=2, horizon=2, context_frames=1, action_dim=action_dim, device="cpu")
+    first, again = new_subject(options), new_subject(options)
+    assert first.noise and first.model.action_dim == action_dim
+    assert first.context.shape == (2, 1, 3, 16, 16)
+    assert (first.actions is None) if not action_dim else first.actions.shape == (2, 2, 3)
+    assert torch.equal(first.context, again.context)
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+
+
+def test_the_shipped_model_starts_from_its_held_out_episodes():
+    found = new_subject(RolloutOptions(source="pusht-64", batch=2, horizon=4, device="cpu"))
+    assert not found.noise
+    assert found.context.shape == (2, 2, 3, 64, 64) and found.actions.shape == (2, 4, 2)
+    assert not torch.equal(found.context[0], found.context[1])
+    assert found.actions.abs().max() <= 1, "model units"
+    imagined = found.model.imagine(found.context, found.actions)
+    assert imagined.frames.shape[1] == 4
+
+
+# What the machine can do at most
+
+
+def test_a_token_reads_all_layers_and_the_rows_of_the_head_that_may_be_drawn(model_of):
+    for kind, legal in (("conditional", False), ("plain", True)):
+        model = model_of(kind)
+        outside = model.transformer.embed.weight.numel() + model.transformer.norm.weight.numel()
+        inside = sum(weight.numel() for weight in model.transformer.parameters()) - outside
+        if legal:
+            unread = model.layout.vocab_size - model.layout.dynamics_codes
+            inside -= unread * model.transformer.config.hidden_size
+        assert weights_read(model) == inside
+
+
+def test_the_limit_is_that_of_the_memory_for_one_clip_and_of_the_products_for_many(model_of):
+    model, options = model_of("conditional"), RolloutOptions(source="", horizon=2)
+    machine, many = Machine(bandwidth=1.0, operations=1e3), replace(options, batch=10**6)
+    alone, half = (limit_seconds(model, options, name, machine) for name in ("float32", "bfloat16"))
+    assert half == pytest.approx(alone / 2)
+    assert limit_seconds(model, options, "float32", machine._replace(operations=1e9)) == alone
+    positions = 2 * model.layout.frame_length
+    assert alone > 4 * positions * weights_read(model)
+    fast = machine._replace(bandwidth=1e12)
+    products = limit_seconds(model, many, "float32", fast)
+    assert products == pytest.approx(2 * limit_seconds(model, many, "float32", fast._replace(operations=2e3)))
+    assert products > 10**6 * 2 * positions * weights_read(model) / 1e3
+
+
+# Measuring
+
+
+def test_turns_are_interleaved(monkeypatch):
+    done = []
+    seconds = in_turns({"a": lambda: done.append("a"), "b": lambda: done.append("b")}, 3, CPU)
+    assert done == ["a", "b"] * 3
+    assert seconds.keys() == {"a", "b"} and min(seconds.values()) >= 0
+
+
+def test_methods_are_timed_only_while_asked(model_of, frames_for):
+    tokenizer = model_of("conditional").tokenizer
+    with timed_methods(tokenizer, ("encode_context", "decode_context"), CPU) as seconds:
+        codes, _ = tokenizer.encode_context(frames_for(model_of("conditional")))
+    assert seconds["encode_context"] > 0 == seconds["decode_context"]
+    before = dict(seconds)
+    tokenizer.decode_context(codes)
+    assert seconds == before
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    with use_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_memory_is_that_of_a_row_in_a_process_of_its_own(checkpoints):
+    if process_memory("VmRSS") is None:
+        pytest.skip("this system does not say how much memory a process holds")
+    options = RolloutOptions(source=checkpoints["conditional"], horizon=1, device="cpu")
+    assert 10**5 < in_new_process(memory_of, options, OURS) < 10**9
+
+
+def test_numbers_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match="horizon is 0"):
+        RolloutOptions(source="pusht-64", horizon=0)
+
+
+def test_the_script_is_the_command(monkeypatch, capsys):
+    script = Path(__file__).parents[2] / "benchmarks" / "rollout.py"
+    if not script.is_file():
+        pytest.skip("the benchmarks are not part of a source distribution")
+    monkeypatch.setattr(sys, "argv", [str(script), "--batch", "0"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(script), run_name="__main__")
+    assert stop.value.code == 2
+    assert "batch is 0" in capsys.readouterr().err
