@@ -212,7 +212,7 @@ def test_trackio_knows_a_folder_by_a_name_of_its_own(tmp_path, monkeypatch):
     assert samples == (({"samples": ("picture", str(tmp_path / "a" / "run" / "2.png"))},), {"step": 2})
 
 
-def test_the_real_trackio_keeps_every_point_of_a_stopped_run_once(tmp_path, monkeypatch):
+def test_the_real_trackio_keeps_every_point_of_a_run_that_went_on(tmp_path, monkeypatch):
     pytest.importorskip("trackio")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     code = (

@@ -74,3 +74,10 @@ def test_without_recorded_rewards_there_is_nothing_to_compare(model_of, store_of
     assert found.reward_rows == {} and found.reward_scores == {}
     assert "rewards" not in summary(found, held_out, ABOUT)
     assert "what pays" not in report_page(found, held_out, ABOUT)
+
+
+def test_a_goal_is_no_transition() -> None:
+    rewards, true = {"imagined": torch.rand(2, 1, 4)}, torch.rand(2, 6)
+    assert "last_known" not in reward_rows(rewards, true, context_frames=2, goal_conditioned=True)
+    known = reward_rows(rewards, torch.rand(2, 7), context_frames=3, goal_conditioned=True)
+    assert "last_known" in known

@@ -467,3 +467,30 @@ def test_a_resumed_average_goes_on_as_if_it_had_never_stopped():
 def test_a_decay_that_averages_nothing_is_refused(decay):
     with pytest.raises(UserError, match="the decay of the averaged weights is"):
         ExponentialAverage(nn.Linear(1, 1), decay)
+
+
+def test_rest_joins_the_total_by_its_weight(tokenizer, frames):
+    torch.manual_seed(0)
+    still = frames[:, :1].expand_as(frames).contiguous()
+    config = TokenizerLossConfig(perceptual_weight=0.0, discriminator_weight=0.0)
+    with_rest = TokenizerLoss(replace(config, still_weight=3.0), conditional=tokenizer.config.conditional)
+    found = generator(with_rest, tokenizer.eval(), still)
+    plain = generator(TokenizerLoss(config), tokenizer, still)
+    assert found.unrest is not None and plain.unrest is None
+    assert found.total.item() == pytest.approx(plain.total.item() + 3 * found.unrest.item(), rel=1e-5)
+
+
+def test_vectors_of_two_kinds_are_not_compared(frames):
+    context, future = noise(2, 2, 3, 8, 8), noise(2, 2, 3, 8, 8, seed=1)
+    context[:, 1], future[:, 0], future[:, 1] = context[:, 0], context[:, 0], context[:, 0]
+    found = reconstruction(context, future)
+    found = replace(
+        found, context_vectors=torch.ones(2, 2, 4, 3), dynamics_vectors=noise(2, 1, 4, 3).expand(-1, 2, -1, -1)
+    )
+    config = TokenizerLossConfig(perceptual_weight=0.0, discriminator_weight=0.0, still_weight=1.0)
+    unrests = []
+    for conditional in (True, False):
+        loss = TokenizerLoss(config, conditional=conditional)
+        layer = torch.nn.Parameter(torch.ones(1))
+        unrests.append(loss.generator(found, context, future, step=0, last_layer=layer, quantized=False).unrest.item())
+    assert unrests[0] == 0 < unrests[1]

@@ -131,6 +131,10 @@ def test_wrong_settings_are_explained(setting, said) -> None:
         (("train-tokenizer", "debug", "--set", "tokenizer.learning_rate=-1"), "learning_rate is -1"),
         (("train-tokenizer", "debug", "--set", "tokenizer.steps=3"), "no code would ever be placed"),
         (("train-transformer", "debug", "--set", "transformer.batch_size=0"), "batch_size is 0; expected at least 1"),
+        (("train-tokenizer", "debug", "--set", "tokenizer.clip_norm=-1"), "clip_norm is -1"),
+        (("train-tokenizer", "debug", "--set", "tokenizer.codebook_decay=1.5"), "codebook_decay is 1.5; expected at"),
+        (("train-transformer", "debug", "--set", "transformer.betas=[0.9,1.5]"), "betas is [0.9, 1.5]; expected two"),
+        (("train-transformer", "debug", "--set", "transformer.weight_decay=-1"), "weight_decay is -1.0; expected at"),
         (("train-transformer", "debug", "--set", "forecasts.0.unroll=-1"), "unroll is -1; expected at least 0"),
         (
             ("train-transformer", "debug", "--tokenizer", "{tok}", "--data", "{t}", "--set", "stride=2"),

@@ -18,8 +18,26 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ivideogpt.core.config import check_at_least
+from ivideogpt.core.errors import UserError
+
 Schedule = Callable[[int], float]
 ScheduleName = Literal["cosine", "constant"]
+
+
+def check_descent(config: Any) -> None:
+    """Checks the settings that every training gives to its optimizer.
+
+    Raises:
+        UserError: a number cannot be; it is named.
+    """
+    check_at_least(config, learning_rate=0, warmup_steps=0, weight_decay=0, log_every=0, save_every=0)
+    if config.clip_norm is not None and not config.clip_norm > 0:
+        raise UserError(
+            f"clip_norm is {config.clip_norm}; expected more than 0, or null to leave gradients as they are"
+        )
+    if not all(0 <= beta < 1 for beta in config.betas):
+        raise UserError(f"betas is {list(config.betas)}; expected two numbers from 0 to below 1")
 
 
 def adamw(

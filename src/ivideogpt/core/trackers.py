@@ -171,7 +171,7 @@ class Trackio(_Service):
     """A run of the project "ivideogpt" on this machine, for ``trackio show``; TRACKIO_SPACE_ID sends it to a Space."""
 
     def start(self, step: int) -> None:
-        """See `Tracker`. Points beyond ``step`` are sent again: a resumed run repeats them."""
+        """See `Tracker`. Points beyond ``step`` are sent again, and stand there twice."""
         self._run = _started(
             _package("trackio"),
             "choose another tracker",

@@ -60,6 +60,7 @@ class Evaluation:
         video: span ("whole_clip", "future") -> row -> distance from the true videos.
         objects: row -> figures of the domain; empty: it has none.
         rewards: row -> imagined rewards ``[n k f]``; empty: the model has none, or the clips have none to compare with.
+        goal_conditioned: the first context frame is the goal, which no transition leaves.
         pictures: row -> uint8 ``[n f c h w]``: first future ("imagined"), the best by PSNR ("best") and others.
         seconds: what imagining the futures took.
     """
@@ -77,6 +78,7 @@ class Evaluation:
     video: dict[Span, dict[str, float]] = field(default_factory=dict)
     objects: dict[str, dict[str, float]] = field(default_factory=dict)
     rewards: dict[str, Tensor] = field(default_factory=dict)
+    goal_conditioned: bool = False
     pictures: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -127,7 +129,9 @@ class Evaluation:
         true, count = self.clips.rewards, self.protocol.context_frames
         if not self.rewards or true is None or count is None:
             return {}
-        return {"true": true[:, count - 1 : -1]} | reward_rows(self.rewards, true, count)
+        return {"true": true[:, count - 1 : -1]} | reward_rows(
+            self.rewards, true, count, goal_conditioned=self.goal_conditioned
+        )
 
     @cached_property
     def reward_scores(self) -> dict[str, RewardScores]:
@@ -221,6 +225,7 @@ def evaluate(
         video=video.distances() if video is not None else {},
         objects=_measure_objects(clips.frames[:, count:], clips.frames[:, count - 1], tally.pictures, measures),
         rewards={} if clips.rewards is None else tally.rewards,
+        goal_conditioned=model.config.goal_conditioned,
         pictures=tally.pictures,
         seconds=seconds,
     )

@@ -130,7 +130,8 @@ def rewards_section(found: Evaluation) -> str:
         '<section aria-labelledby="rewards">\n<h2 id="rewards">Does it know what pays?</h2>\n<p>Imagined rewards '
         f"beside recorded ones, in reward units; over all recorded ones the mean is {true.mean():.3g} and the standard "
         f"deviation {true.std():.3g}. A point is a frame of a first future; the line is the mean of each tenth of the "
-        "frames. Sums tell whether a planner would take the better of two futures.</p>\n"
+        "frames. Sums: whether clips that pay more are told from those that pay less; futures of one start, as a "
+        "planner compares them, are not compared.</p>\n"
         f'<div class="charts"><div><h3>Recorded by imagined reward</h3>{chart}</div></div>\n'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>\n</section>'
     )

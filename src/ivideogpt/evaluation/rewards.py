@@ -20,7 +20,8 @@ class RewardScores:
     Attributes:
         pearson: linear correlation over all frames of all clips, -1 to 1.
         spearman: rank correlation over the same.
-        sums: linear correlation of the sums over a clip: whether better futures are told from worse ones.
+        sums: linear correlation of the sums over a clip: whether clips that pay more are told
+            from those that pay less.
         error: mean absolute error, in reward units.
     """
 
@@ -54,13 +55,16 @@ def measure_rewards(found: Tensor, true: Tensor, bootstrap: Bootstrap) -> Reward
     )
 
 
-def reward_rows(rewards: Mapping[str, Tensor], true: Tensor, context_frames: int) -> dict[str, Tensor]:
+def reward_rows(
+    rewards: Mapping[str, Tensor], true: Tensor, context_frames: int, *, goal_conditioned: bool = False
+) -> dict[str, Tensor]:
     """What is compared with the recorded rewards of the future: row -> ``[n f]``.
 
     Args:
         rewards: row -> imagined rewards ``[n k f]`` of its k futures; "imagined" has several if so asked.
         true: recorded ones of whole clips, ``[n t]``; ``true[:, t]`` is paid for the way from frame t to t + 1.
         context_frames: of a clip.
+        goal_conditioned: the first of them is the goal, which no transition leaves.
 
     Returns:
         The first future of each row; "mean" of all futures where there are several; "last_known": the reward of the
@@ -69,7 +73,7 @@ def reward_rows(rewards: Mapping[str, Tensor], true: Tensor, context_frames: int
     found = {row: values[:, 0] for row, values in rewards.items()}
     if rewards["imagined"].shape[1] > 1:
         found["mean"] = rewards["imagined"].mean(dim=1)
-    if context_frames > 1:
+    if context_frames > 1 + goal_conditioned:
         known = true[:, context_frames - 2 : context_frames - 1]
         found["last_known"] = known.expand_as(found["imagined"])
     return found

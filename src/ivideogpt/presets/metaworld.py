@@ -29,5 +29,5 @@ def metaworld_recipe() -> Recipe:
         ),
         forecasts=(ForecastTraining(steps=4_000), ForecastTraining(steps=2_500, unroll=3, learning_rate=1e-3)),
         transformer=replace(recipe.transformer, steps=3_200),
-        temperature=1.0,
+        temperature=0.5,
     )

@@ -95,7 +95,8 @@ def new_world_model(
     if needed > shape.transformer.max_positions:
         raise UserError(
             f"a clip of {config.clip_frames} frames takes {needed} positions and the transformer has "
-            f"{shape.transformer.max_positions}; use shorter clips or give max_positions"
+            f"{shape.transformer.max_positions}; set transformer.clip_frames to fewer, or for a new model "
+            "model.transformer.max_positions to more"
         )
     transformer = Transformer(replace(shape.transformer, vocab_size=layout.vocab_size))
     model = WorldModel(

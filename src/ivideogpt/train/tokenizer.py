@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.optim import Schedule, ScheduleName, adamw, named_schedule
+from ivideogpt.core.optim import Schedule, ScheduleName, adamw, check_descent, named_schedule
 from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run
 from ivideogpt.data.sampler import ClipLoader
@@ -108,9 +108,13 @@ class TokenizerTraining:
 
     def __post_init__(self) -> None:
         """Raises UserError where a number cannot be."""
-        check_at_least(self, steps=1, batch_size=1, future_frames=1, horizon=1, learning_rate=0, warmup_steps=0)
+        check_descent(self)
+        check_at_least(self, steps=1, batch_size=1, future_frames=1, horizon=1)
         check_at_least(self, continuous_steps=0, codebook_decay=0, average_decay=0, rare_colour_weight=1, seed=0)
         check_at_least(self, gradient_accumulation=1)
+        for name in ("codebook_decay", "average_decay"):
+            if getattr(self, name) > 1:
+                raise UserError(f"{name} is {getattr(self, name)}; expected at most 1")
         if self.discriminator_learning_rate is not None:
             check_at_least(self, discriminator_learning_rate=0)
 

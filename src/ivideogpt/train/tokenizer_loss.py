@@ -250,8 +250,9 @@ class TokenizerLoss(nn.Module):
         if not self.conditional:
             vectors = torch.cat([found.context_vectors, found.dynamics_vectors], dim=1)
             return unrest(vectors, torch.cat([true_context, true_future], dim=1))
-        context = unrest(found.context_vectors, true_context)
-        return (context + unrest(found.dynamics_vectors, true_future)) / 2
+        kinds = (found.context_vectors, true_context), (found.dynamics_vectors, true_future)
+        several = [unrest(*kind) for kind in kinds if kind[1].shape[1] > 1]
+        return torch.stack(several).mean() if several else found.context_vectors.new_zeros((), dtype=torch.float32)
 
     def _pixels(self, found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
         """Absolute and squared error."""

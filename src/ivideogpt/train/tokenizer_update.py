@@ -7,8 +7,9 @@
         descend(critic, objective.network, rate, clip_norm, run.ranks)
 
 All parts of the tokenizer come first, then those of the discriminator. Each part weighs the same, so losses and
-gradients are those of the whole batch, rounding apart. With a discriminator they differ a little: the adaptive weight
-is that of each part, and each pass refines the spectral norms.
+gradients are those of the whole batch, rounding apart. Two things differ a little: with a discriminator the adaptive
+weight is that of each part, and each pass refines the spectral norms; with ``still_weight`` each part has its own share
+of patches that stay.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.optim import ScheduleName, adamw, named_schedule, set_learning_rate
+from ivideogpt.core.optim import ScheduleName, adamw, check_descent, named_schedule, set_learning_rate
 from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run
 from ivideogpt.train.batches import TokenBatch, TokenBatches
@@ -79,7 +79,8 @@ class TransformerTraining:
 
     def __post_init__(self) -> None:
         """Raises UserError where a number cannot be."""
-        check_at_least(self, steps=1, batch_size=1, clip_frames=2, learning_rate=0, warmup_steps=0, seed=0)
+        check_descent(self)
+        check_at_least(self, steps=1, batch_size=1, clip_frames=2, final_ratio=0, seed=0)
         check_at_least(self, gradient_accumulation=1, imagined_share=0, imagined_run=1)
         most = _most_imagined(self.imagined_run)
         if self.imagined_share > most:

@@ -70,6 +70,7 @@ def train_tokenizer(
         recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, tokenizer=initial.config, continuous_steps=0))
     if vqgan is not None:
         initial, fresh = tokenizer_from_vqgan(recipe.tokenizer.tokenizer, vqgan, seed=recipe.tokenizer.seed)
+        recipe = replace(recipe, tokenizer=replace(recipe.tokenizer, continuous_steps=0))
         if ranks.is_first:
             print(f"new, as the VQGAN has none of that shape: {', '.join(fresh)}")
     machine = Machine(device=device, precision=precision, workers=workers, ranks=ranks, tracker=tracker)

@@ -202,14 +202,16 @@ def transformer_stage(
         config.clip_frames, context_frames=context, size=tokenizer.config.resolution, rewards=False
     )
     opened = OpenMixture(mixture, spec)
-    rewards = recipe.model.rewards and opened.has_rewards
-    model = _model(recipe, about or WorldModelConfig(), opened, tokenizer, rewards)
+    paid = recipe.model.rewards and opened.has_rewards
+    # A head that a model starts from stays, also where these data teach it nothing.
+    rewards = paid or (recipe.model.rewards and initial is not None and initial.config.heads.reward)
+    model = _model(recipe, about or WorldModelConfig(), opened, tokenizer, rewards, initial)
     if initial is not None:
         fresh = start_from(model, initial)
         if fresh and machine.ranks.is_first:
             print(f"new, as the model to start from has none of that shape: {', '.join(fresh)}")
 
-    rewarded = replace(spec, rewards=rewards)
+    rewarded = replace(spec, rewards=paid)
     mine = {"rank": machine.ranks.rank, "ranks": machine.ranks.ranks}
 
     def batches(frames: int, size: int, seed: int) -> TokenBatches:
@@ -251,10 +253,18 @@ def transformer_stage(
 
 
 def _model(
-    recipe: Recipe, about: WorldModelConfig, opened: OpenMixture, tokenizer: CompressiveTokenizer, rewards: bool
+    recipe: Recipe,
+    about: WorldModelConfig,
+    opened: OpenMixture,
+    tokenizer: CompressiveTokenizer,
+    rewards: bool,
+    initial: WorldModel | None,
 ) -> WorldModel:
     heads = recipe.model.heads(tokenizer, opened.action_width, rewards)
     mean, std = pooled_actions(opened) if heads.action_dim else ((), ())
+    if initial is not None and initial.action_dim == heads.action_dim:
+        # An action layer that is taken over keeps the units that it was trained on.
+        mean, std = initial.config.action_mean, initial.config.action_std
     strides = {source.stride for source in opened.sources}
     config = replace(
         about,
