@@ -5,11 +5,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from ivideogpt.cli import main
 from ivideogpt.core.errors import UserError
+from ivideogpt.data.convert.source import SourceEpisode
+from ivideogpt.data.store_facts import StoreFacts
+from ivideogpt.data.store_writer import ShardTask, convert_to_store
 from ivideogpt.data.tokens import TokenStore
 from ivideogpt.presets.recipe import changed
 from ivideogpt.presets.table import PRESETS, find_preset
@@ -77,6 +81,26 @@ def test_a_model_keeps_the_shape_of_the_one_it_starts_from(trained, tmp_path) ->
     assert run(*words, "--init", tmp_path / "a", "--run", tmp_path / "b", "--set", *other) == 0
     first, second = (WorldModel.from_pretrained(tmp_path / name) for name in "ab")
     assert first.config.heads == second.config.heads and not second.config.symlog_rewards
+
+
+def test_an_action_layer_that_is_taken_over_keeps_its_units_and_a_reward_head_stays(trained, tmp_path) -> None:
+    words = ("train-transformer", "debug", "--steps", 1, "--set", "transformer.learning_rate=0")
+    assert run(*words, "--data", trained / "t", "--tokenizer", trained / "tok", "--run", tmp_path / "a") == 0
+
+    def other():
+        random = np.random.default_rng(0)
+        for index in range(4):
+            frames = random.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+            actions = 5 + random.normal(size=(12, 1)).astype(np.float32)
+            yield SourceEpisode(key=f"e{index}", cameras={"image": frames}, actions=actions)
+
+    convert_to_store([ShardTask("all", other)], tmp_path / "s", facts=StoreFacts(name="other"), workers=0)
+    assert run(*words, "--data", tmp_path / "s", "--init", tmp_path / "a", "--run", tmp_path / "b") == 0
+    first, second = (WorldModel.from_pretrained(tmp_path / name) for name in "ab")
+    assert second.config.action_mean == first.config.action_mean and second.config.action_mean[0] < 3
+    assert second.config.heads.reward, "though these episodes have no rewards"
+    raw = torch.tensor([[[1.0], [2.0]]])
+    assert torch.equal(first.normalize_actions(raw), second.normalize_actions(raw))
 
 
 def test_a_tokenizer_starts_from_another_one(trained, tmp_path) -> None:
