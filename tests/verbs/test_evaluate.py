@@ -78,6 +78,15 @@ def test_what_is_not_as_published_is_said(run, checkpoints, store):
     assert "not as published: samples: 2 instead of 100" in done.out and "overlooked: protocol bair" in done.out
 
 
+def test_pictures_too_small_for_a_network_are_left_out_unless_asked_for(run, checkpoints, store):
+    pytest.importorskip("stlpips_pytorch")
+    words = ("evaluate", checkpoints["action_free"], "--data", store, "--horizon", 4)
+    done = run(*words)
+    assert done.code == 0 and "needs 18 pixels a side, not 16" in " ".join(done.json["left_out"])
+    asked = run(*words, "--metrics", "perceptual")
+    assert asked.code == 2 and "at least 18 x 18" in asked.err
+
+
 def test_without_the_extra_some_rows_are_left_out_and_named(run, checkpoints, store, monkeypatch):
     def missing(*_, **__):
         raise MissingExtraError("weights", "evaluation")

@@ -154,7 +154,11 @@ def _networks(
             from ivideogpt.metrics.perceptual import load_perceptual
 
             distance = load_perceptual(lpips, network=network).to(model.device)  # type: ignore[arg-type]
-            extra.append(perceptual_metric(distance, distance.name))
+            size, least = model.tokenizer.config.resolution, distance.trunk.smallest
+            if size < least and not explicit and lpips is None:
+                left_out.append(f"the perceptual distance: {distance.name} needs {least} pixels a side, not {size}")
+            else:
+                extra.append(perceptual_metric(distance, distance.name))
         except MissingExtraError as error:
             if explicit or lpips is not None:
                 raise
