@@ -1,5 +1,7 @@
 """Pictures of a training: a video and a strip of the same clips, the truth above what the model made of it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 
 from ivideogpt.core.run import Run
 from ivideogpt.data.media import read_episode
-from ivideogpt.verbs.samples import write_samples
+from ivideogpt.verbs.samples import reconstruction_figures, write_samples
 
 TRUE, OURS = (0, 0, 1), (1, 0, 0)
 
@@ -63,3 +65,24 @@ def test_a_strip_has_a_row_for_each_clip_and_trackers_are_given_it(samples):
     bands = [kind for kind, before in zip(kinds[1:], kinds, strict=False) if kind and kind != before]
     assert bands == ["true", "ours"] * 3
     assert tracker.given == [("samples", path, 7)]
+
+
+def test_figures_of_reconstruction_tell_context_from_future(tmp_path):
+    class Shifting:
+        """A tokenizer whose context is .1 off and whose future is .01 off."""
+
+        config = SimpleNamespace(context_frames=2)
+
+        def tokenize(self, frames):
+            return frames, None
+
+        def detokenize(self, frames):
+            return frames + torch.tensor([0.1, 0.1, 0.01, 0.01, 0.01])[:, None, None, None]
+
+    frames = torch.rand(8, 5, 3, 16, 16) * 0.5
+    clips = SimpleNamespace(numbers=lambda number: range(8), clips=lambda numbers: SimpleNamespace(frames=frames))
+    run = Run(tmp_path, device="cpu")
+    found = reconstruction_figures(Shifting(), clips, run, 3)
+    assert found["validation_psnr_context"] == pytest.approx(20, abs=0.01)
+    assert found["validation_psnr_future"] == pytest.approx(40, abs=0.01)
+    assert (tmp_path / "samples" / "step-00000003.mp4").is_file()
