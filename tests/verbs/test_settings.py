@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +97,26 @@ def test_another_tokenizer_is_refused(tmp_path, store):
     keep(tmp_path / "run", replace(data, tokenizer="a" * 64))
     with pytest.raises(UserError, match="with the tokenizer aaaaaaaaaaaa, not bbbbbbbbbbbb; give the same"):
         keep(tmp_path / "run", replace(data, tokenizer="b" * 64))
+
+
+def test_clips_that_were_cut_out_otherwise_are_other_data(tmp_path, store):
+    def kept(folder, hop, count):
+        """What is read of a token store: 6 frames every ``hop`` frames."""
+        tokens = [None] * count
+        facts = SimpleNamespace(whole=False, frames=6, hop=hop, goal_first=False)
+        return type("Kept", (list,), {"folder": folder, "facts": facts})(tokens)
+
+    clips = ClipSpec(context_frames=2, frames=4, size=16)
+    opened = OpenMixture(Mixture(sources=(MixtureSource(path=str(store)),)), clips)
+    first, moved, second = (data_facts(opened, tokens=kept(*x)) for x in (("a", 6, 32), ("b", 6, 32), ("a", 1, 112)))
+    keep(tmp_path / "run", first)
+    keep(tmp_path / "run", moved)
+    with pytest.raises(UserError, match="on 32 clips of 6 frames, one every 6, not 112 clips of 6 frames, one every 1"):
+        keep(tmp_path / "run", second)
+    with pytest.raises(UserError, match="not any clip of its episodes"):
+        keep(tmp_path / "run", data_facts(opened))
+    keep(tmp_path / "old", replace(first, takes=None))
+    keep(tmp_path / "old", second)
 
 
 def test_a_damaged_entry_is_a_user_error(tmp_path, store):

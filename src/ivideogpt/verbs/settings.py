@@ -51,11 +51,14 @@ class DataFacts:
     Attributes:
         sources: the stores, in the order of the mixture.
         tokens: the folder of their tokens, where these were read; it may move.
+        takes: how clips were cut out before they were tokenised; "": any clip of an episode can be drawn; None: it was
+            not kept once.
         tokenizer: fingerprint of the tokenizer that a transformer was trained for; "": none.
     """
 
     sources: tuple[SourceFacts, ...]
     tokens: str = ""
+    takes: str | None = None
     tokenizer: str = ""
 
 
@@ -72,8 +75,17 @@ def data_facts(
     return DataFacts(
         sources=tuple(map(_source_facts, opened.sources)),
         tokens="" if tokens is None else str(tokens.folder),
+        takes="" if tokens is None else _takes(tokens),
         tokenizer="" if tokenizer is None else tokenizer.fingerprint(),
     )
+
+
+def _takes(tokens: TokenStore) -> str:
+    facts = tokens.facts
+    if facts.whole:
+        return ""
+    goal = ", goal first" if facts.goal_first else ""
+    return f"{len(tokens)} clips of {facts.frames} frames, one every {facts.hop}{goal}"
 
 
 def _source_facts(opened: OpenSource) -> SourceFacts:
@@ -135,6 +147,9 @@ def settle(folder: Path, recipe: Recipe, part: str, data: DataFacts, ranks: Rank
 def _check_data(path: Path, before: DataFacts, now: DataFacts) -> None:
     if before.tokenizer != now.tokenizer:
         raise _other_data(path, f"with the tokenizer {before.tokenizer[:12] or None}, not {now.tokenizer[:12] or None}")
+    if before.takes not in (None, now.takes):
+        kinds = (takes or "any clip of its episodes" for takes in (before.takes, now.takes))
+        raise _other_data(path, "on {}, not {}".format(*kinds))
     if len(before.sources) != len(now.sources):
         raise _other_data(path, f"on {len(before.sources)} stores, not {len(now.sources)}")
     for old, new in zip(before.sources, now.sources, strict=True):
