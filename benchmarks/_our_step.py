@@ -18,14 +18,16 @@ from ivideogpt.core.optim import adamw
 from ivideogpt.core.run import Precision, Run
 from ivideogpt.metrics.perceptual import PerceptualDistance
 from ivideogpt.models.discriminator import DiscriminatorConfig
-from ivideogpt.models.tokenizer import CompressiveTokenizer, Reconstruction
+from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.presets.official import oxe_64_act_free
 from ivideogpt.presets.recipe import Recipe
 from ivideogpt.train.batches import LiveTokens, TokenBatch
 from ivideogpt.train.forward import forward_pass
 from ivideogpt.train.tokenizer import TokenizerTraining
-from ivideogpt.train.tokenizer_loss import TokenizerLoss, TokenizerLosses, last_layer_of
+from ivideogpt.train.tokenizer_loss import TokenizerLoss, last_layer_of
+from ivideogpt.train.tokenizer_update import add_discriminator_gradients, descend
+from ivideogpt.train.tokenizer_update import add_gradients as add_gradients_of_tokenizer
 from ivideogpt.train.transformer import Learner, TransformerTraining, add_gradients
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -138,36 +140,35 @@ class OurTokenizer:
         """The tokenizer's loss in float32, without dropout."""
         self.tokenizer.eval()
         self.objective.eval()
-        return self._losses(self.tokenizer, self.frames.to(self.device))[1].total.item()
+        frames, count = self.frames.to(self.device), self.tokenizer.config.context_frames
+        true = frames[:, :count], frames[:, count:]
+        layer = last_layer_of(self.tokenizer)
+        return self.objective.generator(self.tokenizer(frames), *true, step=0, last_layer=layer).total.item()
 
     def step(self, precision: Precision, *, compiled: bool) -> Callable[[], None]:
         """One update of the tokenizer and, where there is one, of the discriminator."""
         run = Run(self.folder / f"{precision}-{compiled}", device=self.device, precision=precision, log_every=0)
         forward = forward_pass(self.tokenizer, run, compile=compiled)
 
+        layer, count, network = (
+            last_layer_of(self.tokenizer),
+            self.tokenizer.config.context_frames,
+            self.objective.network,
+        )
+
         def update() -> None:
             self.tokenizer.train()
             self.objective.train()
-            frames = self.frames.to(self.device)
-            with run.autocast():
-                found, losses = self._losses(forward, frames)
-            self._descend(self.optimizers[0], losses.total, self.tokenizer)
-            if self.objective.network is not None:
-                with run.autocast():
-                    judged = self.objective.discriminator(torch.cat([found.context, found.future], dim=1), frames)
-                self._descend(self.optimizers[1], judged.loss, self.objective.network)
-            run.log(1, loss=losses.total, **losses.figures())
+            frames, rate, clip_norm = self.frames.to(self.device), self.training.learning_rate, self.training.clip_norm
+            self.optimizers[0].zero_grad(set_to_none=True)
+            figures, found = add_gradients_of_tokenizer(
+                forward, self.objective, run, frames, count, layer, step=0, quantized=True, parts=1
+            )
+            descend(self.optimizers[0], self.tokenizer, rate, clip_norm)
+            if network is not None:
+                self.optimizers[1].zero_grad(set_to_none=True)
+                figures |= add_discriminator_gradients(self.objective, run, found, frames, parts=1)
+                descend(self.optimizers[1], network, rate, clip_norm, run.ranks)
+            run.log(1, **figures)
 
         return update
-
-    def _losses(self, forward: nn.Module, frames: Tensor) -> tuple[Reconstruction, TokenizerLosses]:
-        found, count = forward(frames), self.tokenizer.config.context_frames
-        layer = last_layer_of(self.tokenizer)
-        return found, self.objective.generator(found, frames[:, :count], frames[:, count:], step=0, last_layer=layer)
-
-    def _descend(self, optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.training.clip_norm is not None:
-            nn.utils.clip_grad_norm_(module.parameters(), self.training.clip_norm)
-        optimizer.step()

@@ -158,6 +158,7 @@ def test_wrong_settings_are_explained(setting, said) -> None:
         (("train-tokenizer", "debug", "--set", "tokenizer.clip_norm=-1"), "clip_norm is -1"),
         (("train-tokenizer", "debug", "--set", "tokenizer.codebook_decay=1.5"), "codebook_decay is 1.5; expected at"),
         (("train-transformer", "debug", "--set", "transformer.betas=[0.9,1.5]"), "betas is [0.9, 1.5]; expected two"),
+        (("train-transformer", "debug", "--set", "model.transformer.attention_dropout=2"), "attention_dropout is 2"),
         (("train-transformer", "debug", "--set", "transformer.weight_decay=-1"), "weight_decay is -1.0; expected at"),
         (("train-transformer", "debug", "--set", "forecasts.0.unroll=-1"), "unroll is -1; expected at least 0"),
         (

@@ -43,9 +43,11 @@ class TransformerConfig:
     attention_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises UserError where the heads do not divide the width."""
+        """Raises UserError where the heads do not divide the width, or the dropout is no share."""
         if self.hidden_size % (2 * self.num_heads):
             raise UserError(f"hidden_size {self.hidden_size} is not an even multiple of num_heads {self.num_heads}")
+        if not 0 <= self.attention_dropout < 1:
+            raise UserError(f"attention_dropout is {self.attention_dropout}; expected 0 to below 1")
 
 
 class KVCache:

@@ -12,7 +12,6 @@ from ivideogpt.core.config import check_at_least
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
 from ivideogpt.core.run import Run
 from ivideogpt.train.batches import TokenBatches
-from ivideogpt.train.transformer import save_model
 from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -104,7 +103,7 @@ def train_forecast(
         optimizer.step()
         run.log(step + 1, loss=loss, accuracy=(logits.argmax(dim=-1) == target).float().mean())
         if run.is_save_step(step + 1, last=last):
-            run.save(step + 1, also=lambda folder: save_model(model, folder), **parts)
+            run.save(step + 1, also=model.save_pretrained, **parts)
     return model.eval()
 
 

@@ -6,8 +6,6 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +167,7 @@ def _train(
                 figures |= evaluate(finished, step + 1)
             learner.train()
             run.log(step + 1, **figures)
-            run.save(step + 1, also=partial(save_model, finished), **parts)
+            run.save(step + 1, also=finished.save_pretrained, **parts)
         else:
             run.log(step + 1, **figures)
 
@@ -219,11 +217,6 @@ class Learner(nn.Module):
     def forward(self, batch: TokenBatch, inputs: Tensor | None) -> TransformerLosses:
         """See ``transformer_losses``."""
         return transformer_losses(self._model[0], batch.ids, batch.actions, batch.rewards, inputs)
-
-
-def save_model(model: WorldModel, folder: Path) -> None:
-    """Writes the whole world model into a checkpoint of a run."""
-    model.save_pretrained(folder)
 
 
 @torch.no_grad()

@@ -185,18 +185,9 @@ def transformer_stage(
     Raises:
         UserError: the data, the tokenizer or the folder does not fit; adapters have no model to start from.
     """
-    if recipe.transformer.lora.rank and initial is None:
-        raise UserError(
-            f"transformer.lora.rank is {recipe.transformer.lora.rank}, but adapters need trained weights beside them; "
-            "give a model to start from as --init, or set it to 0"
-        )
     tokens = data if isinstance(data, TokenStore) else None
     mixture = data if isinstance(data, Mixture) else data.facts.mixture
-    if tokens is not None and recipe.stride is not None and set(tokens.facts.strides) != {recipe.stride}:
-        raise UserError(
-            f"stride is {recipe.stride}, but {tokens.folder} holds tokens of stride "
-            f"{', '.join(map(str, sorted(set(tokens.facts.strides))))}; tokenize again, or set it to null"
-        )
+    _check_fit(recipe, tokens, initial)
     config, context = recipe.transformer, tokenizer.config.context_frames
     spec = recipe.transformer_clips(
         config.clip_frames, context_frames=context, size=tokenizer.config.resolution, rewards=False
@@ -250,6 +241,20 @@ def transformer_stage(
 
     train = batches(config.clip_frames, config.batch_size, config.seed)
     return train_transformer(config, model, train, run, evaluate=evaluate, until=until)
+
+
+def _check_fit(recipe: Recipe, tokens: TokenStore | None, initial: WorldModel | None) -> None:
+    """Raises UserError where settings do not fit what they are to work on."""
+    if recipe.transformer.lora.rank and initial is None:
+        raise UserError(
+            f"transformer.lora.rank is {recipe.transformer.lora.rank}, but adapters need trained weights beside them; "
+            "give a model to start from as --init, or set it to 0"
+        )
+    if tokens is not None and recipe.stride is not None and set(tokens.facts.strides) != {recipe.stride}:
+        raise UserError(
+            f"stride is {recipe.stride}, but {tokens.folder} holds tokens of stride "
+            f"{', '.join(map(str, sorted(set(tokens.facts.strides))))}; tokenize again, or set it to null"
+        )
 
 
 def _model(
