@@ -125,9 +125,22 @@ def test_parts_and_whole_sequences_agree(any_model, frames_for):
     whole = tokenizer.detokenize(ids)
     torch.testing.assert_close(whole[:, :2], context)
     torch.testing.assert_close(whole[:, 2:], tokenizer.decode_future(future, decoded))
+    alone = tokenizer.decoder_features(codes)
+    assert len(alone.levels) == len(decoded.levels)
+    for mine, theirs in zip(alone.levels, decoded.levels, strict=True):
+        assert torch.equal(mine, theirs)
     trained = tokenizer(frames)
-    torch.testing.assert_close(torch.cat([trained.context, trained.future], dim=1), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat([trained.context, trained.future], dim=1), whole, atol=3e-5, rtol=0)
     assert torch.equal(trained.context_codes, codes) and torch.equal(trained.dynamics_codes, future)
+
+
+@torch.no_grad()
+def test_features_alone_are_made_without_the_levels_that_nobody_looks_at(model_of, frames_for, monkeypatch):
+    tokenizer, frames = model_of("official").tokenizer, frames_for(model_of("official"), count=2)
+    codes, kept = tokenizer.encode_context(frames)
+    assert len(kept.levels) == sum(tokenizer.cond_encoder.conditioned) < len(tokenizer.cond_encoder.conditioned)
+    monkeypatch.setattr(tokenizer.decoder.up_blocks[-1], "forward", lambda x: pytest.fail("a level too many"))
+    assert len(tokenizer.decoder_features(codes).levels) == sum(tokenizer.cond_decoder.conditioned) > 0
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ivideogpt.bench.limits import Machine, limit_seconds, probes_of
+from ivideogpt.bench.limits import Machine, Numbers, limit_seconds, probes_of
 from ivideogpt.bench.measuring import (
     forget_peak,
     in_new_process,
@@ -24,7 +24,8 @@ from ivideogpt.bench.measuring import (
 from ivideogpt.bench.official import Clip, LlamaRollout, import_transformers
 from ivideogpt.bench.subject import RolloutOptions, Subject, new_subject, sampling_for
 from ivideogpt.core.errors import MissingExtraError
-from ivideogpt.core.run import Precision, choose_device, choose_precision
+from ivideogpt.core.run import choose_device, choose_precision
+from ivideogpt.models.projection import set_int8
 from ivideogpt.worldmodel import embeddings, engine
 from ivideogpt.worldmodel.sampling import Sampling
 from ivideogpt.worldmodel.session import imagination
@@ -39,7 +40,7 @@ DIFFERENT_CODES = 0.01
 #: How far frames of the same tokens may lie apart.
 FRAME_TOLERANCE = 1e-3
 _ENCODING = ("encode_context", "encode_future")
-_DECODING = ("decode_context", "decode_future")
+_DECODING = ("decode_context", "decoder_features", "decode_future")
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class Row:
 
     Attributes:
         kind: whose way.
-        precision: of the weights.
+        precision: of the weights; int8: those of the transformer, the rest in float32.
         drafts: made where the model has a forecast.
         frame_by_frame: each frame is decoded and looked at before the next is imagined.
     """
 
     kind: Kind
-    precision: Precision = "float32"
+    precision: Numbers = "float32"
     drafts: bool = True
     frame_by_frame: bool = False
 
@@ -98,7 +99,7 @@ class Measured(NamedTuple):
     """
 
     rows: Mapping[Row, Figures]
-    machines: Mapping[Precision, Machine]
+    machines: Mapping[Numbers, Machine]
     ties: int
     left_out: str | None
     subject: Subject
@@ -135,6 +136,8 @@ def rows_of(model: WorldModel, options: RolloutOptions, *, baselines: bool) -> l
     rows.append(replace(OURS, frame_by_frame=True))
     if choose_precision("auto", options.device) == "bfloat16":
         rows.append(replace(OURS, precision="bfloat16"))
+    if model.device.type == "cpu":
+        rows.append(replace(OURS, precision="int8"))
     return rows
 
 
@@ -176,9 +179,17 @@ def runners(rows: Iterable[Row], subject: Subject, horizon: int) -> dict[Row, Ru
         elif row.precision == "float32":
             way = OurRollout(model, row)
         else:
-            way = OurRollout(copy.deepcopy(model).to(getattr(torch, row.precision)), row)
+            way = OurRollout(in_numbers(copy.deepcopy(model), row.precision), row)
         ways[row] = Runner(row, way, subject, horizon)
     return ways
+
+
+def in_numbers(model: WorldModel, precision: Numbers) -> WorldModel:
+    """The same model, changed to compute in ``precision``."""
+    if precision == "int8":
+        set_int8(model.transformer)
+        return model
+    return model.to(getattr(torch, precision))
 
 
 def measure(options: RolloutOptions) -> Measured:
@@ -203,13 +214,13 @@ def measure(options: RolloutOptions) -> Measured:
             if row.precision != "float32":  # it had no part in the check, which warms up
                 working[row]()
         memory = {row: in_new_process(memory_of, options, row) if options.memory else None for row in rows}
-        precisions: list[Precision] = list(dict.fromkeys(row.precision for row in rows))
+        precisions: list[Numbers] = list(dict.fromkeys(row.precision for row in rows))
         probes = {(name, i): probe for name in precisions for i, probe in enumerate(probes_of(subject.model, name))}
         for probe in probes.values():
             probe.action()
         timed = working | {key: probe.action for key, probe in probes.items()}
         seconds = in_turns(timed, options.rounds, device)
-    machines: dict[Precision, Machine] = {}
+    machines: dict[Numbers, Machine] = {}
     for name in precisions:
         operations, *bandwidths = (probe.amount / seconds[key] for key, probe in probes.items() if key[0] == name)
         machines[name] = Machine(max(bandwidths), operations)
@@ -287,8 +298,7 @@ def memory_of(options: RolloutOptions, row: Row) -> int | None:
         before = process_memory("VmRSS")
         subject = new_subject(options)
         if row.kind == "ours":
-            subject.model.to(getattr(torch, row.precision))
-            working = Runner(row, OurRollout(subject.model, row), subject, options.horizon)
+            working = Runner(row, OurRollout(in_numbers(subject.model, row.precision), row), subject, options.horizon)
         else:
             working = runners([row], subject, options.horizon)[row]
             # The baseline has a tokenizer of its own.

@@ -260,7 +260,7 @@ def reconstruct(model: WorldModel, frames: Tensor, batch_size: int = 25) -> Tens
         clip = frames[start : start + batch_size].to(device=model.device, dtype=model.dtype)
         codes, features = tokenizer.encode_context(clip[:, :count])
         future = tokenizer.encode_future(clip[:, count:], features)
-        parts.append(tokenizer.decode_future(future, tokenizer.decode_context(codes)[1]).clamp(0, 1).float().cpu())
+        parts.append(tokenizer.decode_future(future, tokenizer.decoder_features(codes)).clamp(0, 1).float().cpu())
     return torch.cat(parts)
 
 

@@ -110,18 +110,20 @@ class Encoder(nn.Module):
 
         Args:
             x: ``[b ch h w]``.
-            context: features ``[b c ch h w]`` of the context frames at each level, for a conditional encoder.
+            context: features ``[b c ch h w]`` of the context frames at each conditioned level, for a conditional
+                encoder.
 
         Returns:
             Latents ``[b latent h' w']`` and the features after each level.
         """
         x = self.conv_in(x)
         features = []
-        blocks = iter(self.cross_att_blocks if context is not None else ())
+        pairs = zip(self.cross_att_blocks, context, strict=True) if context is not None else iter(())
         for level, block in enumerate(self.down_blocks):
             x = block(x)
             if context is not None and self.conditioned[level]:
-                x = next(blocks)(x, context[level])
+                attend, known = next(pairs)
+                x = attend(x, known)
             features.append(x)
         x = self.mid_block(x)
         return self.conv_out(F.silu(self.conv_norm_out(x))), features
@@ -173,17 +175,27 @@ class Decoder(nn.Module):
 
         Args:
             z: ``[b latent h w]``.
-            context: features ``[b c ch h w]`` of the decoded context frames at each level, for a conditional decoder.
+            context: features ``[b c ch h w]`` of the decoded context frames at each conditioned level, for a
+                conditional decoder.
 
         Returns:
             Frames ``[b ch h' w']`` (not clamped) and the features after the middle and each upsampling block.
         """
         x = self.mid_block(self.conv_in(z))
         features = []
-        blocks = iter(self.cross_att_blocks if context is not None else ())
+        pairs = zip(self.cross_att_blocks, context, strict=True) if context is not None else iter(())
         for level, block in enumerate(self.up_blocks):
             if context is not None and self.conditioned[level]:
-                x = next(blocks)(x, context[level])
+                attend, known = next(pairs)
+                x = attend(x, known)
             features.append(x)
             x = block(x)
         return self.conv_out(F.silu(self.conv_norm_out(x))), features
+
+    def features(self, z: Tensor, levels: int) -> list[Tensor]:
+        """The first ``levels`` of the features that `forward` gives without a context; no frame is made."""
+        x = self.mid_block(self.conv_in(z))
+        features = [x]
+        for block in self.up_blocks[: levels - 1]:  # type: ignore[union-attr]
+            features.append(block(features[-1]))
+        return features[:levels]

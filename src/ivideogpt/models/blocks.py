@@ -10,6 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ivideogpt.models.copies import Copies
+
 NORM_EPS = 1e-6
 
 
@@ -72,10 +74,39 @@ class Upsample(nn.Module):
         """Keeps the channel count."""
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self._quarters: Copies[tuple[Tensor, ...]] = Copies()
 
     def forward(self, x: Tensor) -> Tensor:
         """``[b c h w]`` to ``[b c 2h 2w]``."""
+        if torch.is_inference_mode_enabled() and x.device.type == "cpu":
+            return self._by_quarters(x)
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+    def _by_quarters(self, x: Tensor) -> Tensor:
+        """The same with 16 products instead of 36: nine neighbours of a doubled pixel are only four pixels.
+
+        A pixel of even row and column sees the pixels above and beside it once and itself twice in each direction;
+        so each of the four kinds of pixels has a kernel of side 2 whose weights are sums.
+        """
+        rows, channels, height, width = x.shape
+        out = torch.empty((rows, channels, 2 * height, 2 * width), dtype=x.dtype, memory_format=torch.channels_last)
+        kernels = self._quarters.get(self.conv.weight, "quarters", _quarter_kernels)
+        for index, kernel in enumerate(kernels):
+            down, right = divmod(index, 2)
+            y = F.conv2d(x, kernel, self.conv.bias, padding=1)
+            out[:, :, down::2, right::2] = y[:, :, down : down + height, right : right + width]
+        return out
+
+
+def _quarter_kernels(weight: Tensor) -> tuple[Tensor, ...]:
+    """Kernels ``[out in 2 2]`` of the pixels of (even, even), (even, odd), (odd, even), (odd, odd) row and column."""
+
+    def halves(x: Tensor, dim: int) -> list[Tensor]:
+        first, second, third = x.unbind(dim)
+        return [torch.stack([first, second + third], dim), torch.stack([first + second, third], dim)]
+
+    quarters = [quarter for half in halves(weight, 2) for quarter in halves(half, 3)]
+    return tuple(quarter.contiguous(memory_format=torch.channels_last) for quarter in quarters)
 
 
 class DownBlock(nn.Module):

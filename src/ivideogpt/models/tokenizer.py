@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +31,8 @@ class ContextFeatures:
     """What the conditional networks need of the context frames; computed once, used for every future frame.
 
     Attributes:
-        levels: features ``[b c ch h w]`` of each level; empty for a tokenizer that is not conditional.
+        levels: features ``[b c ch h w]`` of each level at which future frames look at the context; empty for a
+            tokenizer that is not conditional.
     """
 
     levels: tuple[Tensor, ...]
@@ -203,12 +205,24 @@ class CompressiveTokenizer(nn.Module):
         """
         return self._decode_context(self.quantize.decode(codes))
 
+    def decoder_features(self, codes: Tensor) -> ContextFeatures:
+        """The features that `decode_context` gives, without its frames: most of the decoder is left out.
+
+        Args:
+            codes: int64 ``[b c n]``.
+        """
+        if not self.config.conditional:
+            return ContextFeatures(())
+        levels = [level for level, used in enumerate(self.cond_decoder.conditioned) if used]
+        maps = self.decoder.features(self._context_latents(self.quantize.decode(codes)), 1 + max(levels, default=-1))
+        return self._features(maps, len(codes), self.cond_decoder)
+
     def decode_future(self, codes: Tensor, features: ContextFeatures) -> Tensor:
         """Frames of dynamics codes.
 
         Args:
             codes: int64 ``[b f m]``, from 0.
-            features: what `decode_context` gave for the same rows.
+            features: what `decode_context` or `decoder_features` gave for the same rows.
 
         Returns:
             ``[b f ch h w]``, not clamped.
@@ -290,7 +304,7 @@ class CompressiveTokenizer(nn.Module):
         vectors = rearrange(self.quant_conv(z), "(b c) d h w -> b c (h w) d", b=len(frames))
         if self.config.background:
             vectors = vectors * self._shows_something(frames)
-        return vectors, self._features(features, len(frames))
+        return vectors, self._features(features, len(frames), self.cond_encoder if self.config.conditional else None)
 
     def _dynamics_vectors(self, frames: Tensor, features: ContextFeatures) -> Tensor:
         if not self.config.conditional:
@@ -301,9 +315,14 @@ class CompressiveTokenizer(nn.Module):
         return self.quant_linear(patches)
 
     def _decode_context(self, vectors: Tensor) -> tuple[Tensor, ContextFeatures]:
+        frames, maps = self.decoder(self._context_latents(vectors))
+        features = self._features(maps, len(vectors), self.cond_decoder if self.config.conditional else None)
+        return self._to_pixels(frames, len(vectors)), features
+
+    def _context_latents(self, vectors: Tensor) -> Tensor:
+        """What the decoder starts from, ``[(b c) latent h w]``, of quantised vectors ``[b c n d]``."""
         z = rearrange(vectors, "b c (h w) d -> (b c) d h w", h=self.config.context_grid)
-        frames, features = self.decoder(self.post_quant_conv(z))
-        return self._to_pixels(frames, len(vectors)), self._features(features, len(vectors))
+        return self.post_quant_conv(z.contiguous(memory_format=torch.channels_last))
 
     def _decode_future(self, vectors: Tensor, features: ContextFeatures) -> Tensor:
         if not self.config.conditional:
@@ -311,12 +330,15 @@ class CompressiveTokenizer(nn.Module):
         grid, side = self.config.dynamics_grid, self.config.patch_size
         patches = self.post_quant_linear(vectors)
         z = rearrange(patches, "b f (h w) (p q d) -> (b f) d (h p) (w q)", h=grid, p=side, q=side)
+        z = z.contiguous(memory_format=torch.channels_last)
         return self._to_pixels(self.cond_decoder(z, features.levels)[0], len(vectors))
 
-    def _features(self, features: list[Tensor], rows: int) -> ContextFeatures:
-        if not self.config.conditional:
+    def _features(self, maps: Sequence[Tensor], rows: int, network: Encoder | Decoder | None) -> ContextFeatures:
+        """Those of ``maps`` that the conditional ``network`` looks at: the others are not kept."""
+        if network is None:
             return ContextFeatures(())
-        return ContextFeatures(tuple(rearrange(x, "(b c) d h w -> b c d h w", b=rows) for x in features))
+        used = (x for x, on in zip(maps, network.conditioned, strict=False) if on)
+        return ContextFeatures(tuple(rearrange(x, "(b c) d h w -> b c d h w", b=rows) for x in used))
 
     def _shows_something(self, frames: Tensor) -> Tensor:
         """Which patches ``[b c n 1]`` differ from the background, by more than rounding does."""

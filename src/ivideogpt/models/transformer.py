@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.models.projection import Projection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +132,8 @@ class Attention(nn.Module):
         """No biases."""
         super().__init__()
         self.num_heads, self.dropout = config.num_heads, config.attention_dropout
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
-        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.qkv = Projection(config.hidden_size, 3 * config.hidden_size)
+        self.out = Projection(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
         """Attends to itself and to what the cache holds.
@@ -173,8 +174,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         """No biases."""
         super().__init__()
-        self.gate_up = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up = Projection(config.hidden_size, 2 * config.intermediate_size)
+        self.down = Projection(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[b n d]`` to the same shape."""
@@ -215,7 +216,7 @@ class Transformer(nn.Module):
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head = Projection(config.hidden_size, config.vocab_size)
         self.register_buffer("rope", _rope_table(config), persistent=False)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -265,8 +266,7 @@ class Transformer(nn.Module):
         Returns:
             ``[... v]``, or ``[... len(ids)]``.
         """
-        weight = self.head.weight if ids is None else self.head.weight[ids.start : ids.stop]
-        return F.linear(hidden, weight).float()
+        return self.head(hidden, ids).float()
 
 
 def _rope_table(config: TransformerConfig) -> Tensor:

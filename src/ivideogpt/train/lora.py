@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ivideogpt.core.config import check_at_least, suggestion
 from ivideogpt.core.errors import MissingExtraError, UserError
+from ivideogpt.models.projection import Projection
 from ivideogpt.models.transformer import Transformer
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -126,20 +128,21 @@ class _Parts(nn.Module):
 
 
 class _AdaptedHead(nn.Module):
-    """The output layer with its adapter in its weight: a transformer reads the weight alone, often some rows of it."""
+    """The output layer with its adapter in its weight: often only some rows of it are used."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.layer = layer
 
-    @property
-    def weight(self) -> Tensor:
-        return self.layer.get_base_layer().weight + self.layer.get_delta_weight(_ADAPTER)
+    def forward(self, x: Tensor, rows: range | None = None) -> Tensor:
+        weight = self.layer.get_base_layer().weight + self.layer.get_delta_weight(_ADAPTER)
+        return F.linear(x, weight if rows is None else weight[rows.start : rows.stop])
 
 
 def _linear(weight: Tensor) -> nn.Linear:
     """A frozen layer with this weight; no random number is drawn for another one."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    with torch.device("meta"):
+        layer = Projection(weight.shape[1], weight.shape[0])
     layer.weight = nn.Parameter(weight, requires_grad=False)
     return layer
 

@@ -52,7 +52,7 @@ def log_prob(
 def _next_context(model: WorldModel, context: Tensor, ids: Tensor) -> Tensor:
     """The context that a session takes after frames of ``ids`` ``[b f m]``: the last ones, and the goal if any."""
     codes, _ = model.tokenizer.encode_context(context.to(model.dtype))
-    future = model.tokenizer.decode_future(model.codes(ids), model.tokenizer.decode_context(codes)[1])
+    future = model.tokenizer.decode_future(model.codes(ids), model.tokenizer.decoder_features(codes))
     frames = torch.cat([context, future.clamp(0, 1).float()], dim=1)
     if model.config.goal_conditioned:
         return torch.stack([context[:, 0], frames[:, -1]], dim=1)
