@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from ivideogpt.core.errors import UserError
     from ivideogpt.core.layout import TokenLayout
     from ivideogpt.models.tokenizer import CompressiveTokenizer
+    from ivideogpt.worldmodel.imagination import Imagination
     from ivideogpt.worldmodel.sampling import Sampling
-    from ivideogpt.worldmodel.session import Imagination, Session, Step
+    from ivideogpt.worldmodel.session import Session, Step
     from ivideogpt.worldmodel.world_model import WorldModel
 
 __version__ = "0.1.0"
@@ -20,7 +21,7 @@ _HOMES = {
     "Clip": "core.episode",
     "CompressiveTokenizer": "models.tokenizer",
     "Episode": "core.episode",
-    "Imagination": "worldmodel.session",
+    "Imagination": "worldmodel.imagination",
     "Sampling": "worldmodel.sampling",
     "Session": "worldmodel.session",
     "Step": "worldmodel.session",

@@ -144,14 +144,6 @@ def test_features_alone_are_made_without_the_levels_that_nobody_looks_at(model_o
 
 
 @torch.no_grad()
-def test_features_repeat_row_by_row(model_of, frames_for):
-    tokenizer, frames = model_of("conditional").tokenizer, frames_for(model_of("conditional"), count=3)
-    _, features = tokenizer.encode_context(frames[:, :2])
-    twice = tokenizer.encode_future(frames[:, 2:].repeat_interleave(2, dim=0), features.repeat(2))
-    assert torch.equal(twice, tokenizer.encode_future(frames[:, 2:], features).repeat_interleave(2, dim=0))
-
-
-@torch.no_grad()
 def test_dynamics_codes_look_at_the_context(model_of, frames_for):
     model = model_of("conditional")
     frames = frames_for(model, rows=8, count=3)

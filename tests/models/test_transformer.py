@@ -86,7 +86,7 @@ def test_a_truncated_cache_goes_on_as_if_never_longer(transformer):
 
 
 @torch.no_grad()
-def test_a_repeated_cache_is_a_copy_with_each_row_k_times(transformer):
+def test_a_repeated_cache_goes_on_with_each_row_k_times(transformer):
     x = transformer.embed(some_ids())
     _, cache = cached(transformer, x[:, :60], [60])
     twice = cache.repeat(2)

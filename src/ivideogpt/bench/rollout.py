@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ivideogpt.bench.limits import Machine, Numbers, limit_seconds, probes_of
@@ -77,6 +78,7 @@ class Figures(NamedTuple):
         encoder, transformer, decoder: seconds of it, medians; the encoder's are those of tokenising.
         limit_share: share of the transformer's seconds that its work takes at least on this machine.
         memory: bytes at most, or None.
+        same_tokens: share of places at which the likeliest token, after the same past, is that of float32.
     """
 
     seconds: float
@@ -85,6 +87,7 @@ class Figures(NamedTuple):
     decoder: float
     limit_share: float
     memory: int | None
+    same_tokens: float
 
 
 class Measured(NamedTuple):
@@ -210,9 +213,11 @@ def measure(options: RolloutOptions) -> Measured:
         working, device = runners(rows, subject, options.horizon), subject.context.device
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # too coarse to choose the same tokens
             ties = check([working[row] for row in rows if row.precision == "float32"])
+        same: dict[Numbers, float] = {"float32": 1.0}
         for row in rows:
-            if row.precision != "float32":  # it had no part in the check, which warms up
-                working[row]()
+            if row.precision != "float32":
+                working[row]()  # it had no part in the check, which warms up
+                same[row.precision] = same_tokens(working[OURS], working[row])
         memory = {row: in_new_process(memory_of, options, row) if options.memory else None for row in rows}
         precisions: list[Numbers] = list(dict.fromkeys(row.precision for row in rows))
         probes = {(name, i): probe for name in precisions for i, probe in enumerate(probes_of(subject.model, name))}
@@ -230,7 +235,8 @@ def measure(options: RolloutOptions) -> Measured:
         encoder, decoder = (statistics.median(parts[name] for parts in last) for name in ("encoder", "decoder"))
         transformer = seconds[row] - encoder - decoder
         limit = limit_seconds(subject.model, options, row.precision, machines[row.precision])
-        found[row] = Figures(seconds[row], encoder, transformer, decoder, limit / transformer, memory[row])
+        shares = limit / transformer, memory[row], same[row.precision]
+        found[row] = Figures(seconds[row], encoder, transformer, decoder, *shares)
     return Measured(found, machines, ties, left_out, subject)
 
 
@@ -284,6 +290,27 @@ def score_gap(subject: Subject, codes: Tensor, first: Clip, other: Clip, row: in
     hidden, _ = embeddings.hidden_states(model, sequence, actions)
     scores = model.transformer.logits(hidden[0, int(starts[frame]) + token])
     return abs((scores[first.ids[row, frame, token]] - scores[other.ids[row, frame, token]]).item())
+
+
+@torch.inference_mode()
+def same_tokens(exact: Runner, other: Runner) -> float:
+    """Share of places of a clip drawn in float32 at which ``other`` finds the same token likeliest as ``exact``."""
+    sampling = sampling_for(exact.subject.model)
+    ids = exact.clip(sampling).ids
+    chosen = [likeliest(runner.way.model, exact.subject, ids) for runner in (exact, other)]
+    return (chosen[0] == chosen[1]).float().mean().item()
+
+
+def likeliest(model: WorldModel, subject: Subject, ids: Tensor) -> Tensor:
+    """The likeliest id int64 ``[b f m]`` at each place of ``ids``, after what stands before it there."""
+    layout, sampling = model.layout, sampling_for(model)
+    legal = layout.dynamics_ids if sampling.legal_only else range(layout.vocab_size)
+    codes, _ = subject.model.tokenizer.encode_context(subject.context)
+    sequence = layout.join(codes, ids - layout.dynamics_ids.start)
+    hidden, _ = embeddings.hidden_states(model, sequence, subject.actions)
+    future = hidden[:, layout.context_length(model.context_frames) :]
+    before = rearrange(future, "b (f m) d -> b f m d", m=layout.frame_length)[:, :, :-1]
+    return legal.start + model.transformer.logits(before, legal).argmax(dim=-1)
 
 
 # Memory

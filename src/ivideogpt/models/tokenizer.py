@@ -37,10 +37,6 @@ class ContextFeatures:
 
     levels: tuple[Tensor, ...]
 
-    def repeat(self, k: int) -> ContextFeatures:
-        """Each row k times."""
-        return ContextFeatures(tuple(level.repeat_interleave(k, dim=0) for level in self.levels))
-
 
 @dataclass(frozen=True)
 class Reconstruction:

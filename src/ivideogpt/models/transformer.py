@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.models.cache import KVCache
 from ivideogpt.models.projection import Projection
 
 
@@ -49,63 +49,6 @@ class TransformerConfig:
             raise UserError(f"hidden_size {self.hidden_size} is not an even multiple of num_heads {self.num_heads}")
         if not 0 <= self.attention_dropout < 1:
             raise UserError(f"attention_dropout is {self.attention_dropout}; expected 0 to below 1")
-
-
-class KVCache:
-    """Keys and values of every layer, allocated once.
-
-    Attributes:
-        keys, values: ``[layers b heads positions head_dim]``.
-        ids: int64 ``[b positions]``: the tokens that were read, for forecasts.
-        length: positions filled so far, the same for all rows.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, ids: Tensor, length: int = 0) -> None:
-        """Wraps allocated tensors."""
-        self.keys, self.values, self.ids, self.length = keys, values, ids, length
-
-    @classmethod
-    def allocate(
-        cls, config: TransformerConfig, rows: int, positions: int, device: torch.device, dtype: torch.dtype
-    ) -> KVCache:
-        """An empty cache for ``rows`` sequences of at most ``positions``."""
-        head_dim = config.hidden_size // config.num_heads
-        shape = (config.num_layers, rows, config.num_heads, positions, head_dim)
-        keys, values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
-        return cls(keys, values, torch.zeros(rows, positions, device=device, dtype=torch.long))
-
-    @property
-    def positions(self) -> int:
-        """Positions there is room for."""
-        return self.keys.shape[3]
-
-    def repeat(self, k: int) -> KVCache:
-        """A copy with each row k times."""
-        keys, values = (x.repeat_interleave(k, dim=1) for x in (self.keys, self.values))
-        return KVCache(keys, values, self.ids.repeat_interleave(k, dim=0), self.length)
-
-    def remember(self, ids: Tensor) -> None:
-        """Notes the ids ``[b n]`` of the next n positions."""
-        self.ids[:, self.length : self.length + ids.shape[1]] = ids
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes ``[b heads n head_dim]`` after the filled positions; returns all keys and values up to there.
-
-        The length moves on only when the whole network has run (`advance`).
-        """
-        stop = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length : stop] = keys
-        self.values[layer, :, :, self.length : stop] = values
-        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
-
-    def advance(self, count: int) -> None:
-        """Counts ``count`` new positions as filled."""
-        self.length += count
-
-    def truncate(self, length: int) -> None:
-        """Forgets all positions from ``length`` on."""
-        assert length <= self.length
-        self.length = length
 
 
 class RMSNorm(nn.Module):
@@ -151,21 +94,11 @@ class Attention(nn.Module):
         queries, keys = _rotate(qkv[:2], rope)
         values = qkv[2]
         if cache is not None:
-            keys, values = cache.append(layer, keys, values)
-            if count == 1 and x.device.type == "cpu":
-                # The fused kernel is made for many queries; for one it is five times slower than three products.
-                scores = torch.matmul(queries * queries.shape[-1] ** -0.5, keys.transpose(-1, -2))
-                y = torch.matmul(scores.float().softmax(dim=-1).to(x.dtype), values)
-                return self.out(y.reshape(rows, 1, width))
-        y = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=mask,
-            is_causal=cache is None,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
-        return self.out(rearrange(y, "b h n d -> b n (h d)"))
+            y = cache.attend(layer, queries, keys, values, mask)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            y = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, dropout_p=dropout)
+        return self.out(y.transpose(1, 2).reshape(rows, count, width))
 
 
 class FeedForward(nn.Module):

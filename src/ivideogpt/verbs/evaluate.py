@@ -55,6 +55,7 @@ def evaluate(
     allow_mismatch: bool = False,
     output: Path | None = None,
     device: str = "auto",
+    int8: bool = False,
 ) -> None:
     """Measure a checkpoint on held-out episodes: how close, how sure, and whether it follows the actions.
 
@@ -80,6 +81,7 @@ def evaluate(
         allow_mismatch: measure on data that differ from what the checkpoint says of itself.
         output: folder for report and results; default: outputs/evaluate/MODEL-DATASET-PROTOCOL.
         device: auto, cpu or cuda.
+        int8: on a CPU, imagine with weights of 8 bits: faster, a little less exact.
     """
     parts, explicit = _parts(metrics)
     if network not in NETWORKS:
@@ -88,7 +90,7 @@ def evaluate(
         check_folder(output)
     wanted = find_protocol(protocol)
     store = EpisodeStore(data)
-    model = WorldModel.from_pretrained(checkpoint, device=device)
+    model = WorldModel.from_pretrained(checkpoint, device=device, int8=int8)
     changes: dict[str, Any] = {"samples": samples, "split": split, "temperature": temperature, "top_k": top_k}
     settled = settle(wanted, model, horizon=horizon, **changes)
     options: dict[str, Any] = {"count": clips, "stride": stride, "camera": camera, "seed": seed}

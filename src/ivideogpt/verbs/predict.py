@@ -41,6 +41,7 @@ def predict(
     output: Path | None = None,
     fps: float = 4.0,
     device: str = "auto",
+    int8: bool = False,
 ) -> None:
     """Imagine the future of a video or an episode, beside what really happened.
 
@@ -63,6 +64,7 @@ def predict(
         output: folder for the results; default: outputs/predict/NAME.
         fps: frames a second of the videos.
         device: auto, cpu or cuda.
+        int8: on a CPU, imagine with weights of 8 bits: faster, a little less exact.
     """
     if repeat < 1:
         raise UserError(f"repeat is {repeat}; expected at least 1")
@@ -75,7 +77,7 @@ def predict(
     sampling = Sampling(temperature=temperature, top_k=top_k or None, greedy=greedy)
     if stride is None and dataset_name is not None:
         stride = dataset_info(dataset_name).stride()
-    model = WorldModel.from_pretrained(checkpoint, device=device, context_frames=context_frames)
+    model = WorldModel.from_pretrained(checkpoint, device=device, context_frames=context_frames, int8=int8)
     recorded = _read(input, episode, dataset_name, camera_key, model.tokenizer.config.resolution)
     stride = model.config.frame_stride if stride is None else stride
     clip = _clip(model, _strided(recorded, start, stride), horizon)

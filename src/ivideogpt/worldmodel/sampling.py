@@ -111,17 +111,24 @@ class RandomStreams:
     generation: int = 0
 
     @classmethod
-    def from_seed(cls, seed: int | Sequence[int], rows: int) -> RandomStreams:
-        """Row i of ``seed``, or one seed a row (then each is row 0 of its own seed).
+    def from_seed(cls, seed: int | Sequence[int] | RandomStreams, rows: int) -> RandomStreams:
+        """Row i of ``seed``, or one seed a row (then each is row 0 of its own seed); streams are taken as they are.
 
         Raises:
             UserError: another number of seeds than rows.
         """
+        if isinstance(seed, RandomStreams):
+            assert len(seed.keys) == rows
+            return seed
         if not isinstance(seed, (Sequence, np.ndarray)):
             return cls(tuple(_key(int(seed), row) for row in range(rows)))
         if len(seed) != rows:
             raise UserError(f"{len(seed)} seeds were given for {rows} rows; expected one number, or one a row")
         return cls(tuple(_key(int(value), 0) for value in seed))
+
+    def select(self, rows: slice) -> RandomStreams:
+        """The streams of some rows."""
+        return RandomStreams(self.keys[rows], self.generation)
 
     def uniforms(self, step: int, count: int) -> Tensor:
         """float32 ``[b count]`` in [0, 1) for ``step``."""

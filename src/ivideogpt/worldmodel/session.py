@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.tokenizer import ContextFeatures
 from ivideogpt.models.transformer import KVCache
-from ivideogpt.worldmodel import engine, inputs
+from ivideogpt.worldmodel import engine, inputs, memory, pieces
+from ivideogpt.worldmodel.frames import Frame, SegmentDecoder, decode, stacked
+from ivideogpt.worldmodel.imagination import Imagination
 from ivideogpt.worldmodel.sampling import RandomStreams, Sampling
 
 if TYPE_CHECKING:
@@ -40,30 +43,6 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Imagination:
-    """Imagined frames.
-
-    Attributes:
-        frames: ``[b horizon c h w]`` in [0, 1].
-        ids: int64 ``[b horizon m]`` of the full vocabulary, separators left out.
-        log_probs: float32 ``[b horizon m]``.
-        entropies: float32 ``[b horizon m]`` in nats: how unsure the model was of each token.
-        rewards: ``[b horizon]`` in reward units, or None; ``rewards[:, i]`` is paid for ``actions[:, i]``.
-    """
-
-    frames: Tensor
-    ids: Tensor
-    log_probs: Tensor
-    entropies: Tensor
-    rewards: Tensor | None
-
-    def _repr_html_(self) -> str:
-        from ivideogpt.worldmodel.showing import imagination_html  # pictures are made only where somebody looks
-
-        return imagination_html(self)
-
-
-@dataclass(frozen=True)
 class _Past:
     """A step that was made: what is needed to make it again."""
 
@@ -82,12 +61,15 @@ class _Past:
 
 @dataclass
 class _Segment:
-    """The steps since the context was last encoded: their cache and what the tokenizer needs."""
+    """The steps since the context was last encoded: their cache and what the tokenizer needs.
+
+    The tokenizer's parts have a row for each row that the segment began with; its children share it.
+    """
 
     start: int
     cache: KVCache
     encoder: ContextFeatures
-    decoder: ContextFeatures = field(repr=False)
+    decoder: SegmentDecoder
 
 
 class Session:
@@ -95,7 +77,7 @@ class Session:
 
     The cache is kept between frames. When a segment is full (see ``reanchor_every``) the last frames are encoded as a
     new context and the session goes on, so that any number of steps runs in bounded memory (frames and tokens of the
-    past are kept; the cache is not).
+    past are kept; the cache is not). A frame is decoded when somebody looks at it, or when it becomes context.
     """
 
     def __init__(
@@ -104,7 +86,7 @@ class Session:
         context: Tensor,
         *,
         sampling: Sampling | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: int | Sequence[int] | RandomStreams = 0,
         reanchor_every: int | None = None,
     ) -> None:
         """Encodes the context.
@@ -113,21 +95,22 @@ class Session:
             model: the world model.
             context: ``[b c_frames c h w]``, float in [0, 1] or uint8; for a goal-conditioned model [goal, last frame].
             sampling: how tokens are drawn.
-            seed: of the random streams: one number, or one a row.
+            seed: of the random streams: one number, or one a row; or the streams themselves.
             reanchor_every: imagined frames between two encodings of the context; None: what the model was trained on.
 
         Raises:
-            UserError: wrong shape, type, range or number of context frames.
+            UserError: wrong shape, type, range or number of context frames, or more rows than memory has room for.
         """
         self.model = model
         self.sampling = sampling or Sampling()
         context = inputs.check_context(model, context)
-        self._frames: list[Tensor | None] = list(context.unbind(dim=1))
+        self._frames = [Frame.shown(pixels) for pixels in context.unbind(dim=1)]
         self._past: list[_Past] = []
         self._streams = RandomStreams.from_seed(seed, len(context))
         self._capacity = model.segment_frames(reanchor_every)
-        self._anchors: list[int] = []
-        self._segment = self._anchor(0)
+        memory.check_room(model, len(context), self._capacity)
+        self._anchors = [0]
+        self._opened: _Segment | None = self._open_segment()
 
     @property
     def steps(self) -> int:
@@ -142,8 +125,8 @@ class Session:
     @property
     def frames(self) -> Tensor:
         """All frames, ``[b c_frames + steps c h w]`` in [0, 1]."""
-        self._decode()
-        return torch.stack([frame for frame in self._frames if frame is not None], dim=1)
+        decode(self._frames, keep=True)
+        return stacked([self._frames])
 
     def step(self, action: Tensor | None = None) -> Step:
         """Imagines the next frame.
@@ -167,7 +150,8 @@ class Session:
         tokens = engine.decode_frame(
             self.model, self._segment.cache, separators, action, self.sampling, uniforms.to(separators.device)
         )
-        self._close(tokens, separators, action, frame=None)
+        waiting = Frame.waiting(self.model.codes(tokens.ids), self._segment.decoder)
+        self._close(tokens, separators, action, waiting)
 
     def observe(self, frame: Tensor, action: Tensor | None = None) -> Step:
         """Takes the real next frame instead of an imagined one.
@@ -200,16 +184,13 @@ class Session:
             raise UserError(f"k is {k}; expected at least 1 child a row")
         if first < 0:
             raise UserError(f"first is {first}; expected the number of a child, from 0 on")
-        self._decode()
         child = copy.copy(self)
-        child._frames = [None if frame is None else frame.repeat_interleave(k, dim=0) for frame in self._frames]
+        child._frames = [frame.repeat(k) for frame in self._frames]
         child._past = [past.repeat(k) for past in self._past]
         child._anchors = list(self._anchors)
         child._streams = self._streams.fork(k, self.steps, common_random, first)
-        segment = self._segment
-        child._segment = _Segment(
-            segment.start, segment.cache.repeat(k), segment.encoder.repeat(k), segment.decoder.repeat(k)
-        )
+        if self._opened is not None:
+            child._opened = replace(self._opened, cache=self._opened.cache.repeat(k))
         return child
 
     @torch.inference_mode()
@@ -223,25 +204,15 @@ class Session:
             raise UserError(f"cannot rewind {n} steps; expected 0 to {self.steps}, the steps made so far")
         if n == 0:
             return
-        self._decode()
         steps = self.steps - n
-        past = self._past[:steps]
-        del self._frames[self.model.context_frames + steps :]
-        if steps >= self._segment.start:
-            self._past = past
-            kept = self._segment_length(steps - self._segment.start)
-            self._segment.cache.truncate(kept)
+        del self._past[steps:], self._frames[self.model.context_frames + steps :]
+        if steps >= self._anchors[-1]:
+            if self._opened is not None:
+                self._opened.cache.truncate(self._segment_length(steps - self._opened.start))
             return
+        self._opened = None
         while self._anchors[-1] > 0 and self._anchors[-1] >= steps:
             self._anchors.pop()
-        start = self._anchors.pop()
-        self._past = past[:start]
-        self._segment = self._anchor(start)
-        for step in past[start:]:
-            engine.read_frame(
-                self.model, self._segment.cache, step.separators, step.tokens.ids, step.action, self.sampling
-            )
-        self._past = past
 
     # Parts
 
@@ -249,20 +220,22 @@ class Session:
     def _read(self, frame: Tensor, action: Tensor | None) -> None:
         """Appends the real next frame ``[b c h w]`` as tokens."""
         action, separators = self._open(action)
-        pixels = frame[:, None].to(self.model.dtype)
-        ids = (
-            self.model.tokenizer.encode_future(pixels, self._segment.encoder)[:, 0]
-            + self.model.layout.dynamics_ids.start
-        )
+        segment, tokenizer = self._segment, self.model.tokenizer
+        pixels = rearrange(frame.to(self.model.dtype), "(b k) c h w -> b k 1 c h w", b=segment.decoder.rows)
+        codes = rearrange(pieces.encode_future(tokenizer, pixels, segment.encoder), "b k 1 m -> (b k) m")
+        ids = codes + self.model.layout.dynamics_ids.start
         tokens = engine.read_frame(self.model, self._segment.cache, separators, ids, action, self.sampling)
-        self._close(tokens, separators, action, frame)
+        self._close(tokens, separators, action, Frame.shown(frame))
 
     def _open(self, action: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Checks the action, makes room, and tells the id that opens the next frame."""
         action = inputs.check_action(self.model, action, self.rows)
-        if self.steps - self._segment.start >= self._capacity:
-            self._decode()
-            self._segment = self._anchor(self.steps)
+        if self.steps - self._anchors[-1] >= self._capacity:
+            decode(self._context(self.steps), keep=False)
+            if self._opened is not None:
+                self._opened.decoder.forget()
+            self._anchors.append(self.steps)
+            self._opened = None  # the old cache goes before the new one comes
         layout, device = self.model.layout, self._segment.cache.keys.device
         if not self.sampling.free_separators or self.steps == self._segment.start:
             return action, torch.full((self.rows,), layout.dynamics_separator, device=device)
@@ -271,9 +244,7 @@ class Session:
         logits = self.model.transformer.logits(self._past[-1].tokens.hidden)
         return action, self.sampling.choose(logits, uniforms).index
 
-    def _close(
-        self, tokens: engine.FrameTokens, separators: Tensor, action: Tensor | None, frame: Tensor | None
-    ) -> None:
+    def _close(self, tokens: engine.FrameTokens, separators: Tensor, action: Tensor | None, frame: Frame) -> None:
         rewards = self.model.rewards(tokens.hidden)
         if not self.sampling.free_separators:
             tokens = tokens._replace(hidden=tokens.hidden.new_empty(self.rows, 0))  # a view would keep the memory
@@ -283,49 +254,49 @@ class Session:
         self._frames.append(frame)
 
     def _last_step(self) -> Step:
-        self._decode()
-        past, frame = self._past[-1], self._frames[-1]
-        assert frame is not None
+        past, last = self._past[-1], self._frames[-1:]
+        decode(last, keep=True)
+        frame = stacked([last])[:, 0]
         # Copies, made outside inference mode: callers may change them in place and train on them.
         rewards = None if past.rewards is None else past.rewards.clone()
         tokens = past.tokens
-        return Step(frame.clone(), tokens.ids.clone(), tokens.log_probs.clone(), tokens.entropies.clone(), rewards)
+        return Step(frame, tokens.ids.clone(), tokens.log_probs.clone(), tokens.entropies.clone(), rewards)
 
-    def _anchor(self, start: int) -> _Segment:
-        """Encodes the last frames before step ``start`` as a new context."""
+    @property
+    def _segment(self) -> _Segment:
+        """The segment of the next step."""
+        if self._opened is None:
+            self._opened = self._open_segment()
+        return self._opened
+
+    @torch.inference_mode()
+    def _open_segment(self) -> _Segment:
+        """Encodes the last frames before the newest anchor as a new context, and reads the steps made since."""
+        start, tokenizer = self._anchors[-1], self.model.tokenizer
+        context = self._context(start)
+        decode(context, keep=False)
+        codes, encoder = pieces.encode_context(tokenizer, stacked([context]).to(self.model.dtype))
+        cache = engine.prefill(self.model, codes, self._capacity)
+        for step in self._past[start:]:
+            engine.read_frame(self.model, cache, step.separators, step.tokens.ids, step.action, self.sampling)
+        return _Segment(start, cache, encoder, SegmentDecoder(tokenizer, codes))
+
+    def _context(self, start: int) -> list[Frame]:
+        """The frames that are the context of step ``start``."""
         count = self.model.context_frames
-        frames = self._frames[start : start + count]
         if self.model.config.goal_conditioned:
-            frames = [self._frames[0], self._frames[start + count - 1]]
-        context = torch.stack([frame for frame in frames if frame is not None], dim=1)
-        with torch.inference_mode():
-            codes, encoder = self.model.tokenizer.encode_context(context.to(self.model.dtype))
-            _, decoder = self.model.tokenizer.decode_context(codes)
-            cache = engine.prefill(self.model, codes, self._capacity)
-        self._anchors.append(start)
-        return _Segment(start, cache, encoder, decoder)
+            return [self._frames[0], self._frames[start + count - 1]]
+        return self._frames[start : start + count]
 
     def _segment_length(self, steps: int) -> int:
         return self.model.layout.length(self.model.context_frames, steps)
 
-    @torch.inference_mode()
-    def _decode(self) -> None:
-        """Decodes, in one batch, the frames that nobody has looked at yet; all lie in the current segment."""
-        first = self.model.context_frames
-        waiting = [i for i in range(self._segment.start, self.steps) if self._frames[first + i] is None]
-        if not waiting:
-            return
-        codes = self.model.codes(torch.stack([self._past[i].tokens.ids for i in waiting], dim=1))
-        frames = self.model.tokenizer.decode_future(codes, self._segment.decoder).clamp(0, 1).float()
-        for index, frame in zip(waiting, frames.unbind(dim=1), strict=True):
-            self._frames[first + index] = frame
-
 
 def imagination(session: Session, start: int) -> Imagination:
-    """The steps of ``session`` from ``start`` on."""
+    """The steps of ``session`` from ``start`` on, whatever it does later."""
     past = session._past[start:]
     return Imagination(
-        frames=session.frames[:, session.model.context_frames + start :],
+        frames=(tuple(session._frames[session.model.context_frames + start :]),),  # type: ignore[arg-type]
         ids=torch.stack([step.tokens.ids for step in past], dim=1),
         log_probs=torch.stack([step.tokens.log_probs for step in past], dim=1),
         entropies=torch.stack([step.tokens.entropies for step in past], dim=1),

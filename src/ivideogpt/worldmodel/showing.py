@@ -11,7 +11,7 @@ from ivideogpt.data.inline import animation_uri, png_uri, sprite_sheet
 from ivideogpt.data.render import to_uint8
 
 if TYPE_CHECKING:
-    from ivideogpt.worldmodel.session import Imagination
+    from ivideogpt.worldmodel.imagination import Imagination
 
 # What is shown at most, so that a notebook stays small.
 _ROWS, _MOVING_FRAMES, _STRIP_FRAMES = 4, 64, 8

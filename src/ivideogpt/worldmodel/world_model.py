@@ -17,13 +17,15 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.core.layout import TokenLayout
 from ivideogpt.core.run import choose_device
 from ivideogpt.models.heads import Heads
+from ivideogpt.models.projection import set_int8
 from ivideogpt.models.tokenizer import CompressiveTokenizer, load_state
 from ivideogpt.models.transformer import Transformer
-from ivideogpt.worldmodel import inputs, official, scoring
+from ivideogpt.worldmodel import inputs, memory, official, scoring
 from ivideogpt.worldmodel.card import model_card
 from ivideogpt.worldmodel.config import WorldModelConfig
-from ivideogpt.worldmodel.sampling import Sampling
-from ivideogpt.worldmodel.session import Imagination, Session, imagination
+from ivideogpt.worldmodel.imagination import Imagination
+from ivideogpt.worldmodel.sampling import RandomStreams, Sampling
+from ivideogpt.worldmodel.session import Session, imagination
 from ivideogpt.worldmodel.shipped import SHIPPED
 
 CONFIG_FILE = "config.json"
@@ -81,6 +83,7 @@ class WorldModel(nn.Module):
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         context_frames: int | None = None,
+        int8: bool = False,
     ) -> WorldModel:
         """Loads a checkpoint, official or ours, in evaluation mode.
 
@@ -90,9 +93,11 @@ class WorldModel(nn.Module):
             device: "auto", "cpu", "cuda", ...; None: the CPU.
             dtype: of the weights; None: float32.
             context_frames: fewer than the checkpoint's; the position embeddings of the last ones are kept.
+            int8: the transformer imagines with weights of 8 bits: faster on a CPU and a little less exact
+                (docs/performance.md); its own weights stay as they are.
 
         Raises:
-            UserError: it cannot be found or read, or is a checkpoint of another kind.
+            UserError: it cannot be found or read, is a checkpoint of another kind, or int8 cannot be done here.
         """
         folder = resolve_checkpoint(str(folder_or_hub_id), revision=revision, shipped=SHIPPED)
         tokenizer = CompressiveTokenizer.from_pretrained(folder / "tokenizer")
@@ -109,7 +114,10 @@ class WorldModel(nn.Module):
             tokenizer.set_context_frames(context_frames)
             config = replace(config, context_frames=context_frames)
         model = cls(config, tokenizer, transformer, heads)
-        return model.to(device=choose_device(str(device or "cpu")), dtype=dtype or torch.float32).eval()
+        model = model.to(device=choose_device(str(device or "cpu")), dtype=dtype or torch.float32).eval()
+        if int8:
+            set_int8(model.transformer)
+        return model
 
     def save_pretrained(
         self,
@@ -224,6 +232,8 @@ class WorldModel(nn.Module):
     ) -> Imagination:
         """Imagines what follows the context.
 
+        As many rows are imagined together as free memory lets us, the others after them. A row does not depend on that.
+
         Args:
             context: ``[b c_frames c h w]``, float in [0, 1] or uint8; for a goal-conditioned model [goal, last frame].
             actions: ``[b horizon a]`` in model units; ``actions[:, i]`` is applied at the last known frame and leads
@@ -236,22 +246,35 @@ class WorldModel(nn.Module):
             reanchor_every: see `segment_frames`.
 
         Raises:
-            UserError: shapes, types, ranges or lengths are wrong.
+            UserError: shapes, types, ranges or lengths are wrong, or memory runs out with fewer rows at once too.
         """
         horizon = self._horizon(actions, horizon)
-        session = self.session(context, sampling=sampling, seed=seed, reanchor_every=reanchor_every)
-        actions = inputs.check_actions(self, actions, session.rows, horizon)
+        context = inputs.check_context(self, context)
+        rows = len(context)
+        streams, room = RandomStreams.from_seed(seed, rows), self.segment_frames(reanchor_every)
+        actions = inputs.check_actions(self, actions, rows, horizon)
         if observed is not None:
             observed = inputs.check_frames(self, observed, "observed")
-            known = inputs.check_actions(self, observed_actions, session.rows, observed.shape[1], "observed_actions")
-            for index in range(observed.shape[1]):
-                session.observe(observed[:, index], None if known is None else known[:, index])
+            if len(observed) != rows:
+                raise UserError(f"observed has {len(observed)} rows and the context {rows}; give frames for each row")
+            known = observed.shape[1]
+            observed_actions = inputs.check_actions(self, observed_actions, rows, known, "observed_actions")
         elif observed_actions is not None:
             raise UserError("observed_actions were given without observed frames; give both")
-        start = session.steps
-        for index in range(horizon):
-            session.advance(None if actions is None else actions[:, index])
-        return imagination(session, start)
+
+        def chunk(some: slice) -> Imagination:
+            session = Session(
+                self, context[some], sampling=sampling, seed=streams.select(some), reanchor_every=reanchor_every
+            )
+            if observed is not None:
+                for index in range(observed.shape[1]):
+                    led = None if observed_actions is None else observed_actions[some, index]
+                    session.observe(observed[some, index], led)
+            for index in range(horizon):
+                session.advance(None if actions is None else actions[some, index])
+            return imagination(session, session.steps - horizon)
+
+        return Imagination.joined(memory.in_chunks(self, rows, room, chunk))
 
     def session(
         self,
