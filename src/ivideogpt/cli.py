@@ -55,7 +55,12 @@ VERBS: Mapping[str, Verb] = {
     "data": Verb("ivideogpt.verbs.data:data", "print what an episode store holds, and check it"),
     "migrate": Verb("ivideogpt.verbs.migrate:migrate", "print the command here for one of thuml/iVideoGPT"),
     "evaluate": Verb("ivideogpt.verbs.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"),
-    "bench": Verb("ivideogpt.verbs.bench:bench", "measure how fast a model imagines here, beside the official way"),
+    "bench rollout": Verb(
+        "ivideogpt.verbs.bench:bench_rollout", "measure how fast a model imagines here, beside the official way"
+    ),
+    "bench long": Verb(
+        "ivideogpt.verbs.bench:bench_long", "measure a thousand steps: time, memory and drift from what happened"
+    ),
     "train-demo": Verb(
         "ivideogpt.verbs.demo:train_demo", "train the shipped model again, from simulator to checkpoint"
     ),
@@ -80,11 +85,9 @@ def main(arguments: Sequence[str] | None = None, verbs: Mapping[str, Verb] = VER
     if arguments[0] in ("-V", "--version"):
         print(f"ivideogpt {__version__}")
         return 0
-    name = arguments[0].replace("_", "-")
     try:
-        if name not in verbs:
-            raise UserError(f"unknown command {arguments[0]!r}; {suggestion(name, verbs)}")
-        result = _parse(verbs[name].load(), arguments[1:], f"ivideogpt {name}")()
+        name, options = _verb(arguments, verbs)
+        result = _parse(verbs[name].load(), options, f"ivideogpt {name}")()
     except UserError as error:
         print(f"ivideogpt: {error}", file=sys.stderr)
         return 2
@@ -95,6 +98,24 @@ def main(arguments: Sequence[str] | None = None, verbs: Mapping[str, Verb] = VER
         print("ivideogpt: stopped", file=sys.stderr)
         return 130
     return result if isinstance(result, int) else 0
+
+
+def _verb(arguments: Sequence[str], verbs: Mapping[str, Verb]) -> tuple[str, Sequence[str]]:
+    """The verb, of one word or two, and what follows it.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    first = arguments[0].replace("_", "-")
+    for count in (2, 1):
+        name = " ".join([first, *arguments[1:count]])
+        if name in verbs:
+            return name, arguments[count:]
+    family = [name for name in verbs if name.startswith(f"{first} ")]
+    if family:
+        wanted = " ".join([first, *arguments[1:2]])
+        raise UserError(f"unknown command {wanted!r}; expected one of: {', '.join(family)}")
+    raise UserError(f"unknown command {arguments[0]!r}; {suggestion(first, verbs)}")
 
 
 def _help(verbs: Mapping[str, Verb]) -> str:

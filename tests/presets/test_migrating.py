@@ -96,5 +96,5 @@ def test_the_page_has_a_row_for_each_flag_and_each_preset():
 def test_the_page_names_every_option_of_predict():
     text = page()
     part = text[text.index("## inference/predict.py") : text.index("## datasets/oxe_data_converter.py")]
-    missing = set(_options(VERBS["predict"].load())) - set(re.findall(r"--([a-z-]+)", part)) - {"checkpoint"}
+    missing = set(_options(VERBS["predict"].load())) - set(re.findall(r"--([a-z0-9-]+)", part)) - {"checkpoint"}
     assert not missing

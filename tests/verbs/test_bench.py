@@ -7,16 +7,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ivideogpt import UserError
+from ivideogpt.bench import long as bench_long
 from ivideogpt.bench import rollout as bench_rollout
 from ivideogpt.bench import subject as bench_subject
 from ivideogpt.bench.limits import Machine, limit_seconds, weights_read
 from ivideogpt.bench.measuring import in_new_process, in_turns, process_memory, timed_methods, use_threads
 from ivideogpt.bench.rollout import CACHED, OFFICIAL, OURS, memory_of, runners, score_gap
 from ivideogpt.bench.subject import RECIPES, RolloutOptions, Subject, new_subject, sampling_for
+from ivideogpt.core.episode import Episode
+from ivideogpt.data.episodes import save_episodes
+from ivideogpt.models.projection import Projection
 from ivideogpt.presets.official import oxe_64_act_free
 from ivideogpt.worldmodel import engine
 
@@ -166,6 +171,7 @@ ROW_KEYS = {
     "ratio_to_cached_generate",
     "limit_share",
     "peak_memory_mb",
+    "same_tokens",
 }
 
 
@@ -194,6 +200,8 @@ def test_the_last_line_is_json_and_is_kept_where_asked(run, checkpoints, tmp_pat
         assert row["limit_share"] > 0
         assert any(line.startswith(name) for line in done.out.splitlines())
     assert (found["horizon"], found["context_frames"], found["batch"], found["threads"]) == (2, 2, 1, 1)
+    assert ours["same_tokens"] == 1 >= rows["ours, int8"]["same_tokens"] > 0.5
+    assert found["cache_mb"] > 0
     assert found["ties"] == 0 and found["noise"] and found["left_out"] is None
 
 
@@ -210,7 +218,8 @@ def test_without_transformers_ours_alone_is_measured_and_the_table_says_so(run, 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["training"], "bench cannot 'training'; expected one of: rollout"),
+        ([], "unknown command 'bench'; expected one of: bench rollout, bench long"),
+        (["training"], "unknown command 'bench training'; expected one of: bench rollout, bench long"),
         (["rollout", "pusht-64", "--size", "demo"], "both a checkpoint, 'pusht-64', and --size demo were given"),
         (["rollout", "medium"], "checkpoint is 'medium', a size; use --size medium"),
         (["rollout", "--size", "large"], "invalid choice 'large'"),
@@ -222,6 +231,11 @@ def test_without_transformers_ours_alone_is_measured_and_the_table_says_so(run, 
         (["rollout", "--size", "demo", "--context-frames", "3"], "context_frames is 3; expected 1 to 2"),
         (["rollout", "--size", "demo", "--device", "nothing"], "device 'nothing' cannot be used here"),
         (["rollout", "no-such-folder"], "no-such-folder"),
+        (["long", "--steps", "1"], "steps is 1; expected at least 2"),
+        (["long", "--episodes", "0"], "episodes is 0; expected at least 1"),
+        (["long", "--threads", "0"], "threads is 0; expected at least 1"),
+        (["long", "--reanchor-every", "4", "99"], "reanchor_every is 99; expected 1 to 14"),
+        (["long", "no-such-folder"], "no-such-folder"),
     ],
 )
 def test_what_cannot_be_measured_is_one_sentence(run, words, sentence):
@@ -235,6 +249,101 @@ def test_results_are_not_measured_where_they_cannot_be_written(run, tmp_path):
     (tmp_path / "file").write_text("")
     done = run("bench", "rollout", "--out", tmp_path / "file")
     assert done.code == 2 and "is a file" in done.err
+
+
+# Long imaginations
+
+
+@pytest.fixture
+def long_episodes(tmp_path):
+    """``long_episodes(count, frames)``: a file of pictures of 16 px that move."""
+
+    def make(count, frames):
+        random = np.random.default_rng(0)
+        made = [
+            Episode(
+                frames=random.integers(0, 256, (frames, 16, 16, 3), dtype=np.uint8),
+                actions=random.standard_normal((frames, 3)).astype(np.float32),
+            )
+            for _ in range(count)
+        ]
+        save_episodes(tmp_path / "long.safetensors", made)
+        return tmp_path / "long.safetensors"
+
+    return make
+
+
+def test_a_long_imagination_is_told_block_by_block(run, checkpoints, long_episodes, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_long, "BLOCK", 4)
+    monkeypatch.setattr(bench_long, "STRETCHES", (3, 5))
+    words = ["--data", long_episodes(2, 14), "--steps", "12", "--reanchor-every", "2", "4", "--threads", "1"]
+    done = run("bench", "long", checkpoints["conditional"], *words, "--out", tmp_path / "kept")
+    assert done.code == 0, done.err
+    kept, picture = sorted((tmp_path / "kept").iterdir())
+    assert json.loads(kept.read_text(encoding="utf-8")).keys() == done.json.keys()
+    assert picture.suffix == ".png" and picture.stat().st_size > 1000
+    assert done.json["runs"].keys() == {"2", "4"} and done.json["steps"] == 12
+    for one in done.json["runs"].values():
+        assert len(one["milliseconds_per_step"]) == 3 and min(one["milliseconds_per_step"]) > 0
+        assert one["slowest_to_fastest_block"] >= 1
+        assert len(one["growth_mb"]) in (0, 2)
+        assert [(x["first"], x["last"]) for x in one["drift"]] == [(1, 3), (4, 5), (6, 12)]
+        assert all(x["missing"] is None and 0 < x["psnr"] < 20 for x in one["drift"])
+
+
+def test_a_long_imagination_is_that_of_a_session(build, long_episodes):
+    model = build("conditional")
+    options = bench_long.LongOptions(source="mine", data=long_episodes(2, 9), steps=7)
+    truth = bench_long.read_truth(model, options)
+    found = bench_long.run_long(model, truth, 3, seed=5)
+    expected = model.imagine(truth.frames[:, :2], truth.actions, seed=5, reanchor_every=3).frames
+    assert len(found.milliseconds) == 1 and found.period == 3
+    torch.testing.assert_close(found.frames, expected[0], atol=0.5 / 255 + 1e-6, rtol=0)
+    difference = (expected.mul(255).round() - truth.frames[:, 2:]).square().mean(dim=(2, 3, 4)) / 255**2
+    assert found.drift[0].psnr == pytest.approx(float(-10 * difference.log10().mean()), abs=1e-3)
+
+
+@needs_transformers
+def test_weights_of_8_bits_are_measured_beside_the_exact_ones(subject_of):
+    subject = subject_of("conditional")
+    rows = runners([OURS, replace(OURS, precision="int8")], subject, HORIZON)
+    exact, rounded = rows.values()
+    assert bench_rollout.same_tokens(exact, exact) == 1
+    assert bench_rollout.same_tokens(exact, rounded) > 0.5
+    with torch.no_grad():
+        rounded.way.model.transformer.head.weight.neg_()
+    assert bench_rollout.same_tokens(exact, rounded) < 0.5
+    assert not any(part.int8 for part in exact.way.model.modules() if isinstance(part, Projection))
+
+
+def test_drift_knows_where_the_agent_of_pusht_is():
+    true = torch.full((1, 6, 3, 64, 64), 255, dtype=torch.uint8)
+    for index in range(6):
+        true[0, index, :, 30:34, 8 * index + 8 : 8 * index + 12] = torch.tensor([72, 116, 241])[:, None, None]
+    imagined = true.clone()
+    imagined[0, 2] = 255
+    imagined[0, 3] = true[0, 5]
+    (found,) = bench_long.drift(true, imagined, true[:, 0], pusht=True)
+    assert (found.first, found.last) == (1, 6)
+    assert found.missing == pytest.approx(1 / 6) and found.right == pytest.approx(4 / 6)
+    (same,) = bench_long.drift(true, true, true[:, 0], pusht=True)
+    assert same.missing == 0 and same.right == 1 and same.psnr > same.still
+
+
+def test_episodes_that_are_too_short_or_missing_are_refused(run, checkpoints, long_episodes):
+    data = long_episodes(2, 8)
+    done = run("bench", "long", checkpoints["conditional"], "--data", data, "--steps", "7")
+    assert done.code == 2 and "has 0 episodes of at least 9 frames; expected 2" in done.err
+    done = run("bench", "long", checkpoints["conditional"], "--steps", "7")
+    assert done.code == 2 and "add --data with some of 9 frames" in done.err
+
+
+def test_the_shipped_model_is_measured_on_recorded_episodes(run):
+    pytest.importorskip("gym_pusht", reason="PushT comes with: pip install 'ivideogpt[pusht]'")
+    done = run("bench", "long", "--steps", "4", "--episodes", "1", "--reanchor-every", "3", "--threads", "1")
+    assert done.code == 0, done.err
+    (stretch,) = done.json["runs"]["3"]["drift"]
+    assert stretch["psnr"] > 25 and stretch["missing"] == 0
 
 
 # What is measured
@@ -282,13 +391,12 @@ def test_the_shipped_model_starts_from_its_held_out_episodes():
 
 
 def test_a_token_reads_all_layers_and_the_rows_of_the_head_that_may_be_drawn(model_of):
-    for kind, legal in (("conditional", False), ("plain", True)):
+    for kind in ("conditional", "plain"):
         model = model_of(kind)
         outside = model.transformer.embed.weight.numel() + model.transformer.norm.weight.numel()
         inside = sum(weight.numel() for weight in model.transformer.parameters()) - outside
-        if legal:
-            unread = model.layout.vocab_size - model.layout.dynamics_codes
-            inside -= unread * model.transformer.config.hidden_size
+        unread = model.layout.vocab_size - model.layout.dynamics_codes
+        inside -= unread * model.transformer.config.hidden_size
         assert weights_read(model) == inside
 
 

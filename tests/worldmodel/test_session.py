@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 from ivideogpt import Sampling, UserError, WorldModel
+from ivideogpt.models import projection
+from ivideogpt.models.copies import Copies
+from ivideogpt.models.projection import Projection
 from ivideogpt.models.transformer import KVCache
 from ivideogpt.worldmodel import embeddings, engine
 from ivideogpt.worldmodel.sampling import RandomStreams
@@ -806,3 +809,19 @@ def test_a_refused_step_leaves_the_session_as_it_was(model_of, frames_for, actio
             session.observe(frames[:, 2])
         found += play(session, actions, index, index + 1)
     assert_same(found, expected)
+
+
+def test_warmup_does_beforehand_what_the_first_step_would_wait_for(model_of, frames_for, actions_for, monkeypatch):
+    model = model_of("conditional")
+    context, actions = frames_for(model), actions_for(model, horizon=2)
+    plain, warm = model.session(context), model.session(context)
+    expected = [plain.step(actions[:, index]) for index in range(2)]
+    for part in model.modules():
+        if isinstance(part, Projection):
+            part._products = Copies()
+    warm.warmup()
+    assert warm.steps == 0
+    monkeypatch.setattr(projection, "packed_product", lambda weight: pytest.fail("packed during a step"))
+    for index in range(2):
+        step = warm.step(actions[:, index])
+        assert torch.equal(step.ids, expected[index].ids) and torch.equal(step.frames, expected[index].frames)

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from ivideogpt.bench.measuring import Probe, memory_probes, product
-from ivideogpt.bench.subject import RolloutOptions, sampling_for
+from ivideogpt.bench.subject import RolloutOptions
 from ivideogpt.worldmodel.world_model import WorldModel
 
 #: Bytes that the memory is measured with at most on a CPU (beyond any cache), and on a GPU.
@@ -46,8 +46,7 @@ def probes_of(model: WorldModel, precision: Numbers) -> list[Probe]:
 
 def weights_read(model: WorldModel) -> int:
     """Numbers that drawing a token takes: all layers, and the rows of the head that may be drawn."""
-    layout, width = model.layout, model.transformer.config.hidden_size
-    ids = len(layout.dynamics_ids) if sampling_for(model).legal_only else layout.vocab_size
+    ids, width = len(model.layout.dynamics_ids), model.transformer.config.hidden_size
     return sum(weight.numel() for weight in model.transformer.layers.parameters()) + ids * width
 
 

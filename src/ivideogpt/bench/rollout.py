@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,11 +24,11 @@ from ivideogpt.bench.measuring import (
     use_threads,
 )
 from ivideogpt.bench.official import Clip, LlamaRollout, import_transformers
-from ivideogpt.bench.subject import RolloutOptions, Subject, new_subject, sampling_for
+from ivideogpt.bench.subject import RECIPES, RolloutOptions, Subject, new_subject, sampling_for
 from ivideogpt.core.errors import MissingExtraError
 from ivideogpt.core.run import choose_device, choose_precision
 from ivideogpt.models.projection import set_int8
-from ivideogpt.worldmodel import embeddings, engine
+from ivideogpt.worldmodel import drafts, embeddings, engine
 from ivideogpt.worldmodel.sampling import Sampling
 from ivideogpt.worldmodel.session import imagination
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -51,7 +52,7 @@ class Row:
     Attributes:
         kind: whose way.
         precision: of the weights; int8: those of the transformer, the rest in float32.
-        drafts: made where the model has a forecast.
+        drafts: made where they pay.
         frame_by_frame: each frame is decoded and looked at before the next is imagined.
     """
 
@@ -117,16 +118,12 @@ class OurRollout:
 
     def clip(self, context: Tensor, actions: Tensor | None, horizon: int, sampling: Sampling, *, seed: int = 0) -> Clip:
         """Context float ``[b c 3 h w]`` and actions ``[b f a]`` to a clip of ``horizon`` future frames f."""
-        rows = engine.DRAFT_ROWS
-        engine.DRAFT_ROWS = rows if self.row.drafts else 0
-        try:
+        with contextlib.nullcontext() if self.row.drafts else drafts.switched_off():
             session = self.model.session(context, sampling, seed, reanchor_every=horizon)
             for index in range(horizon):
                 action = None if actions is None else actions[:, index]
                 (session.step if self.row.frame_by_frame else session.advance)(action)
             made = imagination(session, 0)
-        finally:
-            engine.DRAFT_ROWS = rows
         return Clip(made.ids, made.frames)
 
 
@@ -134,7 +131,7 @@ def rows_of(model: WorldModel, options: RolloutOptions, *, baselines: bool) -> l
     """What is compared: baselines first, the slowest in front."""
     rows = [OFFICIAL, CACHED] if baselines else []
     rows.append(OURS)
-    if model.config.heads.forecast_grid and options.batch <= engine.DRAFT_ROWS:
+    if options.source not in RECIPES and options.batch <= engine.DRAFT_ROWS:
         rows.append(replace(OURS, drafts=False))
     rows.append(replace(OURS, frame_by_frame=True))
     if choose_precision("auto", options.device) == "bfloat16":
@@ -159,7 +156,8 @@ class Runner:
     def __call__(self) -> None:
         """Imagines the clip and notes how long its parts took."""
         with timed_methods(self.way.tokenizer, _ENCODING + _DECODING, self.subject.context.device) as seconds:
-            self.clip(sampling_for(self.subject.model), seed=len(self.parts))
+            ours = isinstance(self.way, OurRollout)
+            self.clip(Sampling() if ours else sampling_for(self.subject.model), seed=len(self.parts))
         named = {"encoder": _ENCODING, "decoder": _DECODING}
         self.parts.append({part: sum(seconds[name] for name in names) for part, names in named.items()})
 

@@ -126,14 +126,15 @@ class KVCache:
             mask: bool ``[n total]``; None: each query sees everything.
 
         Returns:
-            ``[b heads n head_dim]``.
+            ``[b heads n head_dim]``, of the dtype of the queries; computed in that of the cache.
         """
+        dtype, queries = queries.dtype, queries.to(self.keys.dtype)
         parts = [(prefix.keys[layer], prefix.values[layer]) for prefix in self.prefixes]
         parts.append(self.append(layer, keys, values))
         if len(parts) > 1 or (queries.shape[2] == 1 and queries.device.type == "cpu"):
             # The fused kernel is made for many queries; for one it is five times slower than three products.
-            return attend_to_parts(queries, parts, None if mask is None else ~mask)
-        return F.scaled_dot_product_attention(queries, *parts[0], attn_mask=mask)
+            return attend_to_parts(queries, parts, None if mask is None else ~mask).to(dtype)
+        return F.scaled_dot_product_attention(queries, *parts[0], attn_mask=mask).to(dtype)
 
     def advance(self, count: int) -> None:
         """Counts ``count`` new positions as filled."""

@@ -51,8 +51,8 @@ ivideogpt predict thuml/ivideogpt-oxe-64-act-free \\
 
 _PREDICT_MORE = """\
 
-Also here: `--start`, `--episode`, `--temperature`, `--top-k`, `--greedy`, `--reanchor-every`, `--fps`, `--device`. What
-the command does differently: [parity](parity.md#predict).
+Also here: `--start`, `--episode`, `--temperature`, `--top-k`, `--greedy`, `--reanchor-every`, `--fps`, `--device`,
+`--int8`. What the command does differently: [parity](parity.md#predict).
 """
 
 _PYTHON = """\

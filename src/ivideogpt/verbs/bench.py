@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,21 +12,23 @@ from typing import Annotated, Any
 import torch
 import tyro
 
+from ivideogpt.bench.long import BLOCK, NEAR, LongOptions, LongRun, measure_long
 from ivideogpt.bench.measuring import use_threads
 from ivideogpt.bench.official import import_transformers
 from ivideogpt.bench.rollout import CACHED, OFFICIAL, OURS, Measured, Row, measure
 from ivideogpt.bench.subject import DEMO, RECIPES, RolloutOptions, Size
-from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import write_text_atomic
+from ivideogpt.data.render import to_uint8, write_strip
 from ivideogpt.verbs.showing import check_folder, print_json, print_table
+from ivideogpt.worldmodel.memory import cache_bytes
 from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON
 
-_WHAT = ("rollout",)
+#: Pictures of a long imagination that are shown.
+_PICTURES = 16
 
 
-def bench(
-    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="rollout")],
+def bench_rollout(
     checkpoint: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[CHECKPOINT]")] = None,
     *,
     size: Size | None = None,
@@ -41,7 +45,6 @@ def bench(
     """Measure how fast clips are imagined, beside the official way; the baselines need transformers (extra dev).
 
     Args:
-        what: rollout.
         checkpoint: a folder, a Hub id, the name of a shipped model, or a run folder.
         size: instead of a checkpoint: official-64 or medium, the published shapes with random weights; demo, the
             shipped model. Default: official-64.
@@ -55,8 +58,6 @@ def bench(
         memory: also measure memory, in a process for each row.
         out: a folder for the figures, in a file named by the time.
     """
-    if what not in _WHAT:
-        raise UserError(f"bench cannot {what!r}; {suggestion(what, _WHAT)}")
     if checkpoint is not None and size is not None:
         raise UserError(f"both a checkpoint, {checkpoint!r}, and --size {size} were given; give one of them")
     if checkpoint in RECIPES:
@@ -80,10 +81,111 @@ def bench(
     _show(options, found)
     values = summary(options, found)
     if out is not None:
-        file = out / f"rollout-{datetime.now():%Y-%m-%d-%H%M%S}.json"
-        write_text_atomic(file, json.dumps(values, indent=2) + "\n")
-        print(file)
+        _keep(values, out)
     print_json(values)
+
+
+def bench_long(
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[CHECKPOINT]")] = LongOptions.source,
+    *,
+    data: Path | None = None,
+    steps: int = LongOptions.steps,
+    reanchor_every: tuple[int, ...] = (),
+    episodes: int = LongOptions.episodes,
+    seed: int = LongOptions.seed,
+    device: str = LongOptions.device,
+    threads: int | None = None,
+    out: Path | None = None,
+) -> None:
+    """Measure long imaginations: whether a step stays as fast, what memory it takes, how far it drifts from the truth.
+
+    Args:
+        checkpoint: a folder, a Hub id, the name of a shipped model, or a run folder.
+        data: episodes of at least context and steps, in a store or a file; default: recorded now, for the shipped
+            model.
+        steps: to imagine; time and memory are told for each hundred.
+        reanchor_every: imagined frames between two encodings of the context, one run each; default: what the model was
+            trained on, its half and a quarter.
+        episodes: imagined together.
+        seed: of the draws.
+        device: auto, cpu or cuda.
+        threads: of the CPU; default: as PyTorch chooses.
+        out: a folder for the figures, in a file named by the time, and for pictures.
+    """
+    if out is not None:
+        check_folder(out)
+    runs, truth = measure_long(
+        LongOptions(
+            source=checkpoint,
+            data=data,
+            steps=steps,
+            periods=reanchor_every,
+            episodes=episodes,
+            device=device,
+            threads=threads,
+            seed=seed,
+        )
+    )
+    _show_long(runs)
+    values = long_summary(checkpoint, episodes, runs)
+    if out is not None:
+        file = _keep(values, out)
+        every = max(1, steps // _PICTURES)
+        rows = {"true": truth.frames[0, -steps:].float() / 255}
+        rows |= {f"{run.period} a context": run.frames for run in runs}
+        pictures = {label: to_uint8(frames[every - 1 :: every]) for label, frames in rows.items()}
+        write_strip(file.with_suffix(".png"), pictures, title=f"A picture every {every} steps")
+        print(file.with_suffix(".png"))
+    print_json(values)
+
+
+def long_summary(checkpoint: str, episodes: int, runs: Sequence[LongRun]) -> dict[str, Any]:
+    """What the JSON line holds; the first figures are those of the first run."""
+    return {
+        "benchmark": "long",
+        "milliseconds_per_step": statistics.mean(runs[0].milliseconds),
+        "slowest_to_fastest_block": runs[0].slowest,
+        "source": checkpoint,
+        "episodes": episodes,
+        "steps": runs[0].drift[-1].last,
+        "runs": {
+            str(run.period): {
+                "milliseconds_per_step": run.milliseconds,
+                "slowest_to_fastest_block": run.slowest,
+                "growth_mb": [one / 1e6 for one in run.growth],
+                "drift": [stretch._asdict() for stretch in run.drift],
+            }
+            for run in runs
+        },
+        "torch": torch.__version__,
+    }
+
+
+def _show_long(runs: Sequence[LongRun]) -> None:
+    for run in runs:
+        first, last = run.milliseconds[0], run.milliseconds[-1]
+        grown = f", {statistics.median(run.growth) / 1e6:.1f} MB more each" if run.growth else ""
+        print(
+            f"a new context every {run.period} frames: {first:.1f} ms a step in the first {BLOCK}, {last:.1f} in the "
+            f"last, slowest to fastest {run.slowest:.2f}{grown}"
+        )
+        lines: list[list[str | float]] = [
+            [
+                f"  {one.first} to {one.last}",
+                one.psnr,
+                one.still,
+                *("-" if share is None else f"{share:.0%}" for share in (one.missing, one.right)),
+            ]
+            for one in run.drift
+        ]
+        print_table(["  steps", "PSNR", "standing still", "agent missing", f"within {NEAR:.0f} px"], lines)
+
+
+def _keep(values: Mapping[str, Any], folder: Path) -> Path:
+    file = folder / f"{values['benchmark']}-{datetime.now():%Y-%m-%d-%H%M%S}.json"
+    write_text_atomic(file, json.dumps(values, indent=2) + "\n")
+    print(file)
+    return file
 
 
 def summary(options: RolloutOptions, found: Measured) -> dict[str, Any]:
@@ -103,6 +205,7 @@ def summary(options: RolloutOptions, found: Measured) -> dict[str, Any]:
             "ratio_to_cached_generate": _ratio(found, row, CACHED),
             "limit_share": one.limit_share,
             "peak_memory_mb": None if one.memory is None else one.memory / 1e6,
+            "same_tokens": one.same_tokens,
         }
         for row, one in found.rows.items()
     }
@@ -118,6 +221,7 @@ def summary(options: RolloutOptions, found: Measured) -> dict[str, Any]:
         "horizon": options.horizon,
         "action_dim": model.action_dim,
         "noise": found.subject.noise,
+        "cache_mb": cache_bytes(model, options.batch, options.horizon) / 1e6,
         "rounds": options.rounds,
         "ties": found.ties,
         "left_out": found.left_out,
@@ -156,9 +260,11 @@ def _show(options: RolloutOptions, found: Measured) -> None:
                 *("-" if ratio is None else ratio for ratio in ratios),
                 f"{one.limit_share:.0%}",
                 "-" if one.memory is None else f"{one.memory / 1e6:.0f}",
+                f"{one.same_tokens:.1%}",
             ]
         )
-    print_table([*headings, "MB"], lines)
+    print_table([*headings, "MB", "same tokens"], lines)
+    print(f"keys and values in float32: {cache_bytes(model, options.batch, options.horizon) / 1e6:.0f} MB")
     for name, machine in found.machines.items():
         rate, bandwidth = machine.operations / 1e9, machine.bandwidth / 1e9
         print(f"this machine, {name}: {bandwidth:.1f} GB/s, {rate:.0f} GFLOP/s")

@@ -3,10 +3,11 @@
 A frame costs 1 + m positions: its separator (with the action) and its m tokens. The last token is read too, so that
 the cache is complete and the reward can be read off it.
 
-Where the model has a forecast, few rows are decoded in drafts: all tokens of the frame are drawn from the forecast with
-the random numbers they will be drawn with anyway, read in one pass, and drawn again from what the transformer then
-says. Up to the first token that comes out another one, nothing would have been different one by one; from there on the
-rest is read again. So drafts change the time and, rounding apart, nothing else.
+Where it pays, frames are decoded in drafts (`drafts`): likely tokens of the whole frame are read in one pass, and all
+are drawn from what the transformer then says, each with the random number it is drawn with anyway. Up to the first one
+that comes out another, nothing would have been different one by one: these are settled, and so is that one. What was
+drawn after it already knows most of the frame, so it is the next draft. Drafts change the time and, rounding apart,
+nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ivideogpt.models.transformer import KVCache
-from ivideogpt.worldmodel import embeddings
+from ivideogpt.worldmodel import drafts, embeddings, frame_graph
+from ivideogpt.worldmodel.memory import cache_dtype
 from ivideogpt.worldmodel.sampling import Choice, Sampling
 from ivideogpt.worldmodel.scoring import score_tokens
 
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
 #: Weights up to this size stay in a CPU's cache: products this small are slower shared between threads, and many times
 #: slower where another program keeps one of the cores busy.
 CACHED_BYTES = 24 * 2**20
-#: A batch up to this size is decoded in drafts: one row's wrong draft is read again for all.
-DRAFT_ROWS = 4
+#: A batch up to this size is decoded in drafts. A wrong draft of one row is read again for all: with 32 rows drafts
+#: save a quarter of the time, with 64 nothing (docs/performance.md).
+DRAFT_ROWS = 32
 
 
 @contextmanager
@@ -83,7 +86,7 @@ def prefill(model: WorldModel, context_codes: Tensor, future_frames: int) -> KVC
         rows=len(context_codes),
         positions=layout.length(count, future_frames),
         device=model.device,
-        dtype=model.dtype,
+        dtype=cache_dtype(model),
     )
     _feed(model, cache, layout.join(context_codes), layout.slots(count, 0))
     return cache
@@ -102,6 +105,10 @@ def decode_frame(
         sampling: how to draw.
         uniforms: float32 ``[b m]`` in [0, 1).
     """
+    if model.device.type == "cuda":
+        drawn = frame_graph.decode_frame(model, cache, separators, action, sampling, uniforms)
+        if drawn is not None:
+            return FrameTokens(*drawn)
     with decode_threads(model):
         return _decode_frame(model, cache, separators, action, sampling, uniforms)
 
@@ -120,33 +127,34 @@ def _decode_frame(
         choice = sampling.choose(logits.flatten(0, 1), some.flatten())
         return Choice(*(value.view(rows, -1) for value in choice))
 
-    drafted = guess is not None and rows <= DRAFT_ROWS
-    tokens = torch.cat([separators[:, None], separators.new_zeros(rows, count)], dim=1)
-    if drafted:
-        assert guess is not None
-        tokens[:, 1:] = legal.start + choose(model.transformer.guess_logits(guess, legal), 0).index
+    drafts.forget(cache)
+    known = drafts.Known(model, cache, guess, sampling, uniforms)
+    draft = drafts.first_draft(known) if rows <= DRAFT_ROWS else None
+    drafting, cost = draft is not None, drafts.Cost(rows, count)
+    opened = separators.new_zeros(rows, count) if draft is None else draft.ids
+    tokens = torch.cat([separators[:, None], opened], dim=1)
     log_probs, entropies = (torch.empty(rows, count, device=tokens.device) for _ in range(2))
     start, read = cache.length, 0
     while True:
-        stop = count + 1 if drafted else read + 1
+        stop = count + 1 if drafting else read + 1
         here = slice(read, stop)
         hidden = _feed(model, cache, tokens[:, here], slots[here], None if added is None else added[:, here])
+        cost.add(stop - read)
         if read == count:
             break
-        settled = slice(read, min(stop, count))
-        choice = choose(model.transformer.logits(hidden[:, : settled.stop - read], legal), read)
-        ids = legal.start + choice.index
-        right = 0
-        if drafted:
-            right = int((ids == tokens[:, 1:][:, settled]).all(dim=0).long().cumprod(dim=0).sum())
-        known = slice(read, min(read + right + 1, settled.stop))
-        tokens[:, 1:][:, known] = ids[:, : known.stop - read]
-        log_probs[:, known] = choice.log_prob[:, : known.stop - read]
-        entropies[:, known] = choice.entropy[:, : known.stop - read]
+        drawn = slice(read, min(stop, count))
+        choice = choose(model.transformer.logits(hidden[:, : drawn.stop - read], legal), read)
+        ids, future = legal.start + choice.index, tokens[:, 1:]
+        # Rows go on together.
+        right = int((ids == future[:, drawn]).all(dim=0).long().cumprod(dim=0).sum()) if drafting else 0
+        future[:, drawn], log_probs[:, drawn], entropies[:, drawn] = ids, choice.log_prob, choice.entropy
         if right == count - read:
             break
-        read = known.stop
+        read += right + 1
         cache.truncate(start + read)
+        drafting = drafting and cost.still_pays(read)
+    if draft is not None:
+        drafts.note(cache, start, cost)
     return FrameTokens(tokens[:, 1:], log_probs, entropies, hidden[:, -1])
 
 
@@ -163,6 +171,7 @@ def read_frame(
         action: ``[b a]`` in model units, or None.
         sampling: temperature and legal ids.
     """
+    drafts.forget(cache)
     layout = model.layout
     sequence = torch.cat([separators[:, None], ids], dim=1)
     slots = torch.arange(layout.frame_length, device=ids.device)

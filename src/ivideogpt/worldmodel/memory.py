@@ -25,10 +25,15 @@ _SCORE_COPIES = 8
 _CGROUP = Path("/sys/fs/cgroup")
 
 
+def cache_dtype(model: WorldModel) -> torch.dtype:
+    """Of keys and values: that of the weights, but float32 on a CPU, which would copy all others at each token."""
+    return torch.float32 if model.device.type == "cpu" else model.dtype
+
+
 def cache_bytes(model: WorldModel, rows: int, frames: int) -> int:
     """Bytes of the cache of so many rows with room for ``frames`` future frames: keys, values and ids."""
     config = model.transformer.config
-    vectors = 2 * config.num_layers * config.hidden_size * model.dtype.itemsize
+    vectors = 2 * config.num_layers * config.hidden_size * cache_dtype(model).itemsize
     return rows * model.layout.length(model.context_frames, frames) * (vectors + torch.long.itemsize)
 
 

@@ -153,6 +153,12 @@ class Session:
         waiting = Frame.waiting(self.model.codes(tokens.ids), self._segment.decoder)
         self._close(tokens, separators, action, waiting)
 
+    def warmup(self) -> None:
+        """Does now what the first frame would wait for: weights are laid out for the CPU, a CUDA graph is captured."""
+        size = self.model.action_dim
+        action = torch.zeros(self.rows, size, device=self.model.device) if size else None
+        self.fork().step(action)
+
     def observe(self, frame: Tensor, action: Tensor | None = None) -> Step:
         """Takes the real next frame instead of an imagined one.
 
