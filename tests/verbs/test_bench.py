@@ -23,7 +23,6 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.data.episodes import save_episodes
 from ivideogpt.models.projection import Projection
 from ivideogpt.presets.official import oxe_64_act_free
-from ivideogpt.worldmodel import engine
 
 HORIZON = 3
 CPU = torch.device("cpu")
@@ -101,11 +100,9 @@ def test_draws_are_a_function_of_the_turn_and_differ_between_turns(subject_of):
 def test_without_drafts_every_token_is_read_alone(subject_of):
     subject, read = subject_of("plain", rows=1), []
     subject.model.transformer.register_forward_hook(lambda _, args, found: read.append(found.shape[1]))
-    before = engine.DRAFT_ROWS
     working = runners([OURS, SINGLE], subject, HORIZON)
     likeliest(working[SINGLE])
     assert read[1:] == [1] * (HORIZON * subject.model.layout.frame_length)
-    assert before == engine.DRAFT_ROWS > 0
     read.clear()
     likeliest(working[OURS])
     assert max(read[1:]) > 1
@@ -213,6 +210,14 @@ def test_without_transformers_ours_alone_is_measured_and_the_table_says_so(run, 
     assert done.json["ratio_to_official"] is None and done.json["ratio_to_cached_generate"] is None
     assert done.json["frames_per_second"] > 0
     assert "left out: official, cached generate (transformers is not installed; run: pip install" in done.out
+
+
+def test_baselines_can_be_left_out(run, checkpoints):
+    words = ["--horizon", "1", "--rounds", "1", "--no-memory", "--no-baselines"]
+    done = run("bench", "rollout", checkpoints["conditional"], *words)
+    assert done.code == 0, done.err
+    assert all(name.startswith("ours") for name in done.json["rows"])
+    assert "left out: official, cached generate (as asked)" in done.out
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,10 @@ def measure(options: RolloutOptions) -> Measured:
         subject = new_subject(options)
         left_out = None
         try:
-            import_transformers()
+            if options.baselines:
+                import_transformers()
+            else:
+                left_out = "as asked"
         except MissingExtraError as error:
             left_out = str(error)
         rows = rows_of(subject.model, options, baselines=left_out is None)

@@ -48,6 +48,7 @@ class RolloutOptions:
         rounds: turns that are timed.
         threads: of the CPU; None: as PyTorch chooses.
         memory: measured, in a process for each row.
+        baselines: measured too; with many rows they take long.
     """
 
     source: str
@@ -59,6 +60,7 @@ class RolloutOptions:
     rounds: int = 3
     threads: int | None = None
     memory: bool = True
+    baselines: bool = True
 
     def __post_init__(self) -> None:
         """Raises UserError where a number is too small."""

@@ -40,6 +40,7 @@ def bench_rollout(
     rounds: int = RolloutOptions.rounds,
     threads: int | None = None,
     memory: bool = RolloutOptions.memory,
+    baselines: bool = RolloutOptions.baselines,
     out: Path | None = None,
 ) -> None:
     """Measure how fast clips are imagined, beside the official way; the baselines need transformers (extra dev).
@@ -56,6 +57,7 @@ def bench_rollout(
         rounds: turns that are timed; figures are medians.
         threads: of the CPU; default: as PyTorch chooses.
         memory: also measure memory, in a process for each row.
+        baselines: also measure the official way and one generate; with many clips at once they take long.
         out: a folder for the figures, in a file named by the time.
     """
     if checkpoint is not None and size is not None:
@@ -76,6 +78,7 @@ def bench_rollout(
         rounds=rounds,
         threads=threads,
         memory=memory,
+        baselines=baselines,
     )
     found = measure(options)
     _show(options, found)
