@@ -344,6 +344,18 @@ def test_each_reason_is_named(build, batch, on_cuda, monkeypatch):
     assert "gradients are being recorded" in (frame_graph.why_not(model, 1) or "")
 
 
+def test_a_replay_that_draws_something_else_is_not_used(monkeypatch):
+    drawn = (torch.tensor([[3, 4]]), torch.tensor([[-1.0, -2.0]]), torch.zeros(1, 2), torch.zeros(1, 8))
+    for changed, fits in (({}, True), ({0: torch.tensor([[3, 5]])}, False), ({1: torch.tensor([[-1.0, -2.1]])}, False)):
+        replay = tuple(changed.get(index, x) for index, x in enumerate(drawn))
+        monkeypatch.setattr(frame_graph, "capture", lambda draw, device, replay=replay: lambda: replay)
+        if fits:
+            assert frame_graph.checked(lambda: drawn, torch.device("cpu"))() is replay
+            continue
+        with pytest.raises(RuntimeError, match="another one than without capturing"):
+            frame_graph.checked(lambda: drawn, torch.device("cpu"))
+
+
 def test_a_capture_that_fails_is_told_and_not_tried_again(build, batch, anywhere, monkeypatch):
     some, tried = batch(build("conditional")), []
 

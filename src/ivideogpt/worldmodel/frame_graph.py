@@ -37,6 +37,8 @@ GRAPH_ROWS = 128
 _MOST_GRAPHS = 4
 #: Runs before a capture: libraries choose their kernels and allocate what they work in.
 _WARMUP_RUNS = 3
+#: How far log-probabilities of the same kernels may lie apart.
+_SAME = 1e-3
 
 
 class StaticCache(KVCache):
@@ -94,7 +96,7 @@ class StaticFrame:
         if self.action is not None and action is not None:
             self.action.copy_(action)
         if self._replay is None:
-            self._replay = capture(self.draw, self.position.device) if self.position.is_cuda else self.draw
+            self._replay = checked(self.draw, self.position.device) if self.position.is_cuda else self.draw
         # The memory of what was drawn is written again by the next frame.
         drawn = tuple(x.clone() for x in self._replay())
         new = slice(start, start + count)
@@ -223,6 +225,20 @@ def why_not(model: WorldModel, rows: int) -> str | None:
     if torch.is_autocast_enabled("cuda"):
         return "autocast is on, which keeps copies of weights; use a bfloat16 model instead"
     return None
+
+
+def checked(draw: Callable[[], Drawn], device: torch.device) -> Callable[[], Drawn]:
+    """What `capture` gives, once its first frame has been found to be that of ``draw``.
+
+    Raises:
+        RuntimeError: it is another one, or it cannot be captured.
+    """
+    ids, log_probs, *_ = (x.clone() for x in draw())
+    replay = capture(draw, device)
+    found = replay()
+    if not (torch.equal(found[0], ids) and torch.allclose(found[1], log_probs, atol=_SAME, rtol=0)):
+        raise RuntimeError("the captured frame is another one than without capturing")
+    return replay
 
 
 def capture(draw: Callable[[], Drawn], device: torch.device) -> Callable[[], Drawn]:
