@@ -20,7 +20,7 @@ from ivideogpt.bench.measuring import in_new_process, in_turns, process_memory, 
 from ivideogpt.bench.rollout import CACHED, OFFICIAL, OURS, memory_of, runners, score_gap
 from ivideogpt.bench.subject import RECIPES, RolloutOptions, Subject, new_subject, sampling_for
 from ivideogpt.core.episode import Episode
-from ivideogpt.data.episodes import save_episodes
+from ivideogpt.data.episodes import load_episodes, save_episodes
 from ivideogpt.models.projection import Projection
 from ivideogpt.presets.official import oxe_64_act_free
 
@@ -261,14 +261,15 @@ def test_results_are_not_measured_where_they_cannot_be_written(run, tmp_path):
 
 @pytest.fixture
 def long_episodes(tmp_path):
-    """``long_episodes(count, frames)``: a file of pictures of 16 px that move."""
+    """``long_episodes(count, frames, meta)``: a file of pictures of 16 px that move."""
 
-    def make(count, frames):
+    def make(count, frames, meta=None):
         random = np.random.default_rng(0)
         made = [
             Episode(
                 frames=random.integers(0, 256, (frames, 16, 16, 3), dtype=np.uint8),
                 actions=random.standard_normal((frames, 3)).astype(np.float32),
+                meta=meta or {},
             )
             for _ in range(count)
         ]
@@ -288,6 +289,7 @@ def test_a_long_imagination_is_told_block_by_block(run, checkpoints, long_episod
     assert json.loads(kept.read_text(encoding="utf-8")).keys() == done.json.keys()
     assert picture.suffix == ".png" and picture.stat().st_size > 1000
     assert done.json["runs"].keys() == {"2", "4"} and done.json["steps"] == 12
+    assert done.json["threads"] == 1 and done.json["device"]
     for one in done.json["runs"].values():
         assert len(one["milliseconds_per_step"]) == 3 and min(one["milliseconds_per_step"]) > 0
         assert one["slowest_to_fastest_block"] >= 1
@@ -335,6 +337,69 @@ def test_drift_knows_where_the_agent_of_pusht_is():
     assert same.missing == 0 and same.right == 1 and same.psnr > same.still
 
 
+def test_drift_knows_where_the_block_of_pusht_is_and_that_it_vanished():
+    true = torch.full((1, 4, 3, 64, 64), 255, dtype=torch.uint8)
+    for index in range(4):
+        left = 10 + 6 * index
+        true[0, index, :, 30:34, left : left + 16] = torch.tensor([135, 154, 173])[:, None, None]
+        true[0, index, :, 34:46, left + 6 : left + 10] = torch.tensor([135, 154, 173])[:, None, None]
+        true[0, index, :, 5:9, 5:9] = torch.tensor([72, 116, 241])[:, None, None]
+    shifted = true.roll(3, dims=-1)
+    (found,) = bench_long.drift(true, shifted, true[:, 0], pusht=True)
+    assert found.block_missing == 0 and found.block == pytest.approx(3, abs=0.01)
+    assert found.block_still == pytest.approx((0 + 6 + 12 + 18) / 4, abs=0.01)
+    gone = true.clone()
+    gone[0, 2:, :, 20:] = 255
+    (found,) = bench_long.drift(true, gone, true[:, 0], pusht=True)
+    assert found.block_missing == 0.5 and found.missing == 0 and found.right == 1
+
+
+def test_the_agent_is_looked_for_in_recorded_episodes_of_pusht_alone(model_of, long_episodes, monkeypatch):
+    model, environment = model_of("conditional"), {"environment": "ivideogpt/PushT-v0"}
+    monkeypatch.setattr(bench_long, "IMAGE_SIZE", 16)
+    for meta, expected in ((environment, True), ({}, False)):
+        options = bench_long.LongOptions(source="mine", data=long_episodes(2, 9, meta), steps=7)
+        assert bench_long.read_truth(model, options).pusht == expected
+
+
+@pytest.mark.parametrize(("kind", "stride", "wanted"), [("conditional", 2, 17), ("goal", 1, 8), ("action_free", 1, 9)])
+def test_the_truth_has_the_stride_the_goal_and_the_actions_of_the_model(build, long_episodes, kind, stride, wanted):
+    model, file = build(kind, frame_stride=stride), long_episodes(2, wanted + 3)
+    truth = bench_long.read_truth(model, bench_long.LongOptions(source="mine", data=file, steps=7))
+    episode = load_episodes(file)[1]
+    frames = torch.from_numpy(episode.frames[:wanted:stride].copy()).permute(0, 3, 1, 2)
+    goal = kind == "goal"
+    assert truth.frames.shape == (2, 9, 3, 16, 16)
+    assert torch.equal(truth.frames[1, goal:], frames)
+    if goal:
+        assert torch.equal(truth.frames[1, 0], frames[-1])
+    if kind == "action_free":
+        assert truth.actions is None
+    else:
+        expected = model.normalize_actions(torch.from_numpy(episode.actions[: wanted - 1 : stride].copy()))
+        torch.testing.assert_close(truth.actions[1], expected[1 - goal :])
+
+
+def test_the_memory_of_each_run_is_its_own(build, long_episodes, monkeypatch):
+    held = iter([100, 150, 230])
+    monkeypatch.setattr(bench_long, "BLOCK", 2)
+    monkeypatch.setattr(bench_long, "process_memory", lambda label: next(held))
+    forgotten = []
+    monkeypatch.setattr(bench_long, "forget_peak", forgotten.append)
+    model, options = build("conditional"), bench_long.LongOptions(source="mine", data=long_episodes(2, 9), steps=7)
+    found = bench_long.run_long(model, bench_long.read_truth(model, options), 3, seed=0)
+    assert found.growth == (50, 80) and len(found.milliseconds) == 3 and forgotten == [CPU]
+    assert found._replace(milliseconds=(2.0, 3.0, 2.5)).slowest == 1.5
+
+
+def test_episodes_without_actions_are_refused_where_the_model_needs_them(build, long_episodes, tmp_path):
+    episodes = [replace(episode, actions=None) for episode in load_episodes(long_episodes(2, 9))]
+    save_episodes(tmp_path / "plain.safetensors", episodes)
+    options = bench_long.LongOptions(source="mine", data=tmp_path / "plain.safetensors", steps=7)
+    with pytest.raises(UserError, match="without actions; the model needs 3 numbers"):
+        bench_long.read_truth(build("conditional"), options)
+
+
 def test_episodes_that_are_too_short_or_missing_are_refused(run, checkpoints, long_episodes):
     data = long_episodes(2, 8)
     done = run("bench", "long", checkpoints["conditional"], "--data", data, "--steps", "7")
@@ -348,7 +413,8 @@ def test_the_shipped_model_is_measured_on_recorded_episodes(run):
     done = run("bench", "long", "--steps", "4", "--episodes", "1", "--reanchor-every", "3", "--threads", "1")
     assert done.code == 0, done.err
     (stretch,) = done.json["runs"]["3"]["drift"]
-    assert stretch["psnr"] > 25 and stretch["missing"] == 0
+    assert stretch["psnr"] > 25 and stretch["missing"] == stretch["block_missing"] == 0
+    assert 0 < stretch["block"] < 5
 
 
 # What is measured

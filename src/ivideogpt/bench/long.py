@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from ivideogpt.bench.measuring import process_memory, use_threads, wait
+from ivideogpt.bench.measuring import forget_peak, process_memory, use_threads, wait
 from ivideogpt.bench.subject import DEMO
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.episodes import open_episodes, resized
-from ivideogpt.evaluation.pusht import locate_agent
+from ivideogpt.envs.registry import ENVIRONMENTS
+from ivideogpt.evaluation.pusht import IMAGE_SIZE, locate_block, pusht_measures
 from ivideogpt.metrics.image import psnr
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -69,9 +71,9 @@ class Truth(NamedTuple):
     """What really happened.
 
     Attributes:
-        frames: uint8 ``[b c+steps 3 h w]``.
+        frames: uint8 ``[b c+steps 3 h w]``, context first.
         actions: float32 ``[b steps a]`` in model units, or None.
-        pusht: frames show PushT, so that the agent can be looked for.
+        pusht: frames show PushT, so that agent and block can be looked for.
     """
 
     frames: Tensor
@@ -80,14 +82,17 @@ class Truth(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """Of a stretch of steps.
+    """Of a stretch of steps; the last five are None outside of PushT.
 
     Attributes:
         first, last: its steps, from 1.
         psnr: to the truth, mean in dB.
         still: PSNR of the truth to the last context frame: what standing still would give.
-        missing: share of frames whose agent is nowhere, where the true one is seen; None outside of PushT.
-        right: share of frames whose agent is within `NEAR` of the true one; None outside of PushT.
+        missing: share of frames whose agent is nowhere, where the true one is seen.
+        right: share of frames whose agent is within `NEAR` of the true one.
+        block_missing: share of frames whose block is nowhere. Without it PSNR rises: a wrong block costs twice.
+        block: mean distance of the block's centre from the true one, in px; a missing one counts from the middle.
+        block_still: the same of a block that stays where the last context frame has it.
     """
 
     first: int
@@ -96,6 +101,9 @@ class Drift(NamedTuple):
     still: float
     missing: float | None
     right: float | None
+    block_missing: float | None
+    block: float | None
+    block_still: float | None
 
 
 class LongRun(NamedTuple):
@@ -104,7 +112,8 @@ class LongRun(NamedTuple):
     Attributes:
         period: imagined frames between two encodings of the context.
         milliseconds: of a step, mean of each block.
-        growth: bytes that the process grew by in each block after the first; empty where nobody says.
+        growth: bytes by which the memory in use (of the GPU, else of the process) grew in each block after the first;
+            empty where nobody says.
         drift: stretch by stretch.
         frames: the first episode's, float32 ``[steps 3 h w]``.
     """
@@ -141,13 +150,15 @@ def read_truth(model: WorldModel, options: LongOptions) -> Truth:
     """Episodes long enough, from a file or store, or recorded in the simulator of the shipped model.
 
     Raises:
-        UserError: there are too few, or no data were given for another model.
+        UserError: there are too few, they do not fit, or no data were given for another model.
         MissingExtraError: the simulator is not installed.
     """
-    wanted = model.context_frames + options.steps
-    pusht = options.data is None
+    stride, size = model.config.frame_stride, model.tokenizer.config.resolution
+    # The goal is the last frame once more.
+    used = model.context_frames - model.config.goal_conditioned + options.steps
+    wanted = (used - 1) * stride + 1
     if options.data is not None:
-        episodes = [episode for episode in open_episodes(options.data) if len(episode) >= wanted]
+        episodes = [episode for episode in open_episodes(options.data, size=size) if len(episode) >= wanted]
         if len(episodes) < options.episodes:
             raise UserError(
                 f"{options.data} has {len(episodes)} episodes of at least {wanted} frames; expected "
@@ -159,48 +170,58 @@ def read_truth(model: WorldModel, options: LongOptions) -> Truth:
         episodes = list(collect_pusht(range(FIRST_SEED, FIRST_SEED + options.episodes), wanted))
     else:
         raise UserError(f"no episodes were given for {options.source}; add --data with some of {wanted} frames")
-    if any(episode.actions is None for episode in episodes) and model.action_dim:
+    episodes = [resized(episode.window(0, wanted), size) for episode in episodes[: options.episodes]]
+    known = all(episode.meta.get("environment") == ENVIRONMENTS["pusht"].id for episode in episodes)
+    frames = torch.stack([torch.from_numpy(episode.frames[::stride].copy()) for episode in episodes])
+    frames = rearrange(frames, "b t h w c -> b t c h w")
+    if model.config.goal_conditioned:
+        frames = torch.cat([frames[:, -1:], frames], dim=1)
+    return Truth(frames, _actions(model, episodes, stride, options), known and size == IMAGE_SIZE)
+
+
+def _actions(model: WorldModel, episodes: Sequence[Episode], stride: int, options: LongOptions) -> Tensor | None:
+    """Those that lead from the last context frame on, ``[b steps a]`` in model units."""
+    if not model.action_dim:
+        return None
+    rows = [torch.from_numpy(episode.actions[::stride].copy()) for episode in episodes if episode.actions is not None]
+    if len(rows) < len(episodes):
         raise UserError(
             f"{options.data} has episodes without actions; the model needs {model.action_dim} numbers a step"
         )
-    return _truth(model, episodes[: options.episodes], wanted, pusht)
-
-
-def _truth(model: WorldModel, episodes: Sequence[Episode], wanted: int, pusht: bool) -> Truth:
-    cut = [resized(episode, model.tokenizer.config.resolution) for episode in episodes]
-    frames = torch.stack([torch.from_numpy(episode.frames[:wanted].copy()) for episode in cut])
-    frames = rearrange(frames, "b t h w c -> b t c h w")
-    if not model.action_dim:
-        return Truth(frames, None, pusht)
-    rows = [np.asarray(episode.actions)[model.context_frames - 1 : wanted - 1] for episode in episodes]
-    return Truth(frames, model.normalize_actions(torch.from_numpy(np.stack(rows)).float()), pusht)
+    return model.normalize_actions(torch.stack(rows)[:, -1 - options.steps : -1].float())
 
 
 def run_long(model: WorldModel, truth: Truth, period: int, seed: int) -> LongRun:
     """Steps through a whole imagination, looking at each frame before the next, as a person at the page does."""
     count = model.context_frames
     actions = None if truth.actions is None else truth.actions.to(model.device)
+    # Written over frame by frame, so that memory grows by what the session keeps and by nothing else.
+    imagined = truth.frames[:, count:].clone()
+    forget_peak(model.device)  # what an earlier run has freed would hide the growth of this one
     session = model.session(truth.frames[:, :count].to(model.device), seed=seed, reanchor_every=period)
     session.warmup()
-    seconds, memory, frames = [], [], []
-    for index in range(truth.frames.shape[1] - count):
+    seconds, memory = [], []
+    for index in range(imagined.shape[1]):
         wait(model.device)
         start = time.perf_counter()
         step = session.step(None if actions is None else actions[:, index])
         wait(model.device)
         seconds.append(time.perf_counter() - start)
-        frames.append((step.frames.cpu() * 255).round().to(torch.uint8))
+        imagined[:, index] = (step.frames.cpu() * 255).round().to(torch.uint8)
         if (index + 1) % BLOCK == 0:
-            memory.append(process_memory("VmRSS"))
-    imagined = torch.stack(frames, dim=1)
-    growth = [after - before for before, after in zip(memory, memory[1:], strict=False) if before and after]
+            memory.append(_memory_in_use(model.device))
+    growth = [after - before for before, after in pairwise(memory) if before is not None and after is not None]
     return LongRun(
         period,
-        tuple(1e3 * float(np.mean(block)) for block in blocks(seconds)),
+        tuple(statistics.mean(block) * 1e3 for block in blocks(seconds)),
         tuple(growth),
         tuple(drift(truth.frames[:, count:], imagined, truth.frames[:, count - 1], truth.pusht)),
         imagined[0].float() / 255,
     )
+
+
+def _memory_in_use(device: torch.device) -> int | None:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else process_memory("VmRSS")
 
 
 def blocks(seconds: Sequence[float]) -> list[Sequence[float]]:
@@ -211,18 +232,19 @@ def blocks(seconds: Sequence[float]) -> list[Sequence[float]]:
 
 def drift(true: Tensor, imagined: Tensor, last: Tensor, pusht: bool) -> list[Drift]:
     """How far imagined frames uint8 ``[b t 3 h w]`` are from the true ones; ``last``: the context's, ``[b 3 h w]``."""
-    length, found = true.shape[1], []
-    ends = sorted({min(end, length) for end in (*STRETCHES, length)})
-    for start, stop in zip([0, *ends], ends, strict=False):
+    ends = sorted({min(end, true.shape[1]) for end in (*STRETCHES, true.shape[1])})
+    found = []
+    for start, stop in pairwise([0, *ends]):
         real, made = (x[:, start:stop].float() / 255 for x in (true, imagined))
         still = (last[:, None].float() / 255).expand_as(real)
-        missing = right = None
-        if pusht:
-            one, other = locate_agent(real), locate_agent(made)
-            seen = one.present
-            missing = float((~other.present)[seen].float().mean())
-            near = other.present & ((one.xy - other.xy).norm(dim=-1) <= NEAR)
-            right = float(near[seen].float().mean())
-        sides = (float(psnr(made, real).mean()), float(psnr(still, real).mean()))
-        found.append(Drift(start + 1, stop, *sides, missing, right))
+        sides = (float(psnr(x, real).mean()) for x in (made, still))
+        found.append(Drift(start + 1, stop, *sides, *(_of_pusht(real, made, still) if pusht else [None] * 5)))
     return found
+
+
+def _of_pusht(real: Tensor, made: Tensor, still: Tensor) -> list[float]:
+    """Agent missing and right; block missing, how far it is away, and how far if it had not moved."""
+    measures, true_block = pusht_measures(real, made, near=NEAR), locate_block(real)
+    missing = (~locate_block(made).present).float().mean()
+    far = [(locate_block(x).xy - true_block.xy).norm(dim=-1).mean() for x in (made, still)]
+    return [measures["agent_missing"], measures["agent_near"], *map(float, (missing, *far))]

@@ -19,6 +19,7 @@ from ivideogpt.bench.rollout import CACHED, OFFICIAL, OURS, Measured, Row, measu
 from ivideogpt.bench.subject import DEMO, RECIPES, RolloutOptions, Size
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import write_text_atomic
+from ivideogpt.core.run import choose_device
 from ivideogpt.data.render import to_uint8, write_strip
 from ivideogpt.verbs.showing import check_folder, print_json, print_table
 from ivideogpt.worldmodel.memory import cache_bytes
@@ -117,20 +118,19 @@ def bench_long(
     """
     if out is not None:
         check_folder(out)
-    runs, truth = measure_long(
-        LongOptions(
-            source=checkpoint,
-            data=data,
-            steps=steps,
-            periods=reanchor_every,
-            episodes=episodes,
-            device=device,
-            threads=threads,
-            seed=seed,
-        )
+    options = LongOptions(
+        source=checkpoint,
+        data=data,
+        steps=steps,
+        periods=reanchor_every,
+        episodes=episodes,
+        device=device,
+        threads=threads,
+        seed=seed,
     )
+    runs, truth = measure_long(options)
     _show_long(runs)
-    values = long_summary(checkpoint, episodes, runs)
+    values = long_summary(options, runs)
     if out is not None:
         file = _keep(values, out)
         every = max(1, steps // _PICTURES)
@@ -142,15 +142,17 @@ def bench_long(
     print_json(values)
 
 
-def long_summary(checkpoint: str, episodes: int, runs: Sequence[LongRun]) -> dict[str, Any]:
+def long_summary(options: LongOptions, runs: Sequence[LongRun]) -> dict[str, Any]:
     """What the JSON line holds; the first figures are those of the first run."""
     return {
         "benchmark": "long",
         "milliseconds_per_step": statistics.mean(runs[0].milliseconds),
         "slowest_to_fastest_block": runs[0].slowest,
-        "source": checkpoint,
-        "episodes": episodes,
-        "steps": runs[0].drift[-1].last,
+        "source": options.source,
+        "data": None if options.data is None else str(options.data),
+        "episodes": options.episodes,
+        "steps": options.steps,
+        "seed": options.seed,
         "runs": {
             str(run.period): {
                 "milliseconds_per_step": run.milliseconds,
@@ -160,6 +162,8 @@ def long_summary(checkpoint: str, episodes: int, runs: Sequence[LongRun]) -> dic
             }
             for run in runs
         },
+        "device": _device_name(choose_device(options.device)),
+        "threads": _threads(options.threads),
         "torch": torch.__version__,
     }
 
@@ -168,8 +172,9 @@ def _show_long(runs: Sequence[LongRun]) -> None:
     for run in runs:
         first, last = run.milliseconds[0], run.milliseconds[-1]
         grown = f", {statistics.median(run.growth) / 1e6:.1f} MB more each" if run.growth else ""
+        block = min(BLOCK, run.drift[-1].last)
         print(
-            f"a new context every {run.period} frames: {first:.1f} ms a step in the first {BLOCK}, {last:.1f} in the "
+            f"a new context every {run.period} frames: {first:.1f} ms a step in the first {block}, {last:.1f} in the "
             f"last, slowest to fastest {run.slowest:.2f}{grown}"
         )
         lines: list[list[str | float]] = [
@@ -177,11 +182,13 @@ def _show_long(runs: Sequence[LongRun]) -> None:
                 f"  {one.first} to {one.last}",
                 one.psnr,
                 one.still,
-                *("-" if share is None else f"{share:.0%}" for share in (one.missing, one.right)),
+                *("-" if share is None else f"{share:.0%}" for share in (one.missing, one.right, one.block_missing)),
+                *("-" if far is None else far for far in (one.block, one.block_still)),
             ]
             for one in run.drift
         ]
-        print_table(["  steps", "PSNR", "standing still", "agent missing", f"within {NEAR:.0f} px"], lines)
+        headings = ["  steps", "PSNR", "standing still", "agent missing", f"within {NEAR:.0f} px"]
+        print_table([*headings, "block missing", "px away", "standing still"], lines)
 
 
 def _keep(values: Mapping[str, Any], folder: Path) -> Path:
@@ -195,8 +202,6 @@ def summary(options: RolloutOptions, found: Measured) -> dict[str, Any]:
     """What the JSON line holds; the first figures are those of our row in float32."""
     model, ours = found.subject.model, found.rows[OURS]
     frames = options.batch * options.horizon
-    with use_threads(options.threads):
-        threads = torch.get_num_threads()
     rows = {
         row.name: {
             "frames_per_second": frames / one.seconds,
@@ -231,11 +236,20 @@ def summary(options: RolloutOptions, found: Measured) -> dict[str, Any]:
         "rows": rows,
         "gb_per_second": {name: machine.bandwidth / 1e9 for name, machine in found.machines.items()},
         "gflop_per_second": {name: machine.operations / 1e9 for name, machine in found.machines.items()},
-        "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type,
-        "threads": threads,
+        "device": _device_name(model.device),
+        "threads": _threads(options.threads),
         "torch": torch.__version__,
         "transformers": None if found.left_out else import_transformers().__version__,
     }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _threads(asked: int | None) -> int:
+    with use_threads(asked):
+        return torch.get_num_threads()
 
 
 def _ratio(found: Measured, row: Row, baseline: Row) -> float | None:
