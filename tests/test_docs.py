@@ -83,7 +83,8 @@ def test_command_lines_use_options_that_exist(page):
             assert verb in VERBS, line
             known = _options(VERBS[verb].load())
             for option in re.findall(r"--([\w-]+)", line):
-                assert option.removeprefix("no-") in known or option == "help", f"{line}: ivideogpt {verb} has no --{option}"
+                known_here = option.removeprefix("no-") in known or option == "help"
+                assert known_here, f"{line}: ivideogpt {verb} has no --{option}"
 
 
 @a_page
