@@ -28,6 +28,8 @@ FLOORS = {
 }
 SAME_FLOOR = {
     ("evaluation", "worldmodel"),
+    ("mbrl", "train"),
+    ("mbrl", "collect"),
     ("__main__", "cli"),
     ("cli", "verbs"),
     ("verbs", "presets"),

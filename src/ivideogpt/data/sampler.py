@@ -227,6 +227,11 @@ class ClipLoader(ClipCursor):
             self.step += 1
             yield clip
 
+    @property
+    def clip_frames(self) -> int:
+        """Frames of a clip."""
+        return self.mixture.spec.frames
+
     def clips(self, numbers: Sequence[int]) -> Clip:
         """A batch of any clips by their numbers, read in this process."""
         return self.dataset.finish(self.dataset.__getitems__([(self.seed, k) for k in numbers]), self.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ivideogpt.core.config import from_dict, suggestion, to_dict
 from ivideogpt.core.errors import UserError
@@ -76,17 +76,20 @@ class Recipe:
         )
 
 
-def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """A recipe with some settings changed.
+Config = TypeVar("Config")
+
+
+def changed(config: Config, settings: Sequence[str]) -> Config:
+    """A configuration with some settings changed.
 
     Args:
-        recipe: what to change.
+        config: what to change, a recipe for example.
         settings: such as "transformer.learning_rate=1e-4"; a value is JSON, or text where it is none.
 
     Raises:
         UserError: there is no such setting (the message names the closest one), or the value does not fit it.
     """
-    values = to_dict(recipe)
+    values = to_dict(config)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
@@ -101,7 +104,7 @@ def changed(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         except ValueError:
             value = text
         place[int(last) if isinstance(place, list) else last] = value
-    return from_dict(Recipe, values, where="the preset with your settings")
+    return from_dict(type(config), values, where="the preset with your settings")
 
 
 def _inside(place: Any, name: str, path: str) -> Any:

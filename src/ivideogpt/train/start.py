@@ -107,6 +107,27 @@ def new_world_model(
     return model
 
 
+def start_from(model: WorldModel, initial: WorldModel) -> list[str]:
+    """Copies the weights of ``initial`` that ``model`` has a place for; returns the names of those that stay new.
+
+    Raises:
+        UserError: the transformers differ.
+    """
+    mine, other = model.transformer.state_dict(), initial.transformer.state_dict()
+    wrong = [name for name, value in mine.items() if name not in other or other[name].shape != value.shape]
+    if wrong:
+        name, there = wrong[0], list(other[wrong[0]].shape) if wrong[0] in other else "none"
+        raise UserError(
+            f"the model to start from has {name} of shape {there}, expected {list(mine[name].shape)}; its tokenizer or "
+            "its shape is another"
+        )
+    model.transformer.load_state_dict(other)
+    heads, found = model.heads.state_dict(), initial.heads.state_dict()
+    fitting = {name: found[name] for name, value in heads.items() if name in found and found[name].shape == value.shape}
+    model.heads.load_state_dict(heads | fitting)
+    return sorted(heads.keys() - fitting.keys())
+
+
 @torch.no_grad()
 def _begin_with_codes(model: WorldModel) -> None:
     """Weights that know what a tokenizer with one codebook knows.

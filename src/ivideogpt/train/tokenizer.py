@@ -7,9 +7,9 @@ mean of what they stand for. The official way has one phase, and gradients move 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,11 @@ from torch.optim import AdamW
 from tqdm import tqdm
 
 from ivideogpt.core.config import check_at_least
+from ivideogpt.core.episode import Clip
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import Schedule, ScheduleName, adamw, check_descent, named_schedule
 from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run
-from ivideogpt.data.sampler import ClipLoader
 from ivideogpt.metrics.perceptual import load_perceptual
 from ivideogpt.models.discriminator import Discriminator, DiscriminatorConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
@@ -125,9 +125,39 @@ SAMPLE, START_BATCHES = 1001, 20
 Evaluate = Callable[[CompressiveTokenizer, int], dict[str, float]]
 
 
+class Clips(Protocol):
+    """Endless batches of clips that know where they stand.
+
+    Attributes:
+        step: batches given so far.
+        clip_frames: frames of a clip.
+    """
+
+    step: int
+
+    @property
+    def clip_frames(self) -> int: ...  # noqa: D102
+
+    def __iter__(self) -> Iterator[Clip]:
+        """From the next batch on."""
+        ...
+
+    def clips(self, numbers: range) -> Clip:
+        """Any clips by their numbers."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where they stand."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
+        ...
+
+
 def train_tokenizer(
     config: TokenizerTraining,
-    loader: ClipLoader,
+    loader: Clips,
     run: Run,
     *,
     initial: CompressiveTokenizer | None = None,
@@ -155,7 +185,7 @@ def train_tokenizer(
     _check(config, run.ranks)
     tokenizer = initial or CompressiveTokenizer(config.tokenizer)
     tokenizer.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    sample = loader.clips(range(-(-SAMPLE // loader.mixture.spec.frames))).frames.flatten(0, 1)
+    sample = loader.clips(range(-(-SAMPLE // loader.clip_frames))).frames.flatten(0, 1)
     if config.tokenizer.background and initial is None:
         tokenizer.background.copy_(sample.median(dim=0).values)  # the usual picture
     objective = _objective(config, sample, run.ranks).to(run.device)
@@ -244,7 +274,7 @@ def _codebooks(config: TokenizerTraining, tokenizer: CompressiveTokenizer, run: 
     return Codebooks(tokenizer, config.codebook_decay, run.ranks).to(run.device) if config.codes == "averages" else None
 
 
-def _coming(loader: ClipLoader, size: int, device: torch.device) -> list[Tensor]:
+def _coming(loader: Clips, size: int, device: torch.device) -> list[Tensor]:
     """Frames of the next batches, those of all ranks."""
     first = loader.step * size
     numbers = [range(first + k * size, first + (k + 1) * size) for k in range(START_BATCHES)]

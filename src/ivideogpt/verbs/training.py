@@ -20,7 +20,7 @@ from ivideogpt.models.tokenizer import CONFIG_FILE, WEIGHTS_FILE, CompressiveTok
 from ivideogpt.presets.recipe import Recipe
 from ivideogpt.train.batches import LiveTokens, StoredTokens, TokenBatches
 from ivideogpt.train.forecast import ForecastTraining, train_forecast
-from ivideogpt.train.start import new_world_model
+from ivideogpt.train.start import new_world_model, start_from
 from ivideogpt.train.tokenizer import TokenizerTraining, train_tokenizer
 from ivideogpt.train.transformer import TransformerTraining, train_transformer
 from ivideogpt.verbs.samples import imagination_figures, reconstruction_figures
@@ -293,24 +293,3 @@ def _space(opened: OpenMixture) -> ActionSpace:
     if len(opened.sources) > 1 or said is None or not all(a < b for a, b in zip(said.low, said.high, strict=True)):
         return ActionSpace()
     return ActionSpace(names=said.names, low=said.low, high=said.high)
-
-
-def start_from(model: WorldModel, initial: WorldModel) -> list[str]:
-    """Copies the weights of ``initial`` that ``model`` has a place for; returns the names of those that stay new.
-
-    Raises:
-        UserError: the transformers differ.
-    """
-    mine, other = model.transformer.state_dict(), initial.transformer.state_dict()
-    wrong = [name for name, value in mine.items() if name not in other or other[name].shape != value.shape]
-    if wrong:
-        name, there = wrong[0], list(other[wrong[0]].shape) if wrong[0] in other else "none"
-        raise UserError(
-            f"the model to start from has {name} of shape {there}, expected {list(mine[name].shape)}; its tokenizer or "
-            "its shape is another"
-        )
-    model.transformer.load_state_dict(other)
-    heads, found = model.heads.state_dict(), initial.heads.state_dict()
-    fitting = {name: found[name] for name, value in heads.items() if name in found and found[name].shape == value.shape}
-    model.heads.load_state_dict(heads | fitting)
-    return sorted(heads.keys() - fitting.keys())
