@@ -44,6 +44,8 @@ class WorldLearner:
             termination_weight=config.termination_weight,
         )
         model.to(run.device)
+        model.tokenizer.requires_grad_(config.tokenizer_every > 0)
+        model.zero_grad(set_to_none=True)  # those of the last update that made it are still there
         if not compat.codebook_gradients:
             freeze_codebooks(model.tokenizer)
         codebooks = {id(p) for p in _codebooks(model)}
@@ -62,8 +64,6 @@ class WorldLearner:
             self._tokenizer_optimizer = torch.optim.AdamW(
                 self._networks, lr=config.tokenizer_learning_rate, weight_decay=config.weight_decay
             )
-        else:
-            model.tokenizer.requires_grad_(False)
 
     def update(self, replay: Replay, random: np.random.Generator, *, tokenizer: bool) -> dict[str, Tensor | float]:
         """One update of the transformer, before it one of the tokenizer where asked for.

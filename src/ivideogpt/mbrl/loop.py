@@ -187,11 +187,11 @@ def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> 
         with progress.timed("evaluation"):
             found = evaluate(agent, tests, config.evaluation_episodes, seed=config.seed, stack=config.stack)
             _note(config, run, progress, found, step)
-            show_evaluation(run.folder, step * config.action_repeat, found, tests)
-            if imagined and imagined.model is not None and len(replay):
-                show_imagination(
-                    run.folder, step * config.action_repeat, imagined.model, replay, config.world_model.model_units
-                )
+            frames, model = step * config.action_repeat, imagined.model if imagined else None
+            show_evaluation(run.folder, frames, found)
+            if model is not None and replay.episodes:
+                units = config.world_model.model_units
+                show_imagination(run.folder, frames, model, replay, config.imagination.sampling(), model_units=units)
 
     if not done:
         measure(0)

@@ -7,6 +7,6 @@ from pathlib import Path
 ASSETS = Path(__file__).parents[1] / "assets"
 
 #: Folder of each shipped model, by the name that the command line and ``from_pretrained`` take.
-SHIPPED = {"pusht-64": ASSETS / "pusht-64"}
+SHIPPED = {name: ASSETS / name for name in ("pusht-64", "metaworld-64")}
 #: Held-out episodes that lie in a checkpoint's folder, where there are some.
 EPISODES_FILE = "episodes.safetensors"
