@@ -115,7 +115,9 @@ class KVCache:
         self.values[layer, :, :, start:stop] = values
         return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float = 0.0
+    ) -> Tensor:
         """Adds keys and values of the next n positions and attends from there to all positions.
 
         Args:
@@ -124,6 +126,7 @@ class KVCache:
             keys: the same.
             values: the same.
             mask: bool ``[n total]``; None: each query sees everything.
+            dropout: share of the attention that is dropped.
 
         Returns:
             ``[b heads n head_dim]``, of the dtype of the queries; computed in that of the cache.
@@ -133,8 +136,8 @@ class KVCache:
         parts.append(self.append(layer, keys, values))
         if len(parts) > 1 or (queries.shape[2] == 1 and queries.device.type == "cpu"):
             # The fused kernel is made for many queries; for one it is five times slower than three products.
-            return attend_to_parts(queries, parts, None if mask is None else ~mask).to(dtype)
-        return F.scaled_dot_product_attention(queries, *parts[0], attn_mask=mask).to(dtype)
+            return attend_to_parts(queries, parts, None if mask is None else ~mask, dropout).to(dtype)
+        return F.scaled_dot_product_attention(queries, *parts[0], attn_mask=mask, dropout_p=dropout).to(dtype)
 
     def advance(self, count: int) -> None:
         """Counts ``count`` new positions as filled."""
@@ -198,7 +201,9 @@ class KVCache:
         self._lent.clear()
 
 
-def attend_to_parts(queries: Tensor, parts: Sequence[tuple[Tensor, Tensor]], unseen: Tensor | None) -> Tensor:
+def attend_to_parts(
+    queries: Tensor, parts: Sequence[tuple[Tensor, Tensor]], unseen: Tensor | None, dropout: float = 0.0
+) -> Tensor:
     """Attention over keys and values that lie in several places.
 
     Args:
@@ -206,6 +211,7 @@ def attend_to_parts(queries: Tensor, parts: Sequence[tuple[Tensor, Tensor]], uns
         parts: keys and values ``[b / k heads positions head_dim]``; each row of them belongs to k consecutive queries,
             which are multiplied with it as one matrix. The first part has the fewest rows.
         unseen: bool, for all positions one after the other, broadcast to ``[n positions]``; None: everything is seen.
+        dropout: share of the attention that is dropped.
 
     Returns:
         ``[b heads n head_dim]``.
@@ -220,6 +226,8 @@ def attend_to_parts(queries: Tensor, parts: Sequence[tuple[Tensor, Tensor]], uns
     if unseen is not None:
         joined = joined.unflatten(2, (-1, count)).masked_fill(unseen, -torch.inf).flatten(2, 3)
     joined = joined.softmax(dim=-1).to(queries.dtype)
+    if dropout:
+        joined = F.dropout(joined, dropout)
     shares = joined.split([keys.shape[2] for keys, _ in parts], dim=-1) if len(parts) > 1 else (joined,)
     found = [
         _grouped(torch.matmul(_grouped(share, len(values), count), values), len(queries), count)

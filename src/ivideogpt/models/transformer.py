@@ -93,10 +93,10 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(rows, count, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         queries, keys = _rotate(qkv[:2], rope)
         values = qkv[2]
+        dropout = self.dropout if self.training else 0.0
         if cache is not None:
-            y = cache.attend(layer, queries, keys, values, mask)
+            y = cache.attend(layer, queries, keys, values, mask, dropout)
         else:
-            dropout = self.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, dropout_p=dropout)
         return self.out(y.transpose(1, 2).reshape(rows, count, width))
 

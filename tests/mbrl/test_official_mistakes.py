@@ -1,0 +1,126 @@
+"""One promise for each mistake of the official code (those of replay, agent and loop are in their own tests)."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ivideogpt.core.episode import Episode
+from ivideogpt.core.errors import UserError
+from ivideogpt.core.run import Run
+from ivideogpt.mbrl.batches import tokenised
+from ivideogpt.mbrl.compat import Compat, named_compat
+from ivideogpt.mbrl.learner import WorldLearner
+from ivideogpt.mbrl.replay import Replay, Segments
+from ivideogpt.mbrl.world import new_model_from
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A tiny world model, the episodes that it was made of and its run."""
+    from ivideogpt.presets.mbrl import debug
+
+    config, replay, random = debug(), Replay(1000), np.random.default_rng(0)
+    for _ in range(6):
+        actions = random.uniform(-1, 1, (11, 2)).astype(np.float32)
+        actions[-1] = 0
+        replay.add(
+            Episode(
+                frames=random.integers(0, 256, (11, 16, 16, 3), dtype=np.uint8),
+                actions=actions,
+                rewards=1 - np.square(actions).sum(axis=1),
+                terminated=np.zeros(11, bool),
+            )
+        )
+    run = Run(tmp_path_factory.mktemp("run"), device="cpu", log_every=0)
+    model = new_model_from(replay, config.world_model.scratch, run, seed=0)
+    return model, replay, run, config.world_model
+
+
+def segments(count: int = 3, frames: int = 5) -> Segments:
+    rewards = np.arange(count * (frames - 1), dtype=np.float32).reshape(count, -1)
+    pixels = np.zeros((count, frames, 16, 16, 3), np.uint8)
+    return Segments(pixels, np.zeros((count, frames - 1, 2), np.float32), rewards, np.zeros(rewards.shape, bool))
+
+
+def test_a_frame_is_to_tell_the_reward_of_the_action_that_led_to_it(made) -> None:
+    """The official target at a frame was the reward of the next action, which nothing could know yet."""
+    model, *_ = made
+    some = segments()
+    first = model.context_frames - 1
+    right = tokenised(model, some).rewards
+    assert torch.equal(right, torch.from_numpy(some.rewards[:, first:]))
+    late = tokenised(model, some, late_rewards=True).rewards
+    assert torch.equal(late[:, :-1], right[:, 1:])
+
+
+def test_codebooks_get_no_gradient_and_do_not_join_the_norm_that_clips(made, tmp_path) -> None:
+    """The official ones were never reset and 65,536 times too large: all other gradients were clipped to nothing."""
+    model, replay, run, config = made
+    moved = {}
+    for name in ("none", "official"):
+        learner = WorldLearner(model, replace(config, tokenizer_every=1), named_compat(name), run)
+        book = model.tokenizer.quantize.embedding.weight
+        assert book.requires_grad == (name == "official")
+        before, norms = book.clone(), []
+        clip = torch.nn.utils.clip_grad_norm_
+
+        def spy(parameters, most, clip=clip, norms=norms):
+            norms.append(float(clip(parameters, most)))
+            return norms[-1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+            learner.update(replay, np.random.default_rng(0), tokenizer=True)
+        moved[name] = norms[0]
+        assert torch.equal(book, before), "codes keep their meaning"
+    assert moved["official"] > 100 * moved["none"]
+    model.tokenizer.requires_grad_(False)
+
+
+def test_imagining_has_no_dropout_and_the_mistake_brings_it_back(made) -> None:
+    model, replay, run, config = made
+    learner = WorldLearner(model, config, Compat(), run)
+    learner.update(replay, np.random.default_rng(0), tokenizer=False)
+    assert not any(module.training for module in model.modules())
+    learner = WorldLearner(model, config, Compat(dropout_in_imagination=True), run)
+    learner.update(replay, np.random.default_rng(0), tokenizer=False)
+    assert model.transformer.training
+    model.eval()
+
+
+def test_dropout_acts_while_imagining_only_where_the_transformer_is_in_training(made) -> None:
+    model, replay, *_ = made
+    context = torch.zeros(2, model.context_frames, 3, 16, 16)
+    actions = torch.rand(2, 3, 2)
+    for layer in model.transformer.layers:
+        layer.attention.dropout = 0.5
+    try:
+        still = model.imagine(context, actions).log_probs
+        assert torch.equal(still, model.imagine(context, actions).log_probs)
+        model.transformer.train()
+        torch.manual_seed(0)
+        one = model.imagine(context, actions).log_probs
+        torch.manual_seed(1)
+        assert not torch.equal(one, model.imagine(context, actions).log_probs)
+    finally:
+        model.eval()
+        for layer in model.transformer.layers:
+            layer.attention.dropout = 0.0
+
+
+def test_only_none_and_official_are_names_and_official_means_all() -> None:
+    assert named_compat("none") == Compat() and not Compat().any
+    official = named_compat("official")
+    assert official.any and all(value for value in vars(official).values())
+    with pytest.raises(UserError, match="expected none or official"):
+        named_compat("oficial")
+
+
+def test_random_numbers_of_draws_differ_between_agent_and_world_model(made) -> None:
+    """Three official loaders had one seed, so they drew the same places."""
+    _, replay, *_ = made
+    random = np.random.default_rng(0)
+    first = replay.segments(50, 5, random).actions
+    assert not np.array_equal(first, replay.segments(50, 5, random).actions)
