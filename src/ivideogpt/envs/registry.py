@@ -55,6 +55,7 @@ ENVIRONMENTS: dict[str, Registration] = {
     "pusht": Registration(
         id="ivideogpt/PushT-v0", entry_point="ivideogpt.envs.pusht:PushT", extra="pusht", max_steps=300
     ),
+    "reacher": Registration(id="ivideogpt/Reacher-v0", entry_point="ivideogpt.envs.reacher:Reacher", extra="rl"),
 } | {_METAWORLD + task: replace(_ANY_METAWORLD, options={"task": task}) for task in METAWORLD_TASKS}
 
 
@@ -74,6 +75,11 @@ def register(extra: str = "pusht") -> None:
     for found in ENVIRONMENTS.values():
         if found.id not in gymnasium.registry:
             gymnasium.register(id=found.id, entry_point=found.entry_point, max_episode_steps=found.max_steps)
+
+
+def is_ours(name: str) -> bool:
+    """Whether ``make`` is to know it: a short name, or any task of Meta-World."""
+    return name in ENVIRONMENTS or name.startswith(_METAWORLD)
 
 
 def make(name: str, **kwargs: Any) -> gymnasium.Env:

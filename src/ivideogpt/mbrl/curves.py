@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 from ivideogpt.core.errors import MissingExtraError
 from ivideogpt.core.files import write_atomic
@@ -22,9 +23,10 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("matplotlib", "rl") from error
 
+Dashes = Literal["-", "--", ":", "-."]
 # Of Okabe and Ito 2008: told apart whatever one's eyes, and visible on white and on black.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_DASHES = ("-", "--", ":", "-.")
+_DASHES: tuple[Dashes, ...] = ("-", "--", ":", "-.")
 # No other text or line has these colours: a page puts its own in their place.
 _INK, _FAINT = "#26282d", "#75787f"
 _PAPER = "#fafaf8"
@@ -34,11 +36,12 @@ _WIDTH, _ROW_HEIGHT, _LEGEND_HEIGHT, _DOTS = 10.0, 3.5, 0.75, 150
 _LEGEND_WIDTH = 105
 # With more points than this their marks would hide the line.
 _MOST_MARKS = 30
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 11,
     "text.color": _INK,
     "text.parse_math": False,
+    "axes.facecolor": "none",
     "axes.edgecolor": _FAINT,
     "axes.labelcolor": _INK,
     "axes.spines.top": False,
@@ -84,10 +87,11 @@ def curves_svg(groups: Sequence[Group], *, threshold: float | None = None) -> st
         _figure(groups, threshold).savefig(file, format="svg", transparent=True, metadata=none)
     text = file.getvalue()
     # What comes before is for a file of its own.
-    return text[text.index("<svg") :].replace(_INK, "currentColor").replace(_FAINT, "currentColor")
+    text = text[text.index("<svg") :].replace(_INK, "currentColor").replace(_FAINT, "currentColor")
+    return text.replace("<svg", '<svg role="img" aria-label="return and success over simulator frames"', 1)
 
 
-def colours(groups: Sequence[Group]) -> dict[str, tuple[str, str]]:
+def colours(groups: Sequence[Group]) -> dict[str, tuple[str, Dashes]]:
     """Colour ("#rrggbb") and dashes of each name; a name has the same for all tasks."""
     names = list(dict.fromkeys(group.name for group in groups))
     count = len(_COLOURS)
@@ -112,7 +116,9 @@ def _figure(groups: Sequence[Group], threshold: float | None) -> Figure:
     panels = figure.subplots(len(tasks), 2, squeeze=False)
     for (left, right), task in zip(panels, tasks, strict=True):
         here = [group for group in groups if group.task == task]
+        most = max(max(run.evaluations[-1].env_frames for group in here for run in group.runs), 1)
         for axes in (left, right):
+            axes.set_xlim(-0.03 * most, 1.03 * most)
             axes.set_xlabel("simulator frames")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -125,9 +131,7 @@ def _figure(groups: Sequence[Group], threshold: float | None) -> Figure:
         right.set_ylim(-4, 104)
         if threshold is not None:
             left.axhline(threshold, color=_FAINT, linewidth=1, linestyle=(0, (2, 2)))
-            left.annotate(
-                f"{threshold:g}", (1, threshold), (-2, 3), ("axes fraction", "data"), "offset points", ha="right"
-            )
+            left.annotate(f"{threshold:g}", (0, threshold), (4, 3), ("axes fraction", "data"), "offset points")
     handles = [Line2D([], [], color=colour, linestyle=dashes, linewidth=2.4) for colour, dashes in lines.values()]
     figure.legend(handles, _entries(groups, lines), loc="outside upper left", ncols=columns)
     figure.supxlabel(_explained(groups), x=0.01, ha="left", fontsize=9)
@@ -137,7 +141,7 @@ def _figure(groups: Sequence[Group], threshold: float | None) -> Figure:
 def _draw(
     axes: Axes,
     groups: Sequence[Group],
-    lines: Mapping[str, tuple[str, str]],
+    lines: Mapping[str, tuple[str, Dashes]],
     of_seed: Callable[[Recorded], float],
     of_point: Callable[[Point], Estimate],
     factor: float,
@@ -151,7 +155,7 @@ def _draw(
                 values = [factor * of_seed(one) for one in run.evaluations]
                 axes.plot(across, values, color=colour, linestyle=dashes, linewidth=0.8, alpha=0.45)
         found = [of_point(point) for point in group.points]
-        values, low, high = ([factor * x for x in row] for row in zip(*((e.value, e.low, e.high) for e in found)))
+        values, low, high = ([factor * getattr(one, end) for one in found] for end in ("value", "low", "high"))
         marker = "o" if len(found) <= _MOST_MARKS else None
         axes.plot(group.frames, values, color=colour, linestyle=dashes, linewidth=2.4, marker=marker, markersize=4)
         axes.fill_between(group.frames, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -159,7 +163,7 @@ def _draw(
             axes.vlines(group.frames, low, high, color=colour, linewidth=1.6)
 
 
-def _entries(groups: Sequence[Group], lines: Mapping[str, tuple[str, str]]) -> list[str]:
+def _entries(groups: Sequence[Group], lines: Mapping[str, tuple[str, Dashes]]) -> list[str]:
     """What the legend says of each name."""
     texts = []
     for name in lines:

@@ -18,8 +18,6 @@ _FEW_SEEDS = 5
 _STYLE = """
 .curves svg { display: block; width: 100%; height: auto; }
 .key { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 8px; }
-.scroll td { white-space: normal; overflow-wrap: anywhere; }
-.scroll td.figure { white-space: nowrap; }
 """
 
 
@@ -84,34 +82,44 @@ def percent(value: float) -> str:
 def duration(seconds: float) -> str:
     """Seconds as "1 h 02 min", "3 min" or "8 s"."""
     minutes = round(seconds / 60)
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
 def notes(groups: Sequence[Group]) -> list[str]:
     """What must be known before the groups are compared, a sentence each."""
-    found = []
+    said: dict[str, list[str]] = {}
     for group in groups:
         count = len(group.runs)
         if count == 1:
-            found.append(
-                f"{group.label}: one seed; its interval is over the episodes of an evaluation, not over seeds."
-            )
+            text = "one seed; the interval is over the episodes of an evaluation and says nothing of other seeds"
+            said.setdefault(text, []).append(group.label)
         elif count < _FEW_SEEDS:
             trimmed = ", and the interquartile mean of so few is the mean" if count < 4 else ""
-            found.append(f"{group.label}: {count} seeds; an interval over so few is too narrow{trimmed}.")
+            text = f"{count} seeds; an interval over so few is too narrow{trimmed}"
+            said.setdefault(text, []).append(group.label)
         if group.left_out:
-            found.append(
-                f"{group.label}: {group.left_out} numbers of frames at which only some of the seeds were evaluated are in "
-                "the thin lines alone."
-            )
+            text = f"evaluations that only some of the seeds have, in the thin lines alone: {group.left_out}"
+            said.setdefault(text, []).append(group.label)
+    found = [f"{'; '.join(labels)}: {text}." for text, labels in said.items()]
     for task in dict.fromkeys(group.task for group in groups):
-        last = {group.label: group.frames[-1] for group in groups if group.task == task}
-        if len(set(last.values())) > 1:
-            listed = ", ".join(f"{label} after {frames:,}" for label, frames in last.items())
-            found.append(f"The last evaluations are after different numbers of frames: {listed}.")
+        found += _unequal([group for group in groups if group.task == task])
     return found
+
+
+def _unequal(groups: Sequence[Group]) -> list[str]:
+    """Where groups of a task end after different numbers of frames: that, and what they had reached by the same."""
+    if len({group.frames[-1] for group in groups}) == 1:
+        return []
+    ends = ", ".join(f"{group.name} {group.frames[-1]:,}" for group in groups)
+    text = f"{groups[0].task}: the last evaluations are after different numbers of frames: {ends}."
+    shared = set.intersection(*(set(group.frames) for group in groups)) - {0}
+    if shared:
+        points = {group.name: group.points[group.frames.index(max(shared))] for group in groups}
+        listed = (f"{name} {number(p.returns.value)} ({percent(p.success.value)})" for name, p in points.items())
+        text += f" Return (success) after {max(shared):,}, which all have: {', '.join(listed)}."
+    return [text]
 
 
 def _notices(groups: Sequence[Group]) -> str:
@@ -138,7 +146,7 @@ def _named(group: Group, groups: Sequence[Group]) -> str:
 
 def _figure(estimate: Estimate, text: str, low: str, high: str) -> str:
     known = math.isfinite(estimate.low)
-    return f"{text}<small>{f'95 %: {low} to {high}' if known else 'no interval'}</small>"
+    return f"{text}<small>{f'{low} to {high}' if known else 'no interval'}</small>"
 
 
 def _return(estimate: Estimate) -> str:
@@ -158,8 +166,8 @@ def _reached(groups: Sequence[Group]) -> str:
         rows.append([_named(group, groups), *texts])
     return _table(
         "What was reached",
-        "Last: the last evaluation that all seeds of a group have. Best: the one with the highest return, which is chosen "
-        "after the fact and flatters. Small: 95 % bootstrap interval.",
+        "Last: the last evaluation that all seeds of a group have. Best: the one with the highest return; chosen after "
+        "the fact, it flatters. Small: 95 % bootstrap interval.",
         ["", "seeds", "frames, last", "return", "success", "frames, best", "return", "success"],
         rows,
     )

@@ -83,8 +83,8 @@ def read_run(folder: Path) -> RecordedRun:
     other = f"'{folder}' is no run of reinforcement learning; expected a folder that ivideogpt mbrl wrote"
     if not (folder / SETTINGS).is_file():
         raise UserError(f"{other} ({SETTINGS} is not there)")
-    about = load_json(folder / SETTINGS)
-    for name, kind in {"task": str, "method": str, "preset": str, "seed": int}.items():
+    about = {"settings": {}} | load_json(folder / SETTINGS)
+    for name, kind in {"task": str, "method": str, "preset": str, "seed": int, "settings": dict}.items():
         if type(about.get(name)) is not kind:
             raise UserError(f"{other} ({SETTINGS} has no {name!r})")
     evaluations = _read_evaluations(folder / EVALUATIONS)
@@ -92,7 +92,7 @@ def read_run(folder: Path) -> RecordedRun:
         raise UserError(f"'{folder}' has no evaluation yet; wait for its first one, or leave the run out")
     settings = {
         name: value
-        for name, value in _flat(about.get("settings") or {}).items()
+        for name, value in _flat(about["settings"]).items()
         if name not in _NOT_COMPARED and not (about["method"] == "model-free" and name.startswith(OF_IMAGINATION))
     }
     named = {name: about[name] for name in ("task", "method", "preset", "seed")}

@@ -127,7 +127,7 @@ def grouped(runs: Sequence[RecordedRun]) -> list[Group]:
 
 
 def differing_settings(runs: Sequence[RecordedRun]) -> list[str]:
-    """Names of the settings that not all ``runs`` have in common; what only imagination uses counts where it is used."""
+    """Names of the settings in which ``runs`` differ; those of imagination are compared where they are used."""
     names = dict.fromkeys(name for run in runs for name in run.settings)
 
     def differs(name: str) -> bool:
@@ -167,11 +167,11 @@ def over_seeds(tasks: Sequence[np.ndarray], seed: int = 0) -> Estimate:
         seed: of the draws.
 
     Returns:
-        IQM and interval; the ends are NaN where no task has two seeds.
+        IQM and interval; the ends are NaN where a task has one seed.
     """
     random = np.random.default_rng(seed)
     value = float(iqm(np.concatenate(tasks)))
-    if max(map(len, tasks)) < 2:
+    if min(map(len, tasks)) < 2:
         return Estimate(value, math.nan, math.nan)
     drawn = [scores[random.integers(len(scores), size=(RESAMPLES, len(scores)))] for scores in tasks]
     low, high = np.quantile(iqm(np.concatenate(drawn, axis=-1)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

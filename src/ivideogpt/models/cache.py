@@ -100,6 +100,15 @@ class KVCache:
         keys, values = (self.keys.new_empty(shape) for _ in range(2))
         return KVCache(keys, values, ids, self.length, self._lend())
 
+    def select(self, rows: Tensor) -> KVCache:
+        """A cache of some rows that goes on by itself: int64 ``[b]`` on its device; it shares nothing."""
+        layers, _, heads, _, head_dim = self.keys.shape
+        shape = (layers, self.ids.shape[0], heads, self.length, head_dim)
+        keys, values = (x.new_empty(shape) for x in (self.keys, self.values))
+        self.copy_to(keys, values)
+        room = (0, 0, 0, self.positions - self.length)
+        return KVCache(F.pad(keys[:, rows], room), F.pad(values[:, rows], room), self.ids[rows], self.length)
+
     def remember(self, ids: Tensor) -> None:
         """Notes the ids ``[b n]`` of the next n positions."""
         self.ids[:, self.length : self.length + ids.shape[1]] = ids

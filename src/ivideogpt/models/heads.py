@@ -24,6 +24,7 @@ class HeadsConfig:
         forecast_frames, forecast_width, forecast_blocks: frames it looks back, its channels and residual blocks.
         reward: a reward is read off the last token of a frame.
         action_reconstruction: an auxiliary head predicts the action.
+        termination: whether the step ended the episode is read off the last token of a frame too.
     """
 
     action_dim: int = 0
@@ -35,6 +36,7 @@ class HeadsConfig:
     forecast_blocks: int = 3
     reward: bool = False
     action_reconstruction: bool = False
+    termination: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError where an option needs actions and there are none."""
@@ -50,7 +52,7 @@ class HeadsConfig:
 class Heads(nn.Module):
     """The linear layers around the transformer, under their official names.
 
-    Source: thuml/iVideoGPT ``HeadModelWithAction``; same. Slots, forecast and frequencies are ours.
+    Source: thuml/iVideoGPT ``HeadModelWithAction``; same. Slots, forecast, frequencies and termination are ours.
     """
 
     def __init__(self, config: HeadsConfig, hidden_size: int, codes: int = 0) -> None:
@@ -61,6 +63,8 @@ class Heads(nn.Module):
             self.action_linear = nn.Linear(config.action_features, hidden_size)
         if config.reward:
             self.reward_linear = nn.Linear(hidden_size, 1)
+        if config.termination:
+            self.termination_linear = nn.Linear(hidden_size, 1)
         if config.action_reconstruction:
             self.action_recon_linear = nn.Linear(hidden_size, config.action_dim)
         if config.slots:

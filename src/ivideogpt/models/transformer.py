@@ -95,7 +95,8 @@ class Attention(nn.Module):
         values = qkv[2]
         dropout = self.dropout if self.training else 0.0
         if cache is not None:
-            y = cache.attend(layer, queries, keys, values, mask, dropout)
+            dropped = {"dropout": dropout} if dropout else {}
+            y = cache.attend(layer, queries, keys, values, mask, **dropped)
         else:
             y = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, dropout_p=dropout)
         return self.out(y.transpose(1, 2).reshape(rows, count, width))

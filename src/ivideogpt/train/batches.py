@@ -23,11 +23,13 @@ class TokenBatch(NamedTuple):
         ids: int64 ``[b length]``, as `CompressiveTokenizer.tokenize` gives them.
         actions: float32 ``[b f a]`` in model units, or None.
         rewards: float32 ``[b f]``, or None.
+        terminated: bool ``[b f]``, or None.
     """
 
     ids: Tensor
     actions: Tensor | None
     rewards: Tensor | None
+    terminated: Tensor | None = None
 
 
 class TokenBatches(Protocol):

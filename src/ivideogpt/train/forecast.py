@@ -84,7 +84,7 @@ def train_forecast(
     learner.train()
     stream = iter(batches)
     for step in run.updates("forecast", done, last, clips=config.batch_size):
-        ids, actions, _ = next(stream)
+        ids, actions, *_ = next(stream)
         set_learning_rate(optimizer, schedule(step))
         codes = embeddings.history(model, ids, back + 1 + config.unroll)
         own = int(torch.randint(config.unroll + 1, (), generator=run.generator))

@@ -29,6 +29,7 @@ class ModelShape:
         forecast_width, forecast_blocks: of a forecast; width 0: none.
         rewards: with a reward head, where the data has rewards.
         symlog_rewards: it is trained on symlog(reward).
+        terminations: with a head that says whether a step is the last; only reinforcement learning trains it.
         goal_conditioned: the context is [goal, last frame].
     """
 
@@ -41,6 +42,7 @@ class ModelShape:
     forecast_blocks: int = 3
     rewards: bool = False
     symlog_rewards: bool = False
+    terminations: bool = False
     goal_conditioned: bool = False
 
     def like(self, initial: WorldModel) -> ModelShape:
@@ -57,6 +59,7 @@ class ModelShape:
             forecast_blocks=heads.forecast_blocks,
             rewards=heads.reward or self.rewards,
             symlog_rewards=config.symlog_rewards if heads.reward else self.symlog_rewards,
+            terminations=heads.termination or self.terminations,
             goal_conditioned=config.goal_conditioned,
         )
 
@@ -72,6 +75,7 @@ class ModelShape:
             forecast_blocks=self.forecast_blocks,
             reward=self.rewards and rewards,
             action_reconstruction=self.action_reconstruction and dim > 0,
+            termination=self.terminations,
         )
 
 

@@ -39,7 +39,7 @@ class TransformerTraining:
         weight_decay: of matrices; embeddings, biases and norms have none.
         betas: of AdamW.
         clip_norm: largest gradient norm; None: gradients are left as they are.
-        reward_weight, action_reconstruction_weight, forecast_weight: of these losses.
+        reward_weight, termination_weight, action_reconstruction_weight, forecast_weight: of these losses.
         imagined_share: share of future frames that are read as the forecast guesses them, so that the model learns to
             go on from its own mistakes; their own tokens are no targets. Needs a forecast.
         imagined_run: mean number of such frames in a row, each guessed from those before it.
@@ -63,6 +63,7 @@ class TransformerTraining:
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float | None = 1.0
     reward_weight: float = 1.0
+    termination_weight: float = 1.0
     action_reconstruction_weight: float = 0.1
     forecast_weight: float = 0.5
     imagined_share: float = 0.0
@@ -195,6 +196,8 @@ def add_gradients(
             loss = losses.tokens
             if losses.rewards is not None:
                 loss = loss + config.reward_weight * losses.rewards
+            if losses.terminations is not None:
+                loss = loss + config.termination_weight * losses.terminations
             if losses.actions is not None:
                 loss = loss + config.action_reconstruction_weight * losses.actions
             if losses.forecast is not None:
@@ -216,7 +219,7 @@ class Learner(nn.Module):
 
     def forward(self, batch: TokenBatch, inputs: Tensor | None) -> TransformerLosses:
         """See ``transformer_losses``."""
-        return transformer_losses(self._model[0], batch.ids, batch.actions, batch.rewards, inputs)
+        return transformer_losses(self._model[0], batch.ids, batch.actions, batch.rewards, inputs, batch.terminated)
 
 
 @torch.no_grad()

@@ -31,6 +31,10 @@ class SegmentDecoder:
         """Rows b of the context."""
         return len(self._context)
 
+    def select(self, rows: Tensor) -> SegmentDecoder:
+        """The decoder of some rows: int64 ``[b]``."""
+        return SegmentDecoder(self.tokenizer, self._context[rows.to(self._context.device)])
+
     def decode(self, codes: Tensor, out: Tensor, keep: bool) -> None:
         """Frames of codes, by the weights as they are now and where they are now.
 

@@ -29,6 +29,7 @@ class Imagination:
         log_probs: float32 ``[b horizon m]``.
         entropies: float32 ``[b horizon m]`` in nats: how unsure the model was of each token.
         rewards: ``[b horizon]`` in reward units, or None; ``rewards[:, i]`` is paid for ``actions[:, i]``.
+        terminations: ``[b horizon]``, probability that each step was the last, or None.
     """
 
     frames: Tensor
@@ -36,16 +37,22 @@ class Imagination:
     log_probs: Tensor
     entropies: Tensor
     rewards: Tensor | None
+    terminations: Tensor | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Imagination]) -> Imagination:
         """Rows of several imaginations that nobody has looked at, one below the other."""
+
+        def below(values: Sequence[Tensor | None]) -> Tensor | None:
+            return None if values[0] is None else torch.cat(values)  # type: ignore[arg-type]
+
         return cls(
             frames=tuple(block for part in parts for block in part.__dict__["frames"]),  # type: ignore[arg-type]
             ids=torch.cat([part.ids for part in parts]),
             log_probs=torch.cat([part.log_probs for part in parts]),
             entropies=torch.cat([part.entropies for part in parts]),
-            rewards=None if parts[0].rewards is None else torch.cat([part.rewards for part in parts]),  # type: ignore[misc]
+            rewards=below([part.rewards for part in parts]),
+            terminations=below([part.terminations for part in parts]),
         )
 
     def __getstate__(self) -> dict[str, Any]:

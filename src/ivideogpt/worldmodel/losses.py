@@ -20,6 +20,7 @@ class TransformerLosses(NamedTuple):
     Attributes:
         tokens: cross-entropy over all tokens after the prompt, separators included.
         rewards: mean squared error (of symlog where the model uses it).
+        terminations: cross-entropy of whether a step was the last.
         actions: mean squared error of reconstructed actions over all positions of future frames.
         forecast: cross-entropy of the first guess at the dynamics tokens.
         accuracy: share of dynamics tokens that are the likeliest (no gradient).
@@ -27,6 +28,7 @@ class TransformerLosses(NamedTuple):
 
     tokens: Tensor
     rewards: Tensor | None
+    terminations: Tensor | None
     actions: Tensor | None
     forecast: Tensor | None
     accuracy: Tensor
@@ -38,6 +40,7 @@ def transformer_losses(
     actions: Tensor | None = None,
     rewards: Tensor | None = None,
     inputs: Tensor | None = None,
+    terminated: Tensor | None = None,
 ) -> TransformerLosses:
     """Losses of one batch.
 
@@ -47,6 +50,7 @@ def transformer_losses(
         actions: ``[b f a]`` in model units, one for each future frame, or None.
         rewards: ``[b f]`` in reward units, or None.
         inputs: what the transformer reads instead of ``ids``, or None; frames that it reads wrong are no targets.
+        terminated: bool ``[b f]``, whether the step to each future frame was the last, or None.
 
     Source: thuml/iVideoGPT train_gpt.py and HeadModelWithAction; same.
     """
@@ -62,10 +66,13 @@ def transformer_losses(
         counted = (targets != IGNORED_LABEL) & (targets != layout.dynamics_separator)
         right = ((logits.argmax(dim=-1) == targets) & counted).sum() / counted.sum().clamp(min=1)
     frames = rearrange(hidden[:, prompt - 1 :], "b (f m) d -> b f m d", m=layout.frame_length)
-    reward_loss = action_loss = forecast_loss = None
+    reward_loss = end_loss = action_loss = forecast_loss = None
     if rewards is not None and model.config.heads.reward:
         target = rewards.sign() * rewards.abs().log1p() if model.config.symlog_rewards else rewards
         reward_loss = F.mse_loss(model.heads.reward_linear(frames[:, :, -1])[..., 0].float(), target)
+    if terminated is not None and model.config.heads.termination:
+        ends = model.heads.termination_linear(frames[:, :, -1])[..., 0].float()
+        end_loss = F.binary_cross_entropy_with_logits(ends, terminated.float())
     if actions is not None and model.config.heads.action_reconstruction:
         found = model.heads.action_recon_linear(frames).float()
         action_loss = F.mse_loss(found, repeat(actions, "b f a -> b f m a", m=layout.frame_length))
@@ -73,4 +80,4 @@ def transformer_losses(
         scores = model.transformer.guess_logits(guess, layout.dynamics_ids)
         _, codes = layout.split(ids, model.context_frames)
         forecast_loss = F.cross_entropy(scores.flatten(0, 2), codes.flatten())
-    return TransformerLosses(tokens, reward_loss, action_loss, forecast_loss, right)
+    return TransformerLosses(tokens, reward_loss, end_loss, action_loss, forecast_loss, right)

@@ -63,7 +63,7 @@ _ENDS = (("embed", "model.embed_tokens"), ("norm", "model.norm"), ("head", "lm_h
 
 def has_official_heads(config: HeadsConfig) -> bool:
     """Whether the official format has a place for all the heads."""
-    return not (config.action_frequencies or config.slots or config.forecast_grid)
+    return not (config.action_frequencies or config.slots or config.forecast_grid or config.termination)
 
 
 # Names

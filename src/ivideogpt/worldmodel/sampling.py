@@ -130,6 +130,10 @@ class RandomStreams:
         """The streams of some rows."""
         return RandomStreams(self.keys[rows], self.generation)
 
+    def rows(self, rows: Sequence[int]) -> RandomStreams:
+        """The streams of rows of these numbers, in any order."""
+        return RandomStreams(tuple(self.keys[row] for row in rows), self.generation)
+
     def uniforms(self, step: int, count: int) -> Tensor:
         """float32 ``[b count]`` in [0, 1) for ``step``."""
         rows = [np.random.Generator(np.random.Philox(key=key, counter=step << 64)).random(count) for key in self.keys]

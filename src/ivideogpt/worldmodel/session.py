@@ -33,6 +33,7 @@ class Step:
         log_probs: float32 ``[b m]``; of an observed frame: how much the model expected it.
         entropies: float32 ``[b m]`` in nats: how unsure the model was of each token.
         rewards: ``[b]`` in reward units, or None without a reward head.
+        terminations: ``[b]``, probability that this step was the last, or None without such a head.
     """
 
     frames: Tensor
@@ -40,6 +41,7 @@ class Step:
     log_probs: Tensor
     entropies: Tensor
     rewards: Tensor | None
+    terminations: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,17 @@ class _Past:
     separators: Tensor
     action: Tensor | None
     rewards: Tensor | None
+    terminations: Tensor | None
 
-    def repeat(self, k: int) -> _Past:
-        def rows(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.repeat_interleave(k, dim=0)
+    def select(self, rows: Tensor) -> _Past:
+        """The same of some rows, in any order and any number: int64 ``[b]``."""
 
-        tokens = engine.FrameTokens(*(x.repeat_interleave(k, dim=0) for x in self.tokens))
-        return _Past(tokens, self.separators.repeat_interleave(k, dim=0), rows(self.action), rows(self.rewards))
+        def some(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[rows.to(x.device)]
+
+        tokens = engine.FrameTokens(*(x[rows.to(x.device)] for x in self.tokens))
+        separators = self.separators[rows.to(self.separators.device)]
+        return _Past(tokens, separators, some(self.action), some(self.rewards), some(self.terminations))
 
 
 @dataclass
@@ -70,6 +76,12 @@ class _Segment:
     cache: KVCache
     encoder: ContextFeatures
     decoder: SegmentDecoder
+
+    def select(self, rows: Tensor, count: int) -> _Segment:
+        """The same of some of ``count`` rows."""
+        parents = torch.div(rows, count // self.decoder.rows, rounding_mode="floor")
+        cache = self.cache.select(rows.to(self.cache.keys.device))
+        return _Segment(self.start, cache, pieces.rows_of(self.encoder)(parents), self.decoder.select(parents))
 
 
 class Session:
@@ -192,11 +204,34 @@ class Session:
             raise UserError(f"first is {first}; expected the number of a child, from 0 on")
         child = copy.copy(self)
         child._frames = [frame.repeat(k) for frame in self._frames]
-        child._past = [past.repeat(k) for past in self._past]
+        families = torch.arange(self.rows).repeat_interleave(k)
+        child._past = [past.select(families) for past in self._past]
         child._anchors = list(self._anchors)
         child._streams = self._streams.fork(k, self.steps, common_random, first)
         if self._opened is not None:
             child._opened = replace(self._opened, cache=self._opened.cache.repeat(k))
+        return child
+
+    @torch.inference_mode()
+    def select(self, rows: Sequence[int]) -> Session:
+        """A new session of some rows, each of which goes on as it would have; this one is left as it is.
+
+        Args:
+            rows: their numbers, in any order.
+
+        Raises:
+            UserError: there is none, or a number is no row's.
+        """
+        if not len(rows) or not all(0 <= row < self.rows for row in rows):
+            raise UserError(f"rows is {list(rows)}; expected some of 0 to {self.rows - 1}")
+        chosen = torch.as_tensor(rows, dtype=torch.long)
+        child = copy.copy(self)
+        child._frames = [Frame.shown(pixels) for pixels in self.frames[chosen].unbind(dim=1)]
+        child._past = [past.select(chosen) for past in self._past]
+        child._anchors = list(self._anchors)
+        child._streams = self._streams.rows(rows)
+        if self._opened is not None:
+            child._opened = self._opened.select(chosen, self.rows)
         return child
 
     @torch.inference_mode()
@@ -251,12 +286,12 @@ class Session:
         return action, self.sampling.choose(logits, uniforms).index
 
     def _close(self, tokens: engine.FrameTokens, separators: Tensor, action: Tensor | None, frame: Frame) -> None:
-        rewards = self.model.rewards(tokens.hidden)
+        rewards, ends = self.model.rewards(tokens.hidden), self.model.terminations(tokens.hidden)
         if not self.sampling.free_separators:
             tokens = tokens._replace(hidden=tokens.hidden.new_empty(self.rows, 0))  # a view would keep the memory
         else:
             tokens = tokens._replace(hidden=tokens.hidden.clone())
-        self._past.append(_Past(tokens, separators, action, rewards))
+        self._past.append(_Past(tokens, separators, action, rewards, ends))
         self._frames.append(frame)
 
     def _last_step(self) -> Step:
@@ -265,8 +300,9 @@ class Session:
         frame = stacked([last])[:, 0]
         # Copies, made outside inference mode: callers may change them in place and train on them.
         rewards = None if past.rewards is None else past.rewards.clone()
+        ends = None if past.terminations is None else past.terminations.clone()
         tokens = past.tokens
-        return Step(frame, tokens.ids.clone(), tokens.log_probs.clone(), tokens.entropies.clone(), rewards)
+        return Step(frame, tokens.ids.clone(), tokens.log_probs.clone(), tokens.entropies.clone(), rewards, ends)
 
     @property
     def _segment(self) -> _Segment:
@@ -301,10 +337,15 @@ class Session:
 def imagination(session: Session, start: int) -> Imagination:
     """The steps of ``session`` from ``start`` on, whatever it does later."""
     past = session._past[start:]
+
+    def joined(values: list[Tensor | None]) -> Tensor | None:
+        return None if values[0] is None else torch.stack(values, dim=1)  # type: ignore[arg-type]
+
     return Imagination(
         frames=(tuple(session._frames[session.model.context_frames + start :]),),  # type: ignore[arg-type]
         ids=torch.stack([step.tokens.ids for step in past], dim=1),
         log_probs=torch.stack([step.tokens.log_probs for step in past], dim=1),
         entropies=torch.stack([step.tokens.entropies for step in past], dim=1),
-        rewards=None if past[0].rewards is None else torch.stack([step.rewards for step in past], dim=1),  # type: ignore[misc]
+        rewards=joined([step.rewards for step in past]),
+        terminations=joined([step.terminations for step in past]),
     )

@@ -338,6 +338,12 @@ class WorldModel(nn.Module):
         rewards = self.heads.reward_linear(hidden)[..., 0].float()
         return rewards.sign() * rewards.abs().expm1() if self.config.symlog_rewards else rewards
 
+    def terminations(self, hidden: Tensor) -> Tensor | None:
+        """Probabilities ``[...]`` that the step was the last, from hidden states of a frame's last token, or None."""
+        if not self.config.heads.termination:
+            return None
+        return self.heads.termination_linear(hidden)[..., 0].float().sigmoid()
+
     def codes(self, ids: Tensor) -> Tensor:
         """Dynamics codes, from 0, of ids of the full vocabulary; ids out of range are clamped."""
         return (ids - self.layout.dynamics_ids.start).clamp(0, self.layout.dynamics_codes - 1)
