@@ -61,6 +61,8 @@ VERBS: Mapping[str, Verb] = {
     "bench long": Verb(
         "ivideogpt.verbs.bench:bench_long", "measure a thousand steps: time, memory and drift from what happened"
     ),
+    "mbrl": Verb("ivideogpt.verbs.mbrl:mbrl", "train an agent on real and imagined episodes"),
+    "mbrl plot": Verb("ivideogpt.verbs.mbrl_plot:mbrl_plot", "draw what such runs reached, over their seeds"),
     "train-demo": Verb(
         "ivideogpt.verbs.demo:train_demo", "train the shipped model again, from simulator to checkpoint"
     ),

@@ -96,7 +96,7 @@ def test_imagined_episodes_expire_and_only_the_official_mistake_keeps_them(tmp_p
         state = tensors(tmp_path / compat, 80, "imagined")
         kept[compat] = len({name.split(".")[2] for name in state if name.startswith("replay.episodes.")})
     # Four rows an imagination, and more episodes where some of them terminate.
-    assert 2 * 4 <= kept["none"] < 3 * 4 and 6 * 4 <= kept["official"]
+    assert 2 * 4 <= kept["none"] < 3 * 4 and kept["official"] >= 6 * 4
 
 
 def test_the_horizon_grows_with_the_frames(config) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -61,13 +62,12 @@ def mbrl(
     from ivideogpt.presets.mbrl import find_mbrl
 
     given: dict[str, Any] = {"frames": num_train_frames, "compat": compat, "seed": seed, "environments": environments}
-    given |= {"task": None if task is None else environment_name(task), "demo_folder": demos}
-    config = replace(find_mbrl(preset), **{name: value for name, value in given.items() if value is not None})
-    config = replace(config, imagine=imagination, workers=workers, demos=-1 if demo or demos else config.demos)
-    if model is not None:
-        checkpoint = None if model == "none" else model
-        config = replace(config, world_model=replace(config.world_model, checkpoint=checkpoint))
-    config = changed(config, set)
+    given |= {"task": None if task is None else environment_name(task), "demo_folder": demos, "imagine": imagination}
+    given |= {"workers": workers or None, "demos": -1 if demo or demos else None, "world_model.checkpoint": model}
+    words = [f"{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    if model == "none":
+        words.append("world_model.checkpoint=null")
+    config = changed(find_mbrl(preset), [*words, *set])
     title = f"{config.task.split('/')[-1]}-{config.method}-{config.seed}"
     folder = Path("runs/mbrl") / title if run is None else run
     check_folder(folder)
