@@ -57,8 +57,8 @@ class ImaginedVectorEnv(VectorEnv):
     Terminated: by the termination head, or by a function; truncated after ``horizon`` steps.
     Info: ``termination`` float ``[n]`` where there is such a head; ``success`` where there is a function for it.
 
-    What happens in a row depends on its seed, its episodes so far and its actions, not on how many rows there are nor on
-    the others. Row i of seed s has the seed s + i, as in gymnasium.
+    What happens in a row depends on its seed, its episodes so far and its actions, and on no other row. Row i of seed s
+    has the seed s + i, as in gymnasium.
     """
 
     def __init__(
