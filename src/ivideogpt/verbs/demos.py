@@ -13,17 +13,19 @@ from ivideogpt.collect.episodes import parse_seeds
 from ivideogpt.collect.metaworld import Recording, collect_metaworld
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
+from ivideogpt.data.convert.metaworld import FACTS, tasks
 from ivideogpt.data.store import EpisodeStore
+from ivideogpt.data.store_writer import convert_to_store
 from ivideogpt.envs.registry import METAWORLD_TASKS
 from ivideogpt.verbs.showing import print_json, print_table
 
-_WHAT = ("collect",)
+_WHAT = ("collect", "import")
 _EPISODES = 60
 
 
 def demos(
-    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="collect")],
-    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")],
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="collect|import")],
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK|FOLDER")],
     *,
     out: Path,
     episodes: int | None = None,
@@ -37,11 +39,13 @@ def demos(
     shadow_size: int = Recording.shadow_size,
     samples: int = Recording.samples,
 ) -> None:
-    """Record scripted episodes of Meta-World into an episode store; the same command again goes on where it stopped.
+    """Record scripted episodes of Meta-World into an episode store, or import the official ones.
+
+    The same command again goes on where it stopped.
 
     Args:
-        what: collect.
-        task: of Meta-World, such as plate-slide; all: the six of the official experiments.
+        what: collect, or import: the official .npz files (mbrl/demonstrations of thuml/iVideoGPT), actions clipped.
+        task: of Meta-World, such as plate-slide; all: the six of the official experiments. Of import: the folder.
         out: folder of the store.
         episodes: of each task; default: one for each seed, or 60.
         seeds: "first:stop", one episode a seed, stop excluded; seeds from 10000 on are held out. Default: 0:episodes.
@@ -56,6 +60,11 @@ def demos(
     """
     if what not in _WHAT:
         raise UserError(f"demos cannot {what!r}; {suggestion(what, _WHAT)}")
+    start = time.perf_counter()
+    if what == "import":
+        convert_to_store(tasks(Path(task)), out, facts=FACTS, workers=workers)
+        _print_store(out, time.perf_counter() - start)
+        return
     chosen = _seeds(episodes, seeds)
     recording = Recording(
         noise=noise,
@@ -66,7 +75,6 @@ def demos(
         shadow_size=shadow_size,
         samples=samples,
     )
-    start = time.perf_counter()
     collect_metaworld(METAWORLD_TASKS if task == "all" else (task,), chosen, out, recording, workers)
     _print_store(out, time.perf_counter() - start)
 
@@ -89,7 +97,9 @@ def _print_store(folder: Path, seconds: float) -> None:
     told: dict[str, list[tuple[bool, float, int]]] = {}
     for index, frames in enumerate(store.lengths.tolist()):
         meta = store.info(index)["meta"]
-        told.setdefault(meta["task"], []).append((meta["success"], meta["return"], frames))
+        if "return" not in meta:
+            meta["return"] = float(store.arrays(index, ("rewards",))["rewards"].sum())
+        told.setdefault(meta["task"], []).append((meta.get("success", np.nan), meta["return"], frames))
     tasks = {}
     for task, rows in sorted(told.items()):
         success, total, frames = np.array(rows, np.float64).T

@@ -149,12 +149,13 @@ def _demos(config: Any) -> list:
     from ivideogpt.envs.vector import make_vector
     from ivideogpt.mbrl.demos import DEMOS, SCRIPTED, check_demos, read_demos, scripted_demos
 
-    place = Path(config.demo_folder) if config.demo_folder else DEMOS / config.task.split("/")[-1]
+    name = config.task.split("/")[-1]
+    place = Path(config.demo_folder) if config.demo_folder else DEMOS / name if (DEMOS / name).exists() else DEMOS
     if config.demo_folder or place.exists():
         found, where = read_demos(place, config.task), f"of {place}"
     else:
         found = scripted_demos(config.task, SCRIPTED, config.seed, config.environment)
-        where = f"recorded by the script, as {place} is not there"
+        where = f"recorded by the script, as there is no folder {DEMOS / name} or {DEMOS}"
     if config.demos >= 0:
         found = found[: config.demos]
     environment = make_vector(config.task, 1, **config.environment)
