@@ -14,6 +14,7 @@ from ivideogpt.mbrl.world import Scratch, WorldConfig
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import TransformerConfig
 from ivideogpt.presets.robot import debug_recipe
+from ivideogpt.train.forecast import ForecastTraining
 from ivideogpt.train.start import ModelShape
 from ivideogpt.train.tokenizer import TokenizerTraining
 from ivideogpt.train.tokenizer_loss import TokenizerLossConfig
@@ -97,41 +98,58 @@ def reacher() -> MbrlConfig:
         num_heads=2,
         max_positions=tokenizer.layout.length(2, 8),
     )
+    scratch = Scratch(
+        tokenizer=TokenizerTraining(
+            tokenizer=tokenizer,
+            steps=400,
+            batch_size=8,
+            horizon=6,
+            warmup_steps=20,
+            continuous_steps=100,
+            learning_rate=1e-3,
+        ),
+        # Convolutions: what they learn in one place of the picture holds in all others.
+        forecasts=(ForecastTraining(steps=400, batch_size=32),),
+        model=ModelShape(
+            transformer=transformer,
+            action_frequencies=2,
+            slots=True,
+            forecast_width=64,
+            rewards=True,
+            terminations=True,
+        ),
+        transformer=TransformerTraining(steps=250, batch_size=8, clip_frames=8, warmup_steps=20),
+    )
     return MbrlConfig(
         task="reacher",
+        environment={"steps": 12},
         action_repeat=1,
-        frames=2_000,
+        frames=900,
         random_frames=300,
-        stack=2,
+        stack=1,
         agent=AgentConfig(
-            hidden_size=256, channels=16, learning_rate=5e-4, batch_size=64, updates=1, noise_frames=1_000
+            channels=16,
+            hidden_size=256,
+            learning_rate=5e-4,
+            batch_size=32,
+            updates=8,
+            target_rate=0.05,
+            noise_start=0.5,
+            noise_frames=600,
+            discount=0.9,
         ),
         world_model=WorldConfig(
             checkpoint=None,
-            update_every=10,
+            update_every=2,
             tokenizer_every=0,
             batch_size=8,
             segment_frames=8,
-            scratch=Scratch(
-                tokenizer=TokenizerTraining(
-                    tokenizer=tokenizer,
-                    steps=400,
-                    batch_size=8,
-                    horizon=6,
-                    warmup_steps=20,
-                    continuous_steps=100,
-                    learning_rate=1e-3,
-                    rare_colour_weight=25.0,
-                ),
-                model=ModelShape(
-                    transformer=transformer, action_frequencies=2, slots=True, rewards=True, terminations=True
-                ),
-                transformer=TransformerTraining(steps=400, batch_size=8, clip_frames=8, warmup_steps=20),
-            ),
+            learning_rate=5e-4,
+            scratch=scratch,
         ),
-        imagination=ImaginationConfig(rows=32, horizon=8, first_horizon=8, every=50, initial=5, top_k=100),
-        evaluate_every=250,
-        save_every=1_000,
+        imagination=ImaginationConfig(rows=64, horizon=8, first_horizon=8, every=20, initial=5, temperature=0.5),
+        evaluate_every=100,
+        save_every=500,
     )
 
 

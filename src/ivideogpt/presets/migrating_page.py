@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ivideogpt.presets.migrating import CONFIGURATIONS, PROGRAMS, Flag
+from ivideogpt.presets.migrating_mbrl import MBRL_KEYS
 from ivideogpt.presets.official import OFFICIAL, official_script
 from ivideogpt.presets.pasted import NOT_YET
 
@@ -92,7 +93,9 @@ _PROGRAM_TEXTS = {
     "datasets/preprocess_vp2.py": "`ivideogpt convert vp2 robodesk SRC DST`, or `robosuite`.\n\n",
 }
 _CONFIGURATION_TEXTS = {
-    "mbrl/cfgs/mbpo_config.yaml": "Overrides of `mbrl/train_metaworld_mbpo.py`, such as `demo=true`.\n\n",
+    "mbrl/cfgs/mbpo_config.yaml": "Overrides of `mbrl/train_metaworld_mbpo.py`; those of "
+    "`mbrl/train_metaworld_drq.py` are the same with `--no-imagination`. See\n"
+    "[reinforcement learning](reinforcement-learning.md).\n\n",
     "DATASET.yaml": "Not needed: a command is told where its store is.\n\n",
 }
 
@@ -107,7 +110,7 @@ def page() -> str:
     for program, flags in PROGRAMS.items():
         parts += [f"\n## {program}\n\n", _PROGRAM_TEXTS[program], _table(flags.values(), "--")]
         parts += [_PREDICT_MORE] if program == "inference/predict.py" else []
-    for file, keys in CONFIGURATIONS.items():
+    for file, keys in {"mbrl/cfgs/mbpo_config.yaml": MBRL_KEYS, **CONFIGURATIONS}.items():
         parts += [f"\n## {file}\n\n", _CONFIGURATION_TEXTS[file], _table(keys.values(), "")]
     later = [f"| `{program}` | {what}: planned |\n" for program, what in NOT_YET.items()]
     return "".join([*parts, "\n", _PYTHON, *later])

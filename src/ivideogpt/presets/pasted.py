@@ -21,9 +21,12 @@ from ivideogpt.presets.migrating import PROGRAMS, Flag, Value
 
 #: Official programs that nothing here takes the place of yet.
 NOT_YET: Mapping[str, str] = {
-    "mbrl/train_metaworld_mbpo.py": "reinforcement learning in the world model",
-    "mbrl/train_metaworld_drq.py": "reinforcement learning",
     "scripts/run_control.py": "planning on VP2",
+}
+#: Official programs whose words our command takes almost as they are.
+_SPOKEN = {
+    "train_metaworld_mbpo.py": "ivideogpt mbrl official",
+    "train_metaworld_drq.py": "ivideogpt mbrl official --no-imagination",
 }
 # What starts several processes ("torch.distributed.run" too), and how it calls their number.
 _LAUNCHERS = ("accelerate", "torchrun", "run", "launch")
@@ -100,6 +103,11 @@ def _read(before: Sequence[str], script: str, after: Sequence[str]) -> Pasted:
 def _program(script: str) -> str:
     """The official program that a path means; a file alone, without its folder, is enough."""
     name = script.rpartition("/")[2]
+    if name in _SPOKEN:
+        raise UserError(
+            f"{script} takes overrides, name=value, not flags; give them to {_SPOKEN[name]} (task=..., "
+            "num_train_frames=..., demo=true; docs/migrating.md has the others)"
+        )
     for known, what in NOT_YET.items():
         if known.rpartition("/")[2] == name:
             raise UserError(f"{script} has no counterpart here yet: {what} is planned")
