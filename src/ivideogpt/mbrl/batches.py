@@ -94,15 +94,17 @@ def tokenised(
         model: its tokenizer and its action statistics.
         segments: context and future.
         model_units: see ``WorldConfig``.
-        late_rewards: frame i + 1 is to tell what is paid for the action after it, as the official code has it.
+        late_rewards: a frame is to tell what is paid for the action after it, as the official code has it; the segments
+            have one frame more then, which is not read.
     """
+    rewards = segments.rewards
+    if late_rewards:
+        segments = Segments(segments.frames[:, :-1], *(part[:, :-1] for part in segments[1:]))
+        rewards = rewards[:, 1:]
     first = model.context_frames - 1
     ids, _ = model.tokenizer.tokenize(as_floats(segments.frames).to(model.device))
     with torch.inference_mode(False):
         actions = torch.from_numpy(segments.actions[:, first:]).to(model.device)
-        rewards = segments.rewards
-        if late_rewards:  # the last one has none after it and repeats its own
-            rewards = np.concatenate([rewards[:, 1:], rewards[:, -1:]], axis=1)
         return TokenBatch(
             ids.clone(),
             actions if model_units else model.normalize_actions(actions),

@@ -73,9 +73,8 @@ class WorldLearner:
             random: of the choice.
             tokenizer: see above; a no where the configuration has none.
         """
-        segments = replay.segments(
-            self.config.batch_size, self.segment_frames, random, official=self.compat.short_segments
-        )
+        length = self.segment_frames + self.compat.late_rewards
+        segments = replay.segments(self.config.batch_size, length, random, official=self.compat.short_segments)
         figures: dict[str, Tensor | float] = {}
         if tokenizer and self._objective is not None:
             figures |= {f"tokenizer_{name}": value for name, value in self._tokenizer_update(segments, random).items()}

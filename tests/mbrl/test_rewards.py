@@ -1,0 +1,57 @@
+"""The reward head learns what the action that led to a frame earned; on the official targets it cannot."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ivideogpt import Sampling
+from ivideogpt.core.run import Run
+from ivideogpt.envs.vector import make_vector
+from ivideogpt.mbrl.batches import as_floats
+from ivideogpt.mbrl.collecting import Collector
+from ivideogpt.mbrl.compat import Compat
+from ivideogpt.mbrl.learner import WorldLearner
+from ivideogpt.mbrl.replay import Replay
+from ivideogpt.mbrl.world import WorldConfig, new_model_from
+from ivideogpt.presets.mbrl import debug
+
+
+@pytest.fixture(scope="module")
+def lived() -> tuple[Replay, Replay]:
+    """Random episodes of a world that pays for the action alone: to learn from, and apart."""
+    environments = make_vector("reacher", 1, size=16, steps=10, reward="action")
+    collector, random = Collector(environments, seed=0, stack=1), np.random.default_rng(0)
+    kept = Replay(10_000), Replay(10_000)
+    while len(kept[0]) < 1500:
+        for episode in collector.step(random.uniform(-1, 1, (1, 2)).astype(np.float32)):
+            kept[collector._episodes[0] % 5 == 0].add(episode)
+    return kept
+
+
+def explained(lived, tmp_path, *, late: bool) -> float:
+    """R^2 of imagined rewards in episodes that were not learned from."""
+    torch.manual_seed(0)
+    config = debug().world_model
+    scratch = replace(
+        config.scratch,
+        model=replace(config.scratch.model, action_frequencies=2, symlog_rewards=True),
+        transformer=replace(config.scratch.transformer, steps=2),
+    )
+    run = Run(tmp_path, device="cpu", log_every=0)
+    model = new_model_from(lived[0], scratch, run, seed=0)
+    world = WorldConfig(checkpoint=None, batch_size=16, segment_frames=6, tokenizer_every=0, learning_rate=5e-3)
+    learner, random = WorldLearner(model, world, Compat(late_rewards=late), run), np.random.default_rng(1)
+    for _ in range(200):
+        learner.update(lived[0], random, tokenizer=False)
+    apart = lived[1].segments(64, 5, np.random.default_rng(2))
+    frames = as_floats(apart.frames)
+    found = model.imagine(frames[:, :2], torch.from_numpy(apart.actions[:, 1:]), sampling=Sampling(greedy=True)).rewards
+    paid = apart.rewards[:, 1:]
+    return float(1 - np.square(found.numpy() - paid).mean() / paid.var())
+
+
+def test_rewards_of_actions_are_explained_by_our_targets_and_not_by_the_official_ones(lived, tmp_path) -> None:
+    assert explained(lived, tmp_path / "ours", late=False) > 0.9
+    assert explained(lived, tmp_path / "official", late=True) < 0.1
