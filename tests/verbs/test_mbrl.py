@@ -144,7 +144,7 @@ def official(folder: Path, task: str) -> None:
     (folder / task).mkdir(parents=True)
     arrays = {"observation": np.zeros((6, 9, 64, 64), np.uint8), "action": np.full((6, 4), 24.8, np.float32)}
     arrays |= {"reward": np.ones((6, 1), np.float32), "discount": np.ones((6, 1), np.float32)}
-    arrays["action"][0] = 0  # row t leads into frame t
+    arrays["action"][0] = arrays["reward"][0] = 0  # row t leads into frame t
     np.savez(folder / task / "20240101T000000_0_5.npz", **arrays)
 
 
