@@ -87,6 +87,12 @@ def test_several_environments_count_the_same_frames(tmp_path, config, go) -> Non
     assert found.agent_updates == 4 * 11
 
 
+def test_environments_in_processes_of_their_own_change_nothing(tmp_path, config, go) -> None:
+    config = replace(config, environments=2, imagine=False, frames=50)
+    here, there = go(config, tmp_path / "here"), go(replace(config, workers=True), tmp_path / "there")
+    assert [e["returns"] for e in here.evaluations] == [e["returns"] for e in there.evaluations]
+
+
 def test_imagined_episodes_expire_and_only_the_official_mistake_keeps_them(tmp_path, config, go) -> None:
     kept = {}
     for compat in ("none", "official"):
@@ -96,7 +102,7 @@ def test_imagined_episodes_expire_and_only_the_official_mistake_keeps_them(tmp_p
         state = tensors(tmp_path / compat, 80, "imagined")
         kept[compat] = len({name.split(".")[2] for name in state if name.startswith("replay.episodes.")})
     # Four rows an imagination, and more episodes where some of them terminate.
-    assert 2 * 4 <= kept["none"] < 3 * 4 and kept["official"] >= 6 * 4
+    assert 2 * 4 <= kept["none"] < 4 * 4 and kept["official"] >= 6 * 4
 
 
 def test_the_horizon_grows_with_the_frames(config) -> None:

@@ -115,7 +115,7 @@ class Collector:
             episode_seed(self.seed, row, number) if asked else None
             for row, (number, asked) in enumerate(zip(self._episodes, rows, strict=True))
         ]
-        observations, _ = self.environments.reset(seed=seeds, options={"reset_mask": rows})
+        observations, _ = self.environments.reset(seed=seeds, options={"reset_mask": rows})  # pyright: ignore[reportArgumentType]  a list too
         self._seen = self._stacks(observations)
         for row in np.flatnonzero(rows):
             self._frames[row], self._rows[row] = [self._seen[row, -1]], []

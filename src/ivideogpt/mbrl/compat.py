@@ -30,11 +30,6 @@ class Compat:
     short_segments: bool = False
     imagined_forever: bool = False
 
-    @property
-    def any(self) -> bool:
-        """Whether any mistake is repeated."""
-        return any(getattr(self, one.name) for one in fields(self) if one.type == "bool")
-
 
 def named_compat(name: str) -> Compat:
     """No mistake for "none", all of them for "official".

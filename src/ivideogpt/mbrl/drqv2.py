@@ -256,8 +256,8 @@ class DrQv2(nn.Module):
         self.critic.requires_grad_(True)
         self._descend(actor_loss, "actor")
         with torch.no_grad():
-            ours, theirs = list(self.target.parameters()), list(self.critic.parameters())
-            torch._foreach_lerp_(ours, theirs, config.target_rate)
+            for slow, fast in zip(self.target.parameters(), self.critic.parameters(), strict=True):
+                slow.lerp_(fast, config.target_rate)
         return {
             "critic_loss": critic_loss.detach(),
             "value": first.detach().mean(),

@@ -153,7 +153,7 @@ class WorldLearner:
         self._rest()
 
 
-def _codebooks(model: WorldModel) -> list[nn.Parameter]:
+def _codebooks(model: WorldModel) -> list[Tensor]:
     tokenizer = model.tokenizer
     quantizers = [tokenizer.quantize, *([tokenizer.dynamics_quantize] if tokenizer.config.conditional else [])]
     return [quantizer.embedding.weight for quantizer in quantizers]

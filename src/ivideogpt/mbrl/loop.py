@@ -35,12 +35,11 @@ from ivideogpt.mbrl.drqv2 import DrQv2, Transitions
 from ivideogpt.mbrl.evaluating import Evaluated, evaluate
 from ivideogpt.mbrl.imagining import imagine_episodes
 from ivideogpt.mbrl.learner import WorldLearner
+from ivideogpt.mbrl.recorded import EVALUATIONS
 from ivideogpt.mbrl.replay import Replay
 from ivideogpt.mbrl.showing import show_evaluation, show_imagination
 from ivideogpt.mbrl.world import load_world_model, new_model_from
 from ivideogpt.worldmodel.world_model import WorldModel
-
-EVALUATIONS = "evaluations.jsonl"
 
 
 @dataclass
@@ -177,7 +176,9 @@ def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> 
     parts: dict[str, Any] = {"agent": _Agent(agent), "replay": replay, "collector": collector, "progress": progress}
     parts |= {"imagined": imagined} if imagined else {}
     done, count = run.resume(**parts), config.environments
-    if not done:
+    if done:
+        _write_evaluations(run, progress)  # lines beyond the checkpoint go
+    else:
         for demo in demos:
             replay.add(demo, permanent=True)
     last, figures = -(-config.steps // count), _Figures()
@@ -294,13 +295,16 @@ def _note(config: MbrlConfig, run: Run, progress: Progress, found: Evaluated, st
         "agent_updates": progress.agent_updates,
     }
     progress.evaluations.append(line)
-    write_text_atomic(
-        run.folder / EVALUATIONS, "".join(json.dumps(evaluation) + "\n" for evaluation in progress.evaluations)
-    )
+    _write_evaluations(run, progress)
     tqdm.write(
         f"{line['env_frames']:,} frames: return {found.mean_return:.4g}, success {found.success:.0%}, "
         f"{progress.imagined:,} transitions imagined"
     )
+
+
+def _write_evaluations(run: Run, progress: Progress) -> None:
+    lines = "".join(json.dumps(evaluation) + "\n" for evaluation in progress.evaluations)
+    write_text_atomic(run.folder / EVALUATIONS, lines)
 
 
 class _Cadences:

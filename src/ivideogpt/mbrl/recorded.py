@@ -83,7 +83,7 @@ def read_run(folder: Path) -> RecordedRun:
     other = f"'{folder}' is no run of reinforcement learning; expected a folder that ivideogpt mbrl wrote"
     if not (folder / SETTINGS).is_file():
         raise UserError(f"{other} ({SETTINGS} is not there)")
-    about = {"settings": {}} | load_json(folder / SETTINGS)
+    about: dict[str, Any] = {"settings": {}} | load_json(folder / SETTINGS)
     for name, kind in {"task": str, "method": str, "preset": str, "seed": int, "settings": dict}.items():
         if type(about.get(name)) is not kind:
             raise UserError(f"{other} ({SETTINGS} has no {name!r})")

@@ -157,7 +157,7 @@ def new_model_from(replay: Replay, config: Scratch, run: Run, *, seed: int) -> W
             run.folder / "world-model" / name,
             seed=training.seed,
             device=str(run.device),
-            precision=run.precision,
+            precision=run.precision,  # type: ignore[arg-type]
             log_every=training.log_every,
             save_every=training.save_every,
             keep_last=1,

@@ -13,10 +13,10 @@ import tyro
 
 from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
 from ivideogpt.core.errors import UserError
+from ivideogpt.mbrl.recorded import SETTINGS
 from ivideogpt.presets.recipe import changed
 from ivideogpt.verbs.showing import check_folder, print_json, print_table
 
-SETTINGS = "settings.json"
 _ENVIRONMENTS = ("pusht", "reacher")
 
 
@@ -162,6 +162,6 @@ def _demos(config: Any) -> list:
     space, actions = environment.single_observation_space.shape, environment.single_action_space.shape
     environment.close()
     check_demos(found, action_dim=int(actions[0]), image=int(space[-2]))  # type: ignore[index]
-    succeeded = sum(bool(episode.meta.get("success", episode.rewards.max() > 10)) for episode in found)
+    succeeded = sum(bool(episode.meta.get("success", np.any(np.asarray(episode.rewards) > 10)) for episode in found)
     print(f"{len(found)} demonstrations {where}; {succeeded} of them succeed")
     return found

@@ -250,7 +250,9 @@ class ImaginedVectorEnv(VectorEnv):
     def _actions(self) -> gymnasium.spaces.Box:
         size, space = self.model.action_dim, self.model.config.action_space
         if self._raw_actions and space.low:
-            return gymnasium.spaces.Box(np.float32(space.low), np.float32(space.high), (size,), np.float32)
+            return gymnasium.spaces.Box(
+                np.array(space.low, np.float32), np.array(space.high, np.float32), (size,), np.float32
+            )
         return gymnasium.spaces.Box(-1.0, 1.0, (size,), np.float32)
 
     def _observed(self) -> np.ndarray:
@@ -291,7 +293,9 @@ class ImaginedVectorEnv(VectorEnv):
         self._frames[rows], self._ages[rows], self._over[rows] = frames[:, -self.stack :], 0, False
         self._began = True
 
-    def _advance(self, actions: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _advance(
+        self, actions: np.ndarray, active: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of the active rows; the others stay as they are, without reward."""
         if not self._began:
             raise UserError("step was called before reset; call reset first")
@@ -325,7 +329,7 @@ class ImaginedVectorEnv(VectorEnv):
         self._ages[active] += 1
         truncated = active & ~terminated & (self._ages >= self.horizon)
         self._over = np.where(active, terminated | truncated, self._over)
-        return rewards, terminated, truncated, info
+        return np.asarray(rewards), terminated, np.asarray(truncated), info
 
 
 class ImaginedEnv(gymnasium.Env):

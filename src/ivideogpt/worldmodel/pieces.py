@@ -41,7 +41,12 @@ def frames_at_once(tokenizer: CompressiveTokenizer) -> int:
 
 def rows_of(features: ContextFeatures) -> FeaturesOf:
     """Some rows of features that are known."""
-    return lambda rows: ContextFeatures(tuple(level[rows] for level in features.levels))
+    return lambda rows: some_rows(features, rows)
+
+
+def some_rows(features: ContextFeatures, rows: slice | Tensor) -> ContextFeatures:
+    """The features of some rows."""
+    return ContextFeatures(tuple(level[rows] for level in features.levels))
 
 
 def encode_context(tokenizer: CompressiveTokenizer, frames: Tensor) -> tuple[Tensor, ContextFeatures]:

@@ -71,7 +71,9 @@ class ImaginedVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """The same attribute for each row asked for."""
-        return [getattr(self if attr_name == "render_mode" else self.rows, attr_name)] * len(self._get_indices(indices))
+        return [getattr(self if attr_name == "render_mode" else self.rows, attr_name)] * len(
+            list(self._get_indices(indices))
+        )
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Sets an attribute of all rows."""
@@ -79,11 +81,11 @@ class ImaginedVecEnv(VecEnv):
 
     def env_method(self, method_name: str, *arguments: Any, indices: Any = None, **named: Any) -> list[Any]:
         """Calls a method of all rows together, once."""
-        return [getattr(self.rows, method_name)(*arguments, **named)] * len(self._get_indices(indices))
+        return [getattr(self.rows, method_name)(*arguments, **named)] * len(list(self._get_indices(indices)))
 
     def env_is_wrapped(self, wrapper_class: type[gymnasium.Wrapper], indices: Any = None) -> list[bool]:
         """Rows have no wrappers."""
-        return [False] * len(self._get_indices(indices))
+        return [False] * len(list(self._get_indices(indices)))
 
     def _pictures(self, observations: np.ndarray) -> np.ndarray:
         return rearrange(observations, "n k h w c -> n h w (k c)") if self.rows.stack > 1 else observations

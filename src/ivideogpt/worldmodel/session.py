@@ -81,7 +81,7 @@ class _Segment:
         """The same of some of ``count`` rows."""
         parents = torch.div(rows, count // self.decoder.rows, rounding_mode="floor")
         cache = self.cache.select(rows.to(self.cache.keys.device))
-        return _Segment(self.start, cache, pieces.rows_of(self.encoder)(parents), self.decoder.select(parents))
+        return _Segment(self.start, cache, pieces.some_rows(self.encoder, parents), self.decoder.select(parents))
 
 
 class Session:
