@@ -80,6 +80,11 @@ class MbrlConfig:
         return "mbpo" if self.imagine else "model-free"
 
     @property
+    def updates(self) -> int:
+        """Of the agent a step."""
+        return (self.imagine and self.imagination.updates) or self.agent.updates
+
+    @property
     def steps(self) -> int:
         """Of all environments together."""
         return -(-self.frames // self.action_repeat)

@@ -30,6 +30,8 @@ class ImaginationConfig:
         horizon_frames: simulator frames in which it grows; 0: it is ``horizon`` from the start.
         every: steps of the environment between two imaginations.
         initial: imaginations at once, as soon as there is a world model.
+        updates: of the agent a step, where there is imagination; 0: as many as without. What was imagined is more data, so
+            more can be learned from it before it is known by heart.
         real_share: of a batch of the agent that really happened.
         retained: imaginations whose episodes are kept; 0: all, as in the official code.
         temperature, top_k: of tokens.
@@ -41,6 +43,7 @@ class ImaginationConfig:
     horizon_frames: int = 0
     every: int = 100
     initial: int = 20
+    updates: int = 0
     real_share: float = 0.5
     retained: int = 20
     temperature: float = 1.0
@@ -48,7 +51,9 @@ class ImaginationConfig:
 
     def __post_init__(self) -> None:
         """Raises UserError where a number cannot be."""
-        check_at_least(self, rows=1, horizon=1, first_horizon=1, horizon_frames=0, every=1, initial=0, retained=0)
+        check_at_least(
+            self, rows=1, horizon=1, first_horizon=1, horizon_frames=0, every=1, initial=0, retained=0, updates=0
+        )
         if not 0 <= self.real_share <= 1:
             raise UserError(f"real_share is {self.real_share}; expected 0 to 1")
         self.sampling()

@@ -208,7 +208,7 @@ def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> 
             if imagined:
                 _learn_and_imagine(imagined, agent, replay, progress, figures, every, config, step)
             with progress.timed("agent"):
-                for _ in range(config.agent.updates * count):
+                for _ in range(config.updates * count):
                     batch = _batch(config, replay, imagined, progress.random).to(run.device)
                     figures.add(**agent.learn(batch, config.agent.noise(frames), run.generator))
                     progress.agent_updates += 1

@@ -118,13 +118,13 @@ def reacher() -> MbrlConfig:
             rewards=True,
             terminations=True,
         ),
-        transformer=TransformerTraining(steps=250, batch_size=8, clip_frames=8, warmup_steps=20),
+        transformer=TransformerTraining(steps=250, batch_size=8, clip_frames=8, warmup_steps=20, reward_weight=20.0),
     )
     return MbrlConfig(
         task="reacher",
-        environment={"steps": 12},
+        environment={"steps": 15, "goal": (0.25, 0.25)},
         action_repeat=1,
-        frames=900,
+        frames=1_500,
         random_frames=300,
         stack=1,
         agent=AgentConfig(
@@ -132,7 +132,7 @@ def reacher() -> MbrlConfig:
             hidden_size=256,
             learning_rate=5e-4,
             batch_size=32,
-            updates=8,
+            updates=1,
             target_rate=0.05,
             noise_start=0.5,
             noise_frames=600,
@@ -144,11 +144,15 @@ def reacher() -> MbrlConfig:
             tokenizer_every=0,
             batch_size=8,
             segment_frames=8,
-            learning_rate=5e-4,
+            learning_rate=1e-4,
+            reward_weight=20.0,
             scratch=scratch,
         ),
-        imagination=ImaginationConfig(rows=64, horizon=8, first_horizon=8, every=20, initial=5, temperature=0.5),
-        evaluate_every=100,
+        # Short: what is imagined from states that were is right for a few steps.
+        imagination=ImaginationConfig(
+            rows=128, horizon=3, first_horizon=3, every=10, initial=4, retained=10, updates=8, temperature=0.5
+        ),
+        evaluate_every=50,
         save_every=500,
     )
 

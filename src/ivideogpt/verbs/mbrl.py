@@ -162,6 +162,7 @@ def _demos(config: Any) -> list:
     space, actions = environment.single_observation_space.shape, environment.single_action_space.shape
     environment.close()
     check_demos(found, action_dim=int(actions[0]), image=int(space[-2]))  # type: ignore[index]
-    succeeded = sum(bool(episode.meta.get("success", np.any(np.asarray(episode.rewards) > 10)) for episode in found)
+    # Who recorded the official ones does not say; only success pays as much.
+    succeeded = sum(bool(one.meta.get("success", np.any(np.asarray(one.rewards) > 10))) for one in found)
     print(f"{len(found)} demonstrations {where}; {succeeded} of them succeed")
     return found
