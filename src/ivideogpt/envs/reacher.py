@@ -6,6 +6,7 @@ It is for tests, and for seeing on any processor, in minutes, whether learning i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -46,7 +47,7 @@ class Reacher(gymnasium.Env):
         size: int = 64,
         steps: int = 25,
         speed: float = 0.25,
-        goal: tuple[float, float] | None = None,
+        goal: Sequence[float] | None = None,
         reward: Literal["distance", "action"] = "distance",
         terminate_at_goal: bool = False,
         render_mode: str | None = None,

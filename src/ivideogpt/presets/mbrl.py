@@ -122,7 +122,7 @@ def reacher() -> MbrlConfig:
     )
     return MbrlConfig(
         task="reacher",
-        environment={"steps": 15, "goal": (0.25, 0.25)},
+        environment={"steps": 15, "goal": [0.25, 0.25]},
         action_repeat=1,
         frames=1_500,
         random_frames=300,
