@@ -30,7 +30,7 @@ class ImaginationConfig:
         horizon_frames: simulator frames in which it grows; 0: it is ``horizon`` from the start.
         every: steps of the environment between two imaginations.
         initial: imaginations at once, as soon as there is a world model.
-        updates: of the agent a step, where there is imagination; 0: as many as without. What was imagined is more data, so
+        updates: of the agent a step, where there is imagination; 0: as many as without. What was imagined is more data:
             more can be learned from it before it is known by heart.
         real_share: of a batch of the agent that really happened.
         retained: imaginations whose episodes are kept; 0: all, as in the official code.
