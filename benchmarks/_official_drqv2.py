@@ -1,7 +1,7 @@
 """One update of DrQ-v2 as the official code computes it, written again: the baseline of benchmarks/mbrl.py.
 
-What differs from ours: pictures are moved by bilinear interpolation on a grid, channels come first in memory, nothing is
-written in place, and each figure is read from the device at once.
+What differs from ours: pictures are moved by bilinear interpolation on a grid, channels come first in memory, nothing
+is written in place, and each figure is read from the device at once.
 
 Source: thuml/iVideoGPT mbrl/drqv2.py (after facebookresearch/drqv2): shapes, order of the steps, settings.
 """
