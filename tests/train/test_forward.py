@@ -45,7 +45,7 @@ def train(build, frames_for, actions_for, tmp_path):
     def go(kind: str = "plain", *, device: str = "cpu", precision: str = "float32", **settings: object):
         model = build(kind)
         batches = Batches(model, frames_for(model, 4, 5), actions_for(model, 4, 3))
-        batches.batch = TokenBatch(*(x.to(device) for x in batches.batch))
+        batches.batch = TokenBatch(*(None if x is None else x.to(device) for x in batches.batch))
         config = replace(
             TransformerTraining(steps=3, batch_size=4, clip_frames=5, warmup_steps=0, log_every=0),
             **settings,

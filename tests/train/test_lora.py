@@ -43,7 +43,7 @@ class Batches:
         while True:
             rows = slice(4 * (self.number % 3), 4 * (self.number % 3) + 4)
             self.number += 1
-            yield TokenBatch(*(x[rows] for x in self.all))
+            yield TokenBatch(*(None if x is None else x[rows] for x in self.all))
 
     def state_dict(self) -> dict[str, int]:
         return {"number": self.number}

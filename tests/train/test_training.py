@@ -224,7 +224,7 @@ def test_a_model_with_other_actions_than_the_data_is_refused(data: str) -> None:
 def test_partly_imagined_clips_hold_frames_that_the_forecast_guesses_from_what_is_read(data: str, run: float) -> None:
     model = new_model(PLAIN)
     layout, generator = model.layout, torch.Generator().manual_seed(0)
-    ids, actions, _ = next(iter(tokens_of(model, data, frames=8, size=40)))
+    ids, actions, *_ = next(iter(tokens_of(model, data, frames=8, size=40)))
     inputs = partly_imagined(model, ids, actions, 0.4, run, generator)
     assert inputs is not None and partly_imagined(model, ids, actions, 0.0, run, generator) is None
     context, future = layout.split(ids, 2)
@@ -263,7 +263,7 @@ def test_shares_that_cannot_be_are_refused(share: float, run: float, said: str) 
 
 def test_the_largest_share_that_is_allowed_is_reached(data: str) -> None:
     model = new_model(PLAIN)
-    ids, actions, _ = next(iter(tokens_of(model, data, frames=8, size=40)))
+    ids, actions, *_ = next(iter(tokens_of(model, data, frames=8, size=40)))
     drawn = torch.Generator().manual_seed(0)
     inputs = partly_imagined(model, ids, actions, 0.75, 3.0, drawn)
     _, future = model.layout.split(ids, 2)

@@ -216,7 +216,7 @@ def test_what_is_printed_is_understood_by_the_command_line(pasted, migrated):
         ("python train_gpt.py --eval_only=yes", "stands alone"),
         ("python train_gpt.py 3", "takes no '3'"),
         ("python train_gtp.py", "no official program; did you mean 'train_gpt.py'?"),
-        ("python mbrl/train_metaworld_mbpo.py task=plate_slide", "planned"),
+        ("python mbrl/train_metaworld_mbpo.py task=plate_slide", "give them to ivideogpt mbrl official"),
         ("pip install ivideogpt", "no official program in it"),
         ("bash scripts/finetune/bair-64-act-cond.sh", "the preset official-bair-64-act-cond"),
         ("python train_tokenizer.py --resolution 128", "for 64 and 256"),
