@@ -107,7 +107,7 @@ class Still:
 
 
 def shaken(noise, random_share, count=4000):
-    policy = ShakenPolicy(TASK, noise, random_share, np.random.default_rng(0))
+    policy = ShakenPolicy(TASK, Recording(noise=noise, random_share=random_share), np.random.default_rng(0))
     policy._script = Still()
     return np.stack([policy(np.zeros(39)) for _ in range(count)])
 
@@ -198,6 +198,7 @@ def test_what_is_wrong_is_said_before_the_folder_is_made(tmp_path):
         ({"noise": -0.1}, "noise is -0.1; expected a standard deviation of at least 0"),
         ({"noise": float("nan")}, "noise is nan"),
         ({"random_share": 1.5}, "random_share is 1.5; expected a share between 0 and 1"),
+        ({"longest_stretch": 4}, "longest_stretch is 4; expected at least 5 steps"),
     ],
 )
 def test_noise_out_of_range_is_refused(options, sentence):

@@ -274,7 +274,7 @@ def test_the_largest_share_that_is_allowed_is_reached(data: str) -> None:
 def test_frames_that_are_read_wrong_are_no_targets(data: str) -> None:
     model = new_model(PLAIN)
     start, length = model.layout.context_length(2), model.layout.frame_length
-    ids, actions, _ = one_batch(model, data, 2)
+    ids, actions, *_ = one_batch(model, data, 2)
     inputs = ids.clone()
     inputs[:, start + 1 : start + length] = model.layout.dynamics_ids.start
     other = ids.clone()

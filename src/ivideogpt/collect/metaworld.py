@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ivideogpt.envs.metaworld import MetaWorld
 
 EPISODES_A_SHARD = 10
-# Steps that the hand is either led by the script or moved at random, drawn anew each time.
-_SHORTEST_STRETCH, _LONGEST_STRETCH = 5, 15
+# Fewest steps that the hand is either led by the script or moved at random.
+_SHORTEST_STRETCH = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,14 @@ class Recording:
     Attributes:
         noise: standard deviation of what is added to each number of an action (-1 to 1).
         random_share: share of the steps, 0 to 1, that are spent in stretches of random motion.
+        longest_stretch: steps, at least 5, that one lasts at most. Long ones reach the ends of the space of the hand,
+            where an agent that has not learned anything yet spends its time.
         size, action_repeat, steps, shadow_size, samples: see ``MetaWorld``.
     """
 
     noise: float = 0.0
     random_share: float = 0.0
+    longest_stretch: int = 15
     size: int = 64
     action_repeat: int = 2
     steps: int = 100
@@ -51,11 +54,13 @@ class Recording:
     samples: int = 4
 
     def __post_init__(self) -> None:
-        """Raises UserError where noise or random_share is out of range."""
+        """Raises UserError where noise, random_share or longest_stretch is out of range."""
         if not (math.isfinite(self.noise) and self.noise >= 0):
             raise UserError(f"noise is {self.noise}; expected a standard deviation of at least 0")
         if not 0 <= self.random_share <= 1:
             raise UserError(f"random_share is {self.random_share}; expected a share between 0 and 1")
+        if self.longest_stretch < _SHORTEST_STRETCH:
+            raise UserError(f"longest_stretch is {self.longest_stretch}; expected at least {_SHORTEST_STRETCH} steps")
 
     def environment(self, task: str) -> MetaWorld:
         """The environment that episodes of ``task`` are recorded in.
@@ -81,24 +86,24 @@ class ShakenPolicy:
     In a random stretch the hand goes in one direction and the gripper opens or closes at one pace.
     """
 
-    def __init__(self, task: str, noise: float, random_share: float, random: np.random.Generator) -> None:
-        """Draws everything from ``random``; see ``Recording`` for ``noise`` and ``random_share``."""
+    def __init__(self, task: str, recording: Recording, random: np.random.Generator) -> None:
+        """Draws everything from ``random``; see ``Recording`` for noise and stretches."""
         from ivideogpt.envs.metaworld import SCRIPTS, task_name
 
         self._script = SCRIPTS[task_name(task)]()
-        self._noise, self._random_share, self._random = noise, random_share, random
+        self._recording, self._random = recording, random
         self._steps_left = 0
         self._direction: np.ndarray | None = None
 
     def __call__(self, state: np.ndarray) -> np.ndarray:
         """The next action, float32 ``[4]`` in -1 to 1, for ``state`` float64 ``[39]`` (see the environment)."""
         if not self._steps_left:
-            self._steps_left = int(self._random.integers(_SHORTEST_STRETCH, _LONGEST_STRETCH + 1))
-            at_random = self._random.random() < self._random_share
+            self._steps_left = int(self._random.integers(_SHORTEST_STRETCH, self._recording.longest_stretch + 1))
+            at_random = self._random.random() < self._recording.random_share
             self._direction = self._random.uniform(-1.0, 1.0, 4) if at_random else None
         self._steps_left -= 1
         action = self._scripted(state) if self._direction is None else self._direction
-        shaken = action + self._noise * self._random.standard_normal(4)
+        shaken = action + self._recording.noise * self._random.standard_normal(4)
         return np.clip(shaken, -1.0, 1.0).astype(np.float32)
 
     def _scripted(self, state: np.ndarray) -> np.ndarray:
@@ -136,7 +141,7 @@ def _record(environment: MetaWorld, seed: int, recording: Recording) -> SourceEp
     from ivideogpt.envs.metaworld import ACTION_FIELDS
 
     task, length = environment.task, environment.steps + 1
-    policy = ShakenPolicy(task, recording.noise, recording.random_share, np.random.default_rng([seed, 1]))
+    policy = ShakenPolicy(task, recording, np.random.default_rng([seed, 1]))
     frame, info = environment.reset(seed=seed)
     frames, states = [frame], [info["state"]]
     actions = np.zeros((length, sum(width for _, width in ACTION_FIELDS)), np.float32)

@@ -95,6 +95,8 @@ def read_run(folder: Path) -> RecordedRun:
         for name, value in _flat(about["settings"]).items()
         if name not in _NOT_COMPARED and not (about["method"] == "model-free" and name.startswith(OF_IMAGINATION))
     }
+    # What takes the place of the agent's own number of updates is compared with it.
+    settings["agent.updates"] = settings.pop("imagination.updates", 0) or settings.get("agent.updates")
     named = {name: about[name] for name in ("task", "method", "preset", "seed")}
     return RecordedRun(folder=folder, settings=settings, evaluations=evaluations, **named)
 

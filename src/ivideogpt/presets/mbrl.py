@@ -125,7 +125,7 @@ def reacher() -> MbrlConfig:
         environment={"steps": 15, "goal": [0.25, 0.25]},
         action_repeat=1,
         frames=1_500,
-        random_frames=300,
+        random_frames=150,
         stack=1,
         agent=AgentConfig(
             channels=16,

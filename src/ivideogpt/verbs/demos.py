@@ -32,6 +32,7 @@ def demos(
     seeds: str | None = None,
     noise: float = Recording.noise,
     random_share: float = Recording.random_share,
+    longest_stretch: int = Recording.longest_stretch,
     workers: int | None = None,
     size: int = Recording.size,
     action_repeat: int = Recording.action_repeat,
@@ -51,6 +52,7 @@ def demos(
         seeds: "first:stop", one episode a seed, stop excluded; seeds from 10000 on are held out. Default: 0:episodes.
         noise: standard deviation of what is added to each number of an action (-1 to 1).
         random_share: share of the steps spent in stretches of random motion, so that some episodes fail.
+        longest_stretch: steps that one lasts at most; 60 reaches where an untrained agent ends up.
         workers: processes; 0: this one; default: one for each processor.
         size: side of the frames in pixels.
         action_repeat: simulator steps (1/80 s) that an action is taken for.
@@ -69,6 +71,7 @@ def demos(
     recording = Recording(
         noise=noise,
         random_share=random_share,
+        longest_stretch=longest_stretch,
         size=size,
         action_repeat=action_repeat,
         steps=steps,
