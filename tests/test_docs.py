@@ -144,3 +144,11 @@ def test_the_examples_run(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "the same after rewinding: True" in printed
     assert "copy of the last frame: 30%" in printed
+
+
+def test_the_examples_of_imagined_environments_run(capsys):
+    runpy.run_path(str(ROOT / "examples" / "imagined_env.py"))["main"](steps=2)
+    assert "observations: uint8 [4, 3, 64, 64, 3]" in capsys.readouterr().out
+    pytest.importorskip("stable_baselines3")
+    runpy.run_path(str(ROOT / "examples" / "imagined_ppo.py"))["main"](steps=128)
+    assert "128 imagined steps" in capsys.readouterr().out

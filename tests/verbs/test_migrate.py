@@ -201,6 +201,61 @@ def test_converters_become_convert(official, ours, migrated):
     assert " ".join(words) == f"ivideogpt {ours}"
 
 
+@pytest.mark.parametrize(
+    ("official", "ours"),
+    [
+        # Typed for the task that the official program has as its default, and for its default number of frames.
+        ("mbpo.py", "mbrl official task=coffee_push num_train_frames=260002 seed=1"),
+        (
+            "mbpo.py task=plate_slide num_train_frames=100002 demo=true seed=3 exp_name=a",
+            "mbrl official task=plate_slide num_train_frames=100002 seed=3 demo=true run=runs/a",
+        ),
+        (
+            "drq.py task=hammer num_train_frames=1000",
+            "mbrl official --no-imagination task=hammer num_train_frames=1000 seed=1",
+        ),
+        (
+            "mbpo.py task=hammer world_model.pretrained_transformer_path=models/m/transformer",
+            "mbrl official task=hammer num_train_frames=260002 seed=1 model=models/m",
+        ),
+        (
+            "mbpo.py task=hammer world_model.load_pretrained_model=false",
+            "mbrl official task=hammer num_train_frames=260002 seed=1 model=none",
+        ),
+    ],
+)
+def test_reinforcement_learning_becomes_the_official_preset(official, ours, migrated):
+    ((words,), _) = migrated("--", "python", *f"mbrl/train_metaworld_{official}".split())
+    assert " ".join(words) == f"ivideogpt {ours}"
+
+
+def test_keys_of_reinforcement_learning_become_settings_in_frames_of_ours(migrated):
+    keys = (
+        "gen_every_steps=400 update_tokenizer_every_step=0 stddev_schedule=linear(0.5,0.2,1000) gen_batch=8 "
+        "succ_bonus=0 lr=3e-4"
+    )
+    ((words,), notes) = migrated("--", "python", "mbrl/train_metaworld_mbpo.py", *keys.split())
+    settings = dict(word.split("=", 1) for word in words[words.index("--set") + 1 :])
+    assert json.loads(settings.pop("environment")) == {"action_repeat": 2, "success_bonus": 0.0}
+    assert settings == {
+        "imagination.every": "200",
+        "world_model.tokenizer_every": "0",
+        "agent.noise_start": "0.5",
+        "agent.noise_end": "0.2",
+        "agent.noise_frames": "1000",
+        "imagination.rows": "8",
+        "agent.learning_rate": "0.0003",
+    }
+    assert callable(_parse(VERBS["mbrl"].load(), words[2:], "ivideogpt"))
+    assert not notes
+
+
+def test_keys_of_reinforcement_learning_without_a_counterpart_say_why(migrated):
+    (_, notes) = migrated("--", "python", "mbrl/train_metaworld_mbpo.py", "update_gen_times=2", "start_mbpo=100")
+    assert "update_gen_times is gone: one update each time" in "".join(notes)
+    assert "start_mbpo is gone" in "".join(notes)
+
+
 @pytest.mark.parametrize("pasted", [TOKENIZER, TRANSFORMER])
 def test_what_is_printed_is_understood_by_the_command_line(pasted, migrated):
     ((words,), _) = migrated(pasted)
@@ -216,7 +271,11 @@ def test_what_is_printed_is_understood_by_the_command_line(pasted, migrated):
         ("python train_gpt.py --eval_only=yes", "stands alone"),
         ("python train_gpt.py 3", "takes no '3'"),
         ("python train_gtp.py", "no official program; did you mean 'train_gpt.py'?"),
-        ("python mbrl/train_metaworld_mbpo.py task=plate_slide", "give them to ivideogpt mbrl official"),
+        ("python mbrl/train_metaworld_mbpo.py gen_horizn=5", "no key gen_horizn; did you mean 'gen_horizon'?"),
+        ("python mbrl/train_metaworld_mbpo.py --demo", "takes no '--demo'; expected keys, such as"),
+        ("python mbrl/train_metaworld_mbpo.py demo=yes", "demo is 'yes'; expected true or false"),
+        ("python mbrl/train_metaworld_mbpo.py gen_horizon=ten", "gen_horizon is 'ten'; expected a whole number"),
+        ("python mbrl/train_metaworld_mbpo.py stddev_schedule=slow", "expected a number or linear(start,end,frames)"),
         ("pip install ivideogpt", "no official program in it"),
         ("bash scripts/finetune/bair-64-act-cond.sh", "the preset official-bair-64-act-cond"),
         ("python train_tokenizer.py --resolution 128", "for 64 and 256"),

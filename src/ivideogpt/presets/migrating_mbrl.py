@@ -104,3 +104,14 @@ def _flag(name: str, default: Value, ours: str, note: str) -> Flag:
 
 #: Every key.
 MBRL_KEYS: Mapping[str, Flag] = {name: _flag(name, *values) for name, values in _KEYS.items()}
+#: Official programs that take keys, name=value, instead of flags, and what follows ``ivideogpt``.
+MBRL_PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "mbrl/train_metaworld_mbpo.py": ("mbrl", "official"),
+    "mbrl/train_metaworld_drq.py": ("mbrl", "official", "--no-imagination"),
+}
+
+
+def setting_of(name: str) -> tuple[str, bool]:
+    """What takes the place of a key ("" where nothing does), and whether it is an option of the command."""
+    ours = _KEYS[name][1]
+    return ours, ours in _OPTIONS

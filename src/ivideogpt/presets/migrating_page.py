@@ -19,6 +19,7 @@ Paste an official command after two dashes, or name the file of an official scri
 ```text
 $ ivideogpt migrate -- accelerate launch train_gpt.py --exp_name bair --vqgan_type ctx_vqgan ...
 $ ivideogpt migrate scripts/finetune/bair-64-act-cond.sh
+$ ivideogpt migrate -- python mbrl/train_metaworld_mbpo.py task=plate_slide num_train_frames=100002 demo=true
 ```
 
 Printed are the command here and, as comments, every flag that is gone and why. It starts from the nearest preset and

@@ -4,7 +4,8 @@
     pasted.program      # "train_gpt.py"
     pasted.given        # {"segment_length": 16}
 
-A flag that is not understood is an error, never left out.
+Programs of reinforcement learning take keys of their configuration, name=value, instead of flags. What is not
+understood is an error, never left out.
 """
 
 from __future__ import annotations
@@ -18,16 +19,14 @@ from typing import Any
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
 from ivideogpt.presets.migrating import PROGRAMS, Flag, Value
+from ivideogpt.presets.migrating_mbrl import MBRL_KEYS, MBRL_PROGRAMS
 
 #: Official programs that nothing here takes the place of yet.
 NOT_YET: Mapping[str, str] = {
     "scripts/run_control.py": "planning on VP2",
 }
-#: Official programs whose words our command takes almost as they are.
-_SPOKEN = {
-    "train_metaworld_mbpo.py": "ivideogpt mbrl official",
-    "train_metaworld_drq.py": "ivideogpt mbrl official --no-imagination",
-}
+# Every program that is read.
+_READ: Mapping[str, Mapping[str, Flag]] = {**PROGRAMS, **dict.fromkeys(MBRL_PROGRAMS, MBRL_KEYS)}
 # What starts several processes ("torch.distributed.run" too), and how it calls their number.
 _LAUNCHERS = ("accelerate", "torchrun", "run", "launch")
 _COUNTS = ("--num_processes", "--num-processes", "--nproc_per_node", "--nproc-per-node")
@@ -41,10 +40,10 @@ class Pasted:
     """One official command.
 
     Attributes:
-        program: a key of ``PROGRAMS``.
+        program: a key of ``PROGRAMS`` or of ``MBRL_PROGRAMS``.
         environment: assignments before it, such as "CUDA_VISIBLE_DEVICES=0".
         processes: how many train together; None: its launcher's own configuration says it.
-        given: the flags that were typed.
+        given: the flags or keys that were typed.
     """
 
     program: str
@@ -54,8 +53,8 @@ class Pasted:
 
     @property
     def flags(self) -> Mapping[str, Flag]:
-        """Every flag of the program."""
-        return PROGRAMS[self.program]
+        """Every flag or key of the program."""
+        return _READ[self.program]
 
     @property
     def values(self) -> Mapping[str, Any]:
@@ -86,7 +85,7 @@ def read_commands(text: str) -> list[Pasted]:
         if place is not None:
             commands.append(_read(words[:place], words[place], words[place + 1 :]))
     if not commands:
-        raise UserError(f"there is no official program in it; expected one of {', '.join(PROGRAMS)}")
+        raise UserError(f"there is no official program in it; expected one of {', '.join(_READ)}")
     return commands
 
 
@@ -97,23 +96,19 @@ def _read(before: Sequence[str], script: str, after: Sequence[str]) -> Pasted:
         if not _ASSIGNMENT.fullmatch(word):
             break
         environment.append(word)
-    return Pasted(program, tuple(environment), _processes(before), read_flags(program, after))
+    given = read_keys(program, after) if program in MBRL_PROGRAMS else read_flags(program, after)
+    return Pasted(program, tuple(environment), _processes(before), given)
 
 
 def _program(script: str) -> str:
     """The official program that a path means; a file alone, without its folder, is enough."""
     name = script.rpartition("/")[2]
-    if name in _SPOKEN:
-        raise UserError(
-            f"{script} takes overrides, name=value, not flags; give them to {_SPOKEN[name]} (task=..., "
-            "num_train_frames=..., demo=true; docs/migrating.md has the others)"
-        )
     for known, what in NOT_YET.items():
         if known.rpartition("/")[2] == name:
             raise UserError(f"{script} has no counterpart here yet: {what} is planned")
-    found = [known for known in PROGRAMS if known.rpartition("/")[2] == name]
+    found = [known for known in _READ if known.rpartition("/")[2] == name]
     if not found:
-        raise UserError(f"{script} is no official program; {suggestion(script, PROGRAMS)}")
+        raise UserError(f"{script} is no official program; {suggestion(script, _READ)}")
     return found[0]
 
 
@@ -156,7 +151,35 @@ def read_flags(program: str, words: Sequence[str]) -> dict[str, Value]:
     return given
 
 
-def _value(flag: Flag, text: str) -> Value:
+def read_keys(program: str, words: Sequence[str]) -> dict[str, Value]:
+    """The keys among the words after an official program, name=value.
+
+    Raises:
+        UserError: a word that is none, a key it does not have (the message names the closest one), or a value of
+            another type.
+    """
+    keys, given = _READ[program], dict[str, Value]()
+    for word in words:
+        name, equals, value = word.lstrip("+").partition("=")
+        if not equals or name.startswith("-"):
+            raise UserError(f"{program} takes no {word!r}; expected keys, such as {next(iter(keys))}=...")
+        if name not in keys:
+            raise UserError(f"{program} has no key {name}; {suggestion(name, keys)}")
+        given[name] = _key_value(keys[name], value)
+    return given
+
+
+def _key_value(flag: Flag, text: str) -> Value:
+    if text.lower() in ("null", "none", ""):
+        return None
+    if flag.type is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"{flag.name} is {text!r}; expected true or false")
+        return text.lower() == "true"
+    return _value(flag, text, "")
+
+
+def _value(flag: Flag, text: str, dashes: str = "--") -> Value:
     if flag.type in (str, bool):
         # The official programs take any text but the empty one for true.
         return text if flag.type is str else bool(text)
@@ -164,4 +187,4 @@ def _value(flag: Flag, text: str) -> Value:
         return flag.type(text)
     except ValueError:
         kind = "a whole number" if flag.type is int else "a number"
-        raise UserError(f"--{flag.name} is {text!r}; expected {kind}") from None
+        raise UserError(f"{dashes}{flag.name} is {text!r}; expected {kind}") from None

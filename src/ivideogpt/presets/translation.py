@@ -16,8 +16,10 @@ from typing import Any, Literal
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.mixtures import mixture_weights
 from ivideogpt.evaluation.protocols import find_protocol
+from ivideogpt.presets.migrating_mbrl import MBRL_PROGRAMS
 from ivideogpt.presets.nearest import as_settings, nearest, tokenizer_settings, transformer_settings
 from ivideogpt.presets.pasted import Pasted
+from ivideogpt.presets.translation_mbrl import translate_mbrl
 
 _MEASURE = "ivideogpt evaluate"
 # What of train_gpt.py matters where it only measures.
@@ -67,9 +69,12 @@ def translate(pasted: Pasted, *, stores: str, gpus: int) -> Ours:
         "train_tokenizer.py": _train_tokenizer,
         "train_gpt.py": _evaluate if pasted.values.get("eval_only") else _train_transformer,
         "inference/predict.py": _predict,
+        **dict.fromkeys(MBRL_PROGRAMS, _mbrl),
     }
     ours = translations.get(pasted.program, _convert)(pasted, stores, gpus)
-    gone = tuple(f"--{name} is gone: {pasted.flags[name].note}" for name in pasted.given if not pasted.flags[name].ours)
+    dashes = "" if pasted.program in MBRL_PROGRAMS else "--"
+    nothing = [name for name in pasted.given if not pasted.flags[name].ours]
+    gone = tuple(f"{dashes}{name} is gone: {pasted.flags[name].note}" for name in nothing)
     return Ours(ours.words, (*ours.notes, *gone))
 
 
@@ -215,6 +220,11 @@ def _predict(pasted: Pasted, stores: str, gpus: int) -> Ours:
     read = ("resolution", "goal_conditioned", "action_conditioned", "action_dim")
     notes = tuple(f"--{name} is {pasted.flags[name].ours}" for name in read if name in typed)
     return Ours(tuple(map(str, words)), notes)
+
+
+def _mbrl(pasted: Pasted, stores: str, gpus: int) -> Ours:
+    words, notes = translate_mbrl(pasted)
+    return Ours(tuple(words), tuple(notes))
 
 
 def _convert(pasted: Pasted, stores: str, gpus: int) -> Ours:
