@@ -233,6 +233,20 @@ def test_functions_pay_end_and_judge_instead_of_heads(model_of, starts) -> None:
     assert info["success"].all() and info["_success"].all()
 
 
+def test_a_refused_reset_changes_nothing(model_of, starts) -> None:
+    environments, others = rows(model_of("plain"), starts), rows(model_of("plain"), starts)
+    environments.reset(), others.reset()
+    with pytest.raises(UserError):
+        environments.reset(options={"indices": [1, 2, 999]})
+    np.testing.assert_array_equal(environments.step(moves()[0])[0], others.step(moves()[0])[0])
+
+
+def test_a_seed_of_numpy_is_a_seed(model_of, starts) -> None:
+    environments = rows(model_of("plain"), starts)
+    first, _ = environments.reset(seed=np.int64(3))
+    np.testing.assert_array_equal(environments.reset(seed=3)[0], first)
+
+
 @pytest.mark.filterwarnings("ignore:.*render")
 def test_one_row_passes_gymnasiums_own_check(model_of, starts) -> None:
     environment = ImaginedEnv(model_of("plain"), starts, horizon=5, raw_actions=False, render_mode="rgb_array")

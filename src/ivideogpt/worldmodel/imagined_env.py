@@ -158,8 +158,8 @@ class ImaginedVectorEnv(VectorEnv):
             raise UserError(f"reset knows no option {sorted(unknown)}; expected reset_mask, indices or group_size")
         if not self._began and not rows.all():
             raise UserError("reset_mask was given before all rows were reset once; reset them all first")
-        if isinstance(seed, int):
-            seed = [seed + row for row in range(self.num_envs)]
+        if isinstance(seed, (int, np.integer)):
+            seed = [int(seed) + row for row in range(self.num_envs)]
         if seed is not None and len(seed) != self.num_envs:
             raise UserError(f"{len(seed)} seeds were given for {self.num_envs} rows; expected one number, or one a row")
         for row, given in enumerate(seed or ()):
@@ -267,12 +267,10 @@ class ImaginedVectorEnv(VectorEnv):
             if indices.shape not in ((self.num_envs,), (self.num_envs // group_size,)):
                 raise UserError(f"indices has shape {list(indices.shape)}; expected one a row, or one a group")
             indices = indices.repeat(self.num_envs // len(indices))
-        self._cohorts = [left for one in self._cohorts if (left := one.without(rows)) is not None]
-        chosen, found = np.flatnonzero(rows), []
-        self._episodes[rows] += 1
+        chosen, found, episodes = np.flatnonzero(rows), [], self._episodes + rows
         for row in chosen:
             alike = row - row % group_size
-            random = np.random.default_rng([self._seeds[alike], int(self._episodes[alike])])
+            random = np.random.default_rng([self._seeds[alike], int(episodes[alike])])
             found.append(self.starts(1, random, None if indices is None else indices[row : row + 1])[0])
         frames = np.stack(found)
         needed = max(self.model.context_frames, self.stack)
@@ -282,7 +280,8 @@ class ImaginedVectorEnv(VectorEnv):
                 f"least {needed} frames f"
             )
         context = torch.from_numpy(frames[:, -self.model.context_frames :])
-        seeds = [episode_seed(self._seeds[row], int(self._episodes[row])) for row in chosen]
+        seeds = [episode_seed(self._seeds[row], int(episodes[row])) for row in chosen]
+        self._cohorts = [left for one in self._cohorts if (left := one.without(rows)) is not None]
         session = self.model.session(
             rearrange(context, "n t h w c -> n t c h w"),
             sampling=self._sampling,
@@ -290,6 +289,7 @@ class ImaginedVectorEnv(VectorEnv):
             reanchor_every=self._reanchor_every,
         )
         self._cohorts.append(_Cohort(session, chosen))
+        self._episodes = episodes
         self._frames[rows], self._ages[rows], self._over[rows] = frames[:, -self.stack :], 0, False
         self._began = True
 
