@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ivideogpt.mbrl.drqv2 import Actor, AgentConfig, Critic, Transitions
+from ivideogpt.policies.drqv2 import Actor, AgentConfig, Critic, Transitions
 
 
 class RandomShifts(nn.Module):

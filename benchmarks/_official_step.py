@@ -21,9 +21,9 @@ from ivideogpt.bench.official import new_llama, plain_tokenizer
 from ivideogpt.metrics.perceptual import PerceptualDistance
 from ivideogpt.models.discriminator import Discriminator
 from ivideogpt.models.tokenizer import CompressiveTokenizer
-from ivideogpt.train.tokenizer import TokenizerTraining
-from ivideogpt.train.transformer import TransformerTraining
-from ivideogpt.worldmodel.official import transformer_to_official
+from ivideogpt.training.tokenizer import TokenizerTraining
+from ivideogpt.training.transformer import TransformerTraining
+from ivideogpt.worldmodel.official_format import transformer_to_official
 from ivideogpt.worldmodel.world_model import WorldModel
 
 

@@ -1,4 +1,4 @@
-"""Our training steps as the loops of ``ivideogpt.train`` make them, and the models and clips of `train_step.py`.
+"""Our training steps as the loops of ``ivideogpt.training`` make them, and the models and clips of `train_step.py`.
 
 Made of the same parts as the loops, without what they do between updates: schedule, checkpoints, measuring.
 """
@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from ivideogpt.configs.official import oxe_64_act_free
+from ivideogpt.configs.recipe import Recipe
 from ivideogpt.core.episode import Clip
 from ivideogpt.core.optim import adamw
 from ivideogpt.core.run import Precision, Run
@@ -20,15 +22,13 @@ from ivideogpt.metrics.perceptual import PerceptualDistance
 from ivideogpt.models.discriminator import DiscriminatorConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
-from ivideogpt.presets.official import oxe_64_act_free
-from ivideogpt.presets.recipe import Recipe
-from ivideogpt.train.batches import LiveTokens, TokenBatch
-from ivideogpt.train.forward import forward_pass
-from ivideogpt.train.tokenizer import TokenizerTraining
-from ivideogpt.train.tokenizer_loss import TokenizerLoss, last_layer_of
-from ivideogpt.train.tokenizer_update import add_discriminator_gradients, descend
-from ivideogpt.train.tokenizer_update import add_gradients as add_gradients_of_tokenizer
-from ivideogpt.train.transformer import Learner, TransformerTraining, add_gradients
+from ivideogpt.training.accumulator import add_discriminator_gradients, descend
+from ivideogpt.training.accumulator import add_gradients as add_gradients_of_tokenizer
+from ivideogpt.training.distributed_forward import forward_pass
+from ivideogpt.training.token_batches import LiveTokens, TokenBatch
+from ivideogpt.training.tokenizer import TokenizerTraining
+from ivideogpt.training.tokenizer_loss import TokenizerLoss, last_layer_of
+from ivideogpt.training.transformer import Learner, TransformerTraining, add_gradients
 from ivideogpt.worldmodel.world_model import WorldModel
 
 

@@ -25,9 +25,9 @@ import tyro
 from PIL import Image
 
 from ivideogpt.data.convert import bair
-from ivideogpt.data.convert.tfrecord import read_records
-from ivideogpt.data.store import EpisodeStore
-from ivideogpt.data.store_writer import convert_to_store
+from ivideogpt.data.convert.rlds.tfrecord import read_records
+from ivideogpt.data.store.reader import EpisodeStore
+from ivideogpt.data.store.writer import convert_to_store
 
 WRITERS = Path(__file__).parents[1] / "tests" / "data" / "convert" / "tfrecord_files.py"
 GOAL = 30

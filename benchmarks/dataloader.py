@@ -33,10 +33,10 @@ from PIL import Image, ImageEnhance
 
 from ivideogpt.data.augment import Augmentation, draw_augmentation
 from ivideogpt.data.clips import ClipSpec
-from ivideogpt.data.convert.source import SourceEpisode
-from ivideogpt.data.sampler import ClipLoader
-from ivideogpt.data.store_facts import StoreFacts
-from ivideogpt.data.store_writer import ShardTask, convert_to_store
+from ivideogpt.data.convert.source_episode import SourceEpisode
+from ivideogpt.data.loader import ClipLoader
+from ivideogpt.data.store.metadata import StoreFacts
+from ivideogpt.data.store.writer import ShardTask, convert_to_store
 
 FRAMES = 16
 BATCH = 8

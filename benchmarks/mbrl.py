@@ -17,7 +17,7 @@ import torch
 from _official_drqv2 import OfficialDrQv2
 
 from ivideogpt.core.run import Run, choose_device
-from ivideogpt.mbrl.drqv2 import AgentConfig, DrQv2, Transitions
+from ivideogpt.policies.drqv2 import AgentConfig, DrQv2, Transitions
 
 IMAGE, STACK, ACTIONS = 64, 3, 4
 
@@ -56,8 +56,8 @@ def compared(config: AgentConfig, device: torch.device, turns: int) -> dict[str,
 
 def parts(preset: str, steps: int, device: str) -> dict[str, float]:
     """Seconds per 1,000 steps of a short run after its random phase, by part; without what happens once."""
+    from ivideogpt.configs.mbrl import find_mbrl
     from ivideogpt.mbrl.loop import train_agent
-    from ivideogpt.presets.mbrl import find_mbrl
 
     config, seconds = find_mbrl(preset), []
     world = replace(config.world_model, initial_updates=1)

@@ -34,15 +34,15 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from ivideogpt.bench import measuring
 from ivideogpt.bench.official import import_transformers
 from ivideogpt.bench.subject import new_tokenizer, pictures
+from ivideogpt.configs.official import oxe_64_act_free
+from ivideogpt.configs.recipe import Recipe
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.episode import Clip
 from ivideogpt.core.files import write_text_atomic
 from ivideogpt.core.run import Precision, choose_device, choose_precision
 from ivideogpt.models.discriminator import Discriminator
-from ivideogpt.presets.official import oxe_64_act_free
-from ivideogpt.presets.recipe import Recipe
-from ivideogpt.train.start import new_world_model
-from ivideogpt.train.tokenizer_loss import TokenizerLoss, TokenizerLossConfig
+from ivideogpt.training.init_weights import new_world_model
+from ivideogpt.training.tokenizer_loss import TokenizerLoss, TokenizerLossConfig
 from ivideogpt.worldmodel.config import WorldModelConfig
 
 Part = Literal["transformer", "tokenizer"]

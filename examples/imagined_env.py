@@ -6,10 +6,10 @@ python examples/imagined_env.py
 import numpy as np
 
 from ivideogpt import WorldModel
-from ivideogpt.data.episodes import load_episodes
-from ivideogpt.worldmodel.imagined_env import ImaginedVectorEnv
+from ivideogpt.data.episode_files import load_episodes
+from ivideogpt.envs.imagined import ImaginedVectorEnv
+from ivideogpt.envs.start_states import EpisodeStarts
 from ivideogpt.worldmodel.shipped import SHIPPED
-from ivideogpt.worldmodel.starts import EpisodeStarts
 
 
 def main(steps: int = 8) -> None:

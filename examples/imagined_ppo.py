@@ -8,10 +8,10 @@ python examples/imagined_ppo.py
 from stable_baselines3 import PPO
 
 from ivideogpt import WorldModel
-from ivideogpt.data.episodes import load_episodes
-from ivideogpt.worldmodel.sb3 import ImaginedVecEnv
+from ivideogpt.data.episode_files import load_episodes
+from ivideogpt.envs.sb3 import ImaginedVecEnv
+from ivideogpt.envs.start_states import EpisodeStarts
 from ivideogpt.worldmodel.shipped import SHIPPED
-from ivideogpt.worldmodel.starts import EpisodeStarts
 
 
 def main(steps: int = 256) -> None:

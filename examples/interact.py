@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 
 from ivideogpt import Sampling, WorldModel
-from ivideogpt.data.episodes import load_episodes
+from ivideogpt.data.episode_files import load_episodes
 from ivideogpt.worldmodel.shipped import SHIPPED
 
 

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 
 from ivideogpt import Sampling, WorldModel
-from ivideogpt.data.episodes import load_episodes
+from ivideogpt.data.episode_files import load_episodes
 from ivideogpt.data.render import side_by_side, write_mp4, write_strip
 from ivideogpt.metrics.image import psnr
 from ivideogpt.worldmodel.shipped import SHIPPED

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from ivideogpt import WorldModel
-from ivideogpt.data.episodes import load_episodes
+from ivideogpt.data.episode_files import load_episodes
 from ivideogpt.data.render import to_uint8, write_mp4
 from ivideogpt.worldmodel.shipped import SHIPPED
 

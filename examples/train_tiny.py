@@ -14,15 +14,15 @@ from torch.nn.functional import avg_pool2d
 from ivideogpt import Sampling, WorldModel
 from ivideogpt.core.run import Run
 from ivideogpt.data import ClipLoader, ClipSpec
-from ivideogpt.data.convert.source import SourceEpisode
-from ivideogpt.data.store_facts import StoreFacts
-from ivideogpt.data.store_writer import ShardTask, convert_to_store
+from ivideogpt.data.convert.source_episode import SourceEpisode
+from ivideogpt.data.store.metadata import StoreFacts
+from ivideogpt.data.store.writer import ShardTask, convert_to_store
 from ivideogpt.models.heads import Heads, HeadsConfig
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
-from ivideogpt.train.batches import LiveTokens
-from ivideogpt.train.tokenizer import TokenizerTraining, train_tokenizer
-from ivideogpt.train.transformer import TransformerTraining, train_transformer
+from ivideogpt.training.token_batches import LiveTokens
+from ivideogpt.training.tokenizer import TokenizerTraining, train_tokenizer
+from ivideogpt.training.transformer import TransformerTraining, train_transformer
 from ivideogpt.worldmodel.config import WorldModelConfig
 
 CELL, CELLS, CLIP, WIDTH = 4, 3, 6, 64

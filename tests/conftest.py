@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -172,5 +174,44 @@ def actions_for() -> Callable[..., torch.Tensor | None]:
         if not model.action_dim:
             return None
         return torch.randn(rows, horizon, model.action_dim, generator=torch.Generator().manual_seed(seed))
+
+    return make
+
+
+@pytest.fixture
+def store_of(tmp_path: Path) -> Callable[..., object]:
+    """``store_of(lengths, name=, dim=, size=, split=, rewards=)``: an episode of each length; ``dim`` 0: no actions."""
+
+    from ivideogpt.data.convert.source_episode import SourceEpisode
+    from ivideogpt.data.store.metadata import StoreFacts
+    from ivideogpt.data.store.reader import EpisodeStore
+    from ivideogpt.data.store.writer import ShardTask, convert_to_store
+
+    def make(
+        lengths: tuple[int, ...],
+        *,
+        name: str = "mine",
+        dim: int = 3,
+        size: tuple[int, int] = (16, 16),
+        split="test",
+        rewards: bool = False,
+    ) -> EpisodeStore:
+        def read():
+            for index, length in enumerate(lengths):
+                random = np.random.default_rng(index)
+                picture = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+                actions = random.normal(size=(length, max(dim, 1))).astype(np.float32)
+                actions[-1] = 0
+                yield SourceEpisode(
+                    key=f"e{index}",
+                    split=split if isinstance(split, str) else split[index],
+                    cameras={"image": np.stack([np.roll(picture, t, axis=1) for t in range(length)])},
+                    actions=actions if dim else None,
+                    rewards=np.arange(length, dtype=np.float32) if rewards else None,
+                )
+
+        folder = tmp_path / f"store-{len(list(tmp_path.iterdir()))}"
+        convert_to_store([ShardTask("all", read)], folder, facts=StoreFacts(name=name), workers=0)
+        return EpisodeStore(folder)
 
     return make

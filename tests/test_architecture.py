@@ -7,36 +7,29 @@ import pytest
 
 FLOORS = {
     "core": 0,
-    "data": 1,
     "models": 1,
-    "envs": 1,
+    "data": 1,
     "metrics": 1,
-    "worldmodel": 2,
-    "evaluation": 2,
-    "collect": 3,
-    "train": 3,
-    "mbrl": 3,
-    "planning": 3,
-    "posttrain": 3,
-    "vla": 3,
-    "presets": 4,
-    "bench": 4,
-    "cli": 4,
-    "verbs": 4,
-    "serve": 4,
-    "__main__": 4,
+    "policies": 2,
+    "decoding": 3,
+    "worldmodel": 4,
+    "envs": 5,
+    "training": 6,
+    "evaluation": 6,
+    "mbrl": 7,
+    "planning": 7,
+    "posttrain": 7,
+    "reports": 8,
+    "configs": 9,
+    "bench": 10,
+    "serve": 10,
+    "commands": 11,
+    "scaling": 12,
+    "cli": 13,
+    "__main__": 14,
 }
-SAME_FLOOR = {
-    ("evaluation", "worldmodel"),
-    ("mbrl", "train"),
-    ("mbrl", "collect"),
-    ("__main__", "cli"),
-    ("cli", "verbs"),
-    ("verbs", "presets"),
-    ("verbs", "bench"),
-    ("bench", "presets"),
-    ("verbs", "serve"),
-}
+#: Imports that still go upwards: each is a debt.
+SAME_FLOOR = {("decoding", "worldmodel"), ("models", "data")}
 NEVER_IMPORTED = {"torchvision", "diffusers", "pickle", "transformers"}
 #: The baseline of a benchmark is made with it; the command works without.
 MAY_IMPORT = {("bench/official.py", "transformers")}

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from ivideogpt.core.episode import Clip, Episode
     from ivideogpt.core.errors import UserError
     from ivideogpt.core.layout import TokenLayout
+    from ivideogpt.decoding.sampling import Sampling
     from ivideogpt.models.tokenizer import CompressiveTokenizer
     from ivideogpt.worldmodel.imagination import Imagination
-    from ivideogpt.worldmodel.sampling import Sampling
     from ivideogpt.worldmodel.session import Session, Step
     from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -22,7 +22,7 @@ _HOMES = {
     "CompressiveTokenizer": "models.tokenizer",
     "Episode": "core.episode",
     "Imagination": "worldmodel.imagination",
-    "Sampling": "worldmodel.sampling",
+    "Sampling": "decoding.sampling",
     "Session": "worldmodel.session",
     "Step": "worldmodel.session",
     "TokenLayout": "core.layout",

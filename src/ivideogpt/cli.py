@@ -40,33 +40,35 @@ class Verb:
 
 
 VERBS: Mapping[str, Verb] = {
-    "demo": Verb("ivideogpt.verbs.demo:demo", "imagine a held-out episode with the shipped model, beside the truth"),
-    "predict": Verb("ivideogpt.verbs.predict:predict", "imagine the future of a video or an episode of your own"),
+    "demo": Verb("ivideogpt.commands.demo:demo", "imagine a held-out episode with the shipped model, beside the truth"),
+    "predict": Verb("ivideogpt.commands.predict:predict", "imagine the future of a video or an episode of your own"),
     "gallery": Verb(
-        "ivideogpt.verbs.gallery:gallery", "write a page of held-out clips: what happened and what is imagined"
+        "ivideogpt.commands.gallery:gallery", "write a page of held-out clips: what happened and what is imagined"
     ),
-    "serve": Verb("ivideogpt.verbs.serve:serve", "play a world in a browser, one action at a time"),
-    "collect": Verb("ivideogpt.verbs.collect:collect", "record episodes in a simulator"),
-    "demos": Verb("ivideogpt.verbs.demos:demos", "record scripted episodes of Meta-World into an episode store"),
-    "convert": Verb("ivideogpt.verbs.convert:convert", "turn a downloaded dataset into an episode store"),
-    "tokenize": Verb("ivideogpt.verbs.train:tokenize", "keep the tokens of episode stores, to train from"),
-    "train-tokenizer": Verb("ivideogpt.verbs.train:train_tokenizer", "train a tokenizer on episode stores"),
-    "train-transformer": Verb("ivideogpt.verbs.train:train_transformer", "train a world model around a tokenizer"),
-    "data": Verb("ivideogpt.verbs.data:data", "print what an episode store holds, and check it"),
-    "migrate": Verb("ivideogpt.verbs.migrate:migrate", "print the command here for one of thuml/iVideoGPT"),
-    "evaluate": Verb("ivideogpt.verbs.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"),
+    "serve": Verb("ivideogpt.commands.serve:serve", "play a world in a browser, one action at a time"),
+    "collect": Verb("ivideogpt.commands.collect:collect", "record episodes in a simulator"),
+    "demos": Verb("ivideogpt.commands.demos:demos", "record scripted episodes of Meta-World into an episode store"),
+    "convert": Verb("ivideogpt.commands.convert:convert", "turn a downloaded dataset into an episode store"),
+    "tokenize": Verb("ivideogpt.commands.train:tokenize", "keep the tokens of episode stores, to train from"),
+    "train-tokenizer": Verb("ivideogpt.commands.train:train_tokenizer", "train a tokenizer on episode stores"),
+    "train-transformer": Verb("ivideogpt.commands.train:train_transformer", "train a world model around a tokenizer"),
+    "data": Verb("ivideogpt.commands.data:data", "print what an episode store holds, and check it"),
+    "migrate": Verb("ivideogpt.commands.migrate:migrate", "print the command here for one of thuml/iVideoGPT"),
+    "evaluate": Verb(
+        "ivideogpt.commands.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"
+    ),
     "bench rollout": Verb(
-        "ivideogpt.verbs.bench:bench_rollout", "measure how fast a model imagines here, beside the official way"
+        "ivideogpt.commands.bench:bench_rollout", "measure how fast a model imagines here, beside the official way"
     ),
     "bench long": Verb(
-        "ivideogpt.verbs.bench:bench_long", "measure a thousand steps: time, memory and drift from what happened"
+        "ivideogpt.commands.bench:bench_long", "measure a thousand steps: time, memory and drift from what happened"
     ),
-    "mbrl": Verb("ivideogpt.verbs.mbrl:mbrl", "train an agent on real and imagined episodes"),
-    "mbrl plot": Verb("ivideogpt.verbs.mbrl_plot:mbrl_plot", "draw what such runs reached, over their seeds"),
+    "mbrl": Verb("ivideogpt.commands.mbrl:mbrl", "train an agent on real and imagined episodes"),
+    "mbrl plot": Verb("ivideogpt.commands.mbrl_plot:mbrl_plot", "draw what such runs reached, over their seeds"),
     "train-demo": Verb(
-        "ivideogpt.verbs.demo:train_demo", "train the shipped model again, from simulator to checkpoint"
+        "ivideogpt.commands.demo:train_demo", "train the shipped model again, from simulator to checkpoint"
     ),
-    "eval-demo": Verb("ivideogpt.verbs.demo:eval_demo", "measure the shipped model on fresh episodes"),
+    "eval-demo": Verb("ivideogpt.commands.demo:eval_demo", "measure the shipped model on fresh episodes"),
 }
 
 

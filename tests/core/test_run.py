@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from ivideogpt.core.checkpoint import resolve_checkpoint, step_folder, step_folders
-from ivideogpt.core.clock import Until
+from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
-from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run, choose_device
-from ivideogpt.core.state import flatten, unflatten
+from ivideogpt.core.timing import Until
+from ivideogpt.core.training_state import flatten, unflatten
 
 
 def train(folder, steps, *, width=4, save_every=0, also=None, precision="float32"):

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import MissingExtraError, UserError
-from ivideogpt.core.ranks import Ranks
 from ivideogpt.core.run import Run
 from ivideogpt.core.trackers import choose_tracker, open_tracker
 

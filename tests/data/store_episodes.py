@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from ivideogpt.data.convert.source import ActionField, JpegFrames, SourceEpisode
+from ivideogpt.data.convert.source_episode import ActionField, JpegFrames, SourceEpisode
 
 FIELDS = (ActionField(name="action/open", size=1), ActionField(name="action/world_vector", size=2))
 

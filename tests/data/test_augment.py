@@ -21,7 +21,7 @@ from ivideogpt.data.augment import (
     resize,
     whole_frame,
 )
-from ivideogpt.data.jitter import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION, jitter_frames
+from ivideogpt.data.color_jitter import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION, jitter_frames
 
 ENHANCE = {BRIGHTNESS: ImageEnhance.Brightness, CONTRAST: ImageEnhance.Contrast, SATURATION: ImageEnhance.Color}
 NONE = (1.0, 1.0, 1.0, 0.0)

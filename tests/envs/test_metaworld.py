@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import check_env
 pytest.importorskip("metaworld", reason="Meta-World needs its package: pip install 'ivideogpt[metaworld]'")
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.envs import offscreen, registry
+from ivideogpt.envs import mujoco_rendering, registry
 
 try:
     from ivideogpt.envs.metaworld import SCRIPTS, TASKS, MetaWorld, metaworld, task_name
@@ -213,9 +213,9 @@ def test_an_environment_that_is_dropped_gives_its_context_back_when_another_draw
     dropped.reset(seed=1)
     del dropped
     gc.collect()
-    assert offscreen._DROPPED
+    assert mujoco_rendering._DROPPED
     beside, _ = environment.reset(seed=1)
-    assert not offscreen._DROPPED
+    assert not mujoco_rendering._DROPPED
     np.testing.assert_array_equal(beside, alone)
 
 

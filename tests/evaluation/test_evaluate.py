@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 
 from ivideogpt import WorldModel
 from ivideogpt.core.errors import UserError
-from ivideogpt.evaluation.distances import VideoDistances
 from ivideogpt.evaluation.evaluate import evaluate
 from ivideogpt.evaluation.protocols import PROTOCOLS, settle
 from ivideogpt.evaluation.rollouts import Clips, imagine_futures, reconstruct, rollout_figures
+from ivideogpt.evaluation.video_distances import VideoDistances
 from ivideogpt.metrics.image import mse, psnr
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "golden"

@@ -6,8 +6,8 @@ import torch
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
+from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.evaluation.rollouts import Clips, imagine_with_progress, reconstruct, rollout_figures
-from ivideogpt.worldmodel.sampling import Sampling
 from ivideogpt.worldmodel.world_model import WorldModel
 
 

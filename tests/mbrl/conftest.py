@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ivideogpt.configs.mbrl import debug
 from ivideogpt.core.run import Run
 from ivideogpt.mbrl.config import MbrlConfig
 from ivideogpt.mbrl.loop import Progress, train_agent
-from ivideogpt.presets.mbrl import debug
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 
 from ivideogpt.core.checkpoint import load_tensors, step_folder
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.episodes import load_episodes
+from ivideogpt.data.episode_files import load_episodes
 from ivideogpt.mbrl.loop import _Cadences
 from ivideogpt.worldmodel.world_model import WorldModel
 

@@ -9,17 +9,17 @@ import torch
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.run import Run
-from ivideogpt.mbrl.batches import tokenised
-from ivideogpt.mbrl.compat import Compat, named_compat
-from ivideogpt.mbrl.learner import WorldLearner
-from ivideogpt.mbrl.replay import Replay, Segments
-from ivideogpt.mbrl.world import new_model_from
+from ivideogpt.mbrl.official_bugs import Compat, named_compat
+from ivideogpt.mbrl.replay_buffer import Replay, Segments
+from ivideogpt.mbrl.world_model_batches import tokenised
+from ivideogpt.mbrl.world_model_learner import WorldLearner
+from ivideogpt.mbrl.world_model_source import new_model_from
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A tiny world model, the episodes that it was made of and its run."""
-    from ivideogpt.presets.mbrl import debug
+    from ivideogpt.configs.mbrl import debug
 
     config, replay, random = debug(), Replay(1000), np.random.default_rng(0)
     for _ in range(6):

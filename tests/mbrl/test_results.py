@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.mbrl.recorded import read_run
 from ivideogpt.mbrl.results import first_reached, grouped, iqm, over_seeds, over_tasks
+from ivideogpt.mbrl.run_reader import read_run
 
 
 @pytest.fixture

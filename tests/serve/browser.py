@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ivideogpt.evaluation.pusht import locate_agent
+from ivideogpt.evaluation.pusht_metrics import locate_agent
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")

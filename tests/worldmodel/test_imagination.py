@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ivideogpt.worldmodel import engine
+from ivideogpt.decoding import decode
 from ivideogpt.worldmodel.imagination import Imagination
 from ivideogpt.worldmodel.session import imagination
 
@@ -233,8 +233,8 @@ def test_a_re_anchoring_frees_the_old_cache_before_it_fills_a_new_one(model_of, 
     size, actions = model.segment_frames(), actions_for(model, horizon=5)
     session = model.session(frames_for(model))
     advance(session, actions, 0, size)
-    old, prefill, alive = weakref.ref(session._segment.cache), engine.prefill, []
-    monkeypatch.setattr(engine, "prefill", lambda *a: (gc.collect(), alive.append(old() is not None), prefill(*a))[-1])
+    old, prefill, alive = weakref.ref(session._segment.cache), decode.prefill, []
+    monkeypatch.setattr(decode, "prefill", lambda *a: (gc.collect(), alive.append(old() is not None), prefill(*a))[-1])
     advance(session, actions, size, size + 1)
     assert alive == [False]
 
@@ -247,7 +247,7 @@ def test_a_re_anchoring_that_failed_can_be_made_again(model_of, frames_for, acti
     session = model.session(frames_for(model))
     advance(session, actions, 0, size)
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(engine, "prefill", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(decode, "prefill", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
         session.advance(actions[:, size])
     assert session.steps == size
     advance(session, actions, size, 6)

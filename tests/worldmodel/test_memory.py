@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ivideogpt import Sampling, UserError
+from ivideogpt.decoding import decode
 from ivideogpt.models.transformer import KVCache
-from ivideogpt.worldmodel import engine, memory
+from ivideogpt.worldmodel import memory
 
 ROWS, HORIZON = 7, 6
 KINDS = ["conditional", "plain", "goal", "action_free"]
@@ -22,13 +23,13 @@ def model(request, model_of):
 @pytest.fixture
 def chunks(monkeypatch):
     """Rows of each cache that was filled."""
-    found, prefill = [], engine.prefill
+    found, prefill = [], decode.prefill
 
     def recording(model, codes, frames):
         found.append(len(codes))
         return prefill(model, codes, frames)
 
-    monkeypatch.setattr(engine, "prefill", recording)
+    monkeypatch.setattr(decode, "prefill", recording)
     return found
 
 
@@ -40,14 +41,14 @@ def room_for(monkeypatch, model, rows):
 
 def no_room_for(monkeypatch, rows, error):
     """Memory runs out where a context of ``rows`` rows or more is read."""
-    prefill = engine.prefill
+    prefill = decode.prefill
 
     def full(model, codes, frames):
         if len(codes) >= rows:
             raise error
         return prefill(model, codes, frames)
 
-    monkeypatch.setattr(engine, "prefill", full)
+    monkeypatch.setattr(decode, "prefill", full)
 
 
 def assert_same(found, expected):
@@ -158,14 +159,14 @@ def test_rows_that_are_done_are_not_made_again(model_of, frames_for, actions_for
     chunks.clear()
     room_for(monkeypatch, model, 4)
     tries = iter([True, False, True, True])
-    prefill = engine.prefill
+    prefill = decode.prefill
 
     def full_once(*given):
         if next(tries):
             return prefill(*given)
         raise OUT["a GPU"]
 
-    monkeypatch.setattr(engine, "prefill", full_once)
+    monkeypatch.setattr(decode, "prefill", full_once)
     with pytest.warns(UserWarning, match="with 4 rows imagined together; going on with 2"):
         found = model.imagine(context, actions, seed=3)
     assert chunks == [4, 2, 2]
@@ -192,7 +193,7 @@ def test_other_errors_are_not_mistaken_for_memory(model_of, frames_for, actions_
 
 
 def test_what_failed_is_freed_before_the_half_is_tried(model_of, frames_for, actions_for, monkeypatch):
-    model, read = model_of("plain"), engine.decode_frame
+    model, read = model_of("plain"), decode.decode_frame
     caches, alive = [], []
 
     def full(model, cache, *given):
@@ -202,7 +203,7 @@ def test_what_failed_is_freed_before_the_half_is_tried(model_of, frames_for, act
         alive.append(caches[0]() is not None)
         return read(model, cache, *given)
 
-    monkeypatch.setattr(engine, "decode_frame", full)
+    monkeypatch.setattr(decode, "decode_frame", full)
     with pytest.warns(UserWarning, match="going on with 1"):
         model.imagine(frames_for(model), actions_for(model))
     assert alive and not any(alive)

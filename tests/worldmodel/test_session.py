@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from ivideogpt import Sampling, UserError, WorldModel
-from ivideogpt.models import projection
-from ivideogpt.models.copies import Copies
-from ivideogpt.models.projection import Projection
+from ivideogpt.decoding import decode
+from ivideogpt.decoding.sampling import RandomStreams
+from ivideogpt.models import cpu_linear
+from ivideogpt.models.cpu_linear import Projection
 from ivideogpt.models.transformer import KVCache
-from ivideogpt.worldmodel import embeddings, engine
-from ivideogpt.worldmodel.sampling import RandomStreams
+from ivideogpt.models.weight_cache import Copies
+from ivideogpt.worldmodel import embeddings
 
 # Models that re-anchor after four frames, so that ten steps cross it twice.
 STEPS = 10
@@ -515,7 +516,7 @@ def fed(monkeypatch):
 def test_a_frame_costs_its_separator_and_its_tokens_and_the_context_is_read_once(
     any_model, frames_for, actions_for, fed, monkeypatch
 ):
-    monkeypatch.setattr(engine, "DRAFT_ROWS", 0)
+    monkeypatch.setattr(decode, "DRAFT_ROWS", 0)
     layout, frames, actions = any_model.layout, frames_for(any_model, count=4), actions_for(any_model, horizon=4)
     session = any_model.session(frames[:, :2])
     assert sum(fed) == layout.context_length(2)
@@ -821,7 +822,7 @@ def test_warmup_does_beforehand_what_the_first_step_would_wait_for(model_of, fra
             part._products = Copies()
     warm.warmup()
     assert warm.steps == 0
-    monkeypatch.setattr(projection, "packed_product", lambda weight: pytest.fail("packed during a step"))
+    monkeypatch.setattr(cpu_linear, "packed_product", lambda weight: pytest.fail("packed during a step"))
     for index in range(2):
         step = warm.step(actions[:, index])
         assert torch.equal(step.ids, expected[index].ids) and torch.equal(step.frames, expected[index].frames)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ivideogpt.models.cache import KVCache
+from ivideogpt.models.kv_cache import KVCache
 
 KINDS = ["conditional", "plain", "goal", "action_free"]
 

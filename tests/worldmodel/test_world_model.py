@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from ivideogpt import Sampling, UserError, WorldModel
 from ivideogpt.core.checkpoint import step_folder
 from ivideogpt.core.config import load_json, save_json
-from ivideogpt.worldmodel import embeddings, official
-from ivideogpt.worldmodel.card import model_card
+from ivideogpt.worldmodel import embeddings, official_format
 from ivideogpt.worldmodel.config import WorldModelConfig
+from ivideogpt.worldmodel.model_card import model_card
 
 TOKENIZER, TRANSFORMER = Path("tokenizer/diffusion_pytorch_model.safetensors"), Path("transformer/model.safetensors")
 
@@ -495,8 +495,8 @@ def test_an_unknown_checkpoint_is_one_sentence(name):
 
 
 def test_names_of_released_models_are_unique_and_known():
-    assert all(name.startswith("ivideogpt-") for name in official.RELEASED)
-    assert {frames for frames, _ in official.RELEASED.values()} == {12, 16, 17}
+    assert all(name.startswith("ivideogpt-") for name in official_format.RELEASED)
+    assert {frames for frames, _ in official_format.RELEASED.values()} == {12, 16, 17}
 
 
 def test_json_of_a_checkpoint_is_strict(saved):

@@ -19,9 +19,9 @@ from ivideogpt.bench.subject import DEMO
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.episodes import open_episodes, resized
+from ivideogpt.data.episode_files import open_episodes, resized
 from ivideogpt.envs.registry import ENVIRONMENTS
-from ivideogpt.evaluation.pusht import IMAGE_SIZE, locate_block, pusht_measures
+from ivideogpt.evaluation.pusht_metrics import IMAGE_SIZE, locate_block, pusht_measures
 from ivideogpt.metrics.image import psnr
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -165,7 +165,7 @@ def read_truth(model: WorldModel, options: LongOptions) -> Truth:
                 f"{options.episodes}: give longer ones, or fewer --steps or --episodes"
             )
     elif options.source == DEMO:
-        from ivideogpt.collect.episodes import collect_pusht  # brings the simulator
+        from ivideogpt.envs.record.pusht_episodes import collect_pusht  # brings the simulator
 
         episodes = list(collect_pusht(range(FIRST_SEED, FIRST_SEED + options.episodes), wanted))
     else:

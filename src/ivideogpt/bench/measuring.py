@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
-from ivideogpt.models.projection import Projection
+from ivideogpt.models.cpu_linear import Projection
 
 Name = TypeVar("Name")
 Found = TypeVar("Found")

@@ -16,12 +16,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ivideogpt.core.errors import MissingExtraError
+from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.autoencoder import CrossAttentionBlock
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.transformer import TransformerConfig
 from ivideogpt.worldmodel import embeddings
-from ivideogpt.worldmodel.official import transformer_config_to_official, transformer_to_official
-from ivideogpt.worldmodel.sampling import Sampling
+from ivideogpt.worldmodel.official_format import transformer_config_to_official, transformer_to_official
 from ivideogpt.worldmodel.world_model import WorldModel
 
 

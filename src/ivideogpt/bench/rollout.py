@@ -27,9 +27,11 @@ from ivideogpt.bench.official import Clip, LlamaRollout, import_transformers
 from ivideogpt.bench.subject import RECIPES, RolloutOptions, Subject, new_subject, sampling_for
 from ivideogpt.core.errors import MissingExtraError
 from ivideogpt.core.run import choose_device, choose_precision
-from ivideogpt.models.projection import set_int8
-from ivideogpt.worldmodel import drafts, embeddings, engine
-from ivideogpt.worldmodel.sampling import Sampling
+from ivideogpt.decoding import decode
+from ivideogpt.decoding import speculative as drafts
+from ivideogpt.decoding.sampling import Sampling
+from ivideogpt.models.cpu_linear import set_int8
+from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.session import imagination
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -131,7 +133,7 @@ def rows_of(model: WorldModel, options: RolloutOptions, *, baselines: bool) -> l
     """What is compared: baselines first, the slowest in front."""
     rows = [OFFICIAL, CACHED] if baselines else []
     rows.append(OURS)
-    if options.source not in RECIPES and options.batch <= engine.DRAFT_ROWS:
+    if options.source not in RECIPES and options.batch <= decode.DRAFT_ROWS:
         rows.append(replace(OURS, drafts=False))
     rows.append(replace(OURS, frame_by_frame=True))
     if choose_precision("auto", options.device) == "bfloat16":

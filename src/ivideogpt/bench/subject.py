@@ -11,19 +11,19 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from ivideogpt.configs.official import oxe_64_act_free, oxe_64_act_free_medium
+from ivideogpt.configs.recipe import Recipe
 from ivideogpt.core.checkpoint import resolve_checkpoint
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.run import choose_device
-from ivideogpt.data.episodes import load_episodes, resized
+from ivideogpt.data.episode_files import load_episodes, resized
+from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
-from ivideogpt.presets.official import oxe_64_act_free, oxe_64_act_free_medium
-from ivideogpt.presets.recipe import Recipe
-from ivideogpt.train.start import new_world_model
+from ivideogpt.training.init_weights import new_world_model
 from ivideogpt.worldmodel.config import WorldModelConfig
-from ivideogpt.worldmodel.official import has_official_heads
-from ivideogpt.worldmodel.sampling import Sampling
+from ivideogpt.worldmodel.official_format import has_official_heads
 from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
 from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON, WorldModel
 

@@ -33,13 +33,13 @@ import torch
 from tqdm import tqdm
 
 from ivideogpt.core.checkpoint import load_tensors, save_tensors, step_folder, step_folders
-from ivideogpt.core.clock import Every, Stopwatch, Until
 from ivideogpt.core.config import load_json
+from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import Stopped, UserError
 from ivideogpt.core.files import replace_folder, write_text_atomic
-from ivideogpt.core.ranks import Ranks
-from ivideogpt.core.state import RandomState, Stateful, flatten, seed_everything, unflatten
+from ivideogpt.core.timing import Every, Stopwatch, Until
 from ivideogpt.core.trackers import Tracker
+from ivideogpt.core.training_state import RandomState, Stateful, flatten, seed_everything, unflatten
 
 Precision = Literal["float32", "bfloat16"]
 RANKS = "ranks.safetensors"

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ivideogpt.data.augment import Augmentation
     from ivideogpt.data.clips import ClipSpec
+    from ivideogpt.data.loader import ClipLoader
     from ivideogpt.data.mixtures import Mixture, MixtureSource, load_mixture, named_mixture
-    from ivideogpt.data.sampler import ClipLoader
-    from ivideogpt.data.store import EpisodeStore
+    from ivideogpt.data.store.reader import EpisodeStore
 
 # Loaded when first used: converting needs no torch.
 _HOMES = {
     "Augmentation": "augment",
-    "ClipLoader": "sampler",
+    "ClipLoader": "loader",
     "ClipSpec": "clips",
-    "EpisodeStore": "store",
+    "EpisodeStore": "store.reader",
     "Mixture": "mixtures",
     "MixtureSource": "mixtures",
     "load_mixture": "mixtures",

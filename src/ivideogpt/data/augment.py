@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.jitter import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION, jitter_frames
+from ivideogpt.data.color_jitter import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURATION, jitter_frames
 
 _TRIES = 10
 _UNCHANGED = (1.0, 1.0, 1.0, 0.0)

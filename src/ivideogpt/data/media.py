@@ -29,7 +29,7 @@ from PIL import Image, ImageSequence
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.catalog import DatasetInfo, dataset_info
-from ivideogpt.data.images import upright_rgb
+from ivideogpt.data.image_file import upright_rgb
 
 _VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 _IMAGES = (".png", ".jpg", ".jpeg")

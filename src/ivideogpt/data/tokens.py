@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from ivideogpt.core.config import from_dict, load_json
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.layout import TokenLayout
-from ivideogpt.data.cursor import ClipCursor
+from ivideogpt.data.clip_order import ClipCursor
+from ivideogpt.data.loader import clip_random
 from ivideogpt.data.mixtures import Mixture, MixtureSource
-from ivideogpt.data.sampler import clip_random
 
 FORMAT = "ivideogpt-tokens-1"
 FACTS, INDEX, SHARDS = "tokens.json", "index.safetensors", "shards"

@@ -15,7 +15,7 @@ import numpy as np
 
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import MissingExtraError, UserError
-from ivideogpt.envs.offscreen import OffscreenCamera, choose_gl
+from ivideogpt.envs.mujoco_rendering import OffscreenCamera, choose_gl
 
 if importlib.util.find_spec("metaworld") is None:
     raise MissingExtraError("metaworld", "metaworld")

@@ -19,16 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.evaluation.bootstrap import Bootstrap, Estimate
-from ivideogpt.evaluation.distances import Span, VideoDistances
-from ivideogpt.evaluation.following import Following, measure_following, wrong_actions
+from ivideogpt.evaluation.accumulators import Tally
+from ivideogpt.evaluation.action_following import Following, measure_following, wrong_actions
+from ivideogpt.evaluation.frame_errors import IMAGE_METRICS, FrameScores, Metric, best_of
+from ivideogpt.evaluation.intervals import Bootstrap, Estimate
 from ivideogpt.evaluation.protocols import Protocol
-from ivideogpt.evaluation.rewards import RewardScores, measure_rewards, reward_rows
+from ivideogpt.evaluation.reward_accuracy import RewardScores, measure_rewards, reward_rows
 from ivideogpt.evaluation.rollouts import Clips, Measures, imagine_clips, imagine_futures
-from ivideogpt.evaluation.scores import IMAGE_METRICS, FrameScores, Metric, best_of
-from ivideogpt.evaluation.tally import Tally
-from ivideogpt.evaluation.tokens import TokenScores, score_tokens
-from ivideogpt.evaluation.trust import Trust, measure_trust
+from ivideogpt.evaluation.token_accuracy import TokenScores, score_tokens
+from ivideogpt.evaluation.trust_signals import Trust, measure_trust
+from ivideogpt.evaluation.video_distances import Span, VideoDistances
 from ivideogpt.worldmodel.world_model import WorldModel
 
 #: How the futures of a clip become one number.

@@ -11,8 +11,8 @@ from torch import Tensor
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.augment import centre_square, resize
 from ivideogpt.data.catalog import DATASETS
-from ivideogpt.data.sampler import clip_random
-from ivideogpt.data.store import EpisodeStore
+from ivideogpt.data.loader import clip_random
+from ivideogpt.data.store.reader import EpisodeStore
 from ivideogpt.evaluation.protocols import PROTOCOLS, Protocol
 from ivideogpt.evaluation.rollouts import Clips
 from ivideogpt.worldmodel.world_model import WorldModel

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
-from ivideogpt.worldmodel.sampling import Sampling
+from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.worldmodel.world_model import WorldModel
 
 

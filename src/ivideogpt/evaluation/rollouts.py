@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
+from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.metrics.image import psnr, ssim
-from ivideogpt.worldmodel import inputs
+from ivideogpt.worldmodel import validation
 from ivideogpt.worldmodel.imagination import Imagination
-from ivideogpt.worldmodel.sampling import Sampling
 from ivideogpt.worldmodel.session import imagination
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -118,7 +118,7 @@ def imagine_with_progress(
     """
     start = time.perf_counter()
     session = model.session(context, **options)  # type: ignore[arg-type]
-    actions = inputs.check_actions(model, actions, session.rows, horizon)
+    actions = validation.check_actions(model, actions, session.rows, horizon)
     for index in tqdm(range(horizon), desc=label, unit="frame", leave=False, disable=None):
         session.advance(None if actions is None else actions[:, index])
     imagined = imagination(session, 0)
@@ -174,7 +174,7 @@ def imagine_futures(
                 chosen = range(first, min(first + batch_size, samples))
                 branch = session.fork(len(chosen), first=first) if samples > 1 else session
                 repeated = None if actions is None else actions[rows].repeat_interleave(len(chosen), dim=0)
-                repeated = inputs.check_actions(model, repeated, branch.rows, horizon)
+                repeated = validation.check_actions(model, repeated, branch.rows, horizon)
                 for index in range(horizon):
                     branch.advance(None if repeated is None else repeated[:, index])
                     bar.update(branch.rows)

@@ -7,10 +7,10 @@ from typing import Any
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
-from ivideogpt.mbrl.compat import named_compat
-from ivideogpt.mbrl.drqv2 import AgentConfig
-from ivideogpt.mbrl.imagining import ImaginationConfig
-from ivideogpt.mbrl.world import WorldConfig
+from ivideogpt.mbrl.imagined_episodes import ImaginationConfig
+from ivideogpt.mbrl.official_bugs import named_compat
+from ivideogpt.mbrl.world_model_source import WorldConfig
+from ivideogpt.policies.drqv2 import AgentConfig
 
 
 @dataclass(frozen=True, kw_only=True)

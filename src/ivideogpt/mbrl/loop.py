@@ -28,17 +28,17 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.core.files import write_text_atomic
 from ivideogpt.core.run import Run
 from ivideogpt.envs.vector import make_vector
-from ivideogpt.mbrl.collecting import Collector
-from ivideogpt.mbrl.compat import named_compat
+from ivideogpt.mbrl.agent_evaluation import Evaluated, evaluate
+from ivideogpt.mbrl.collector import Collector
 from ivideogpt.mbrl.config import MbrlConfig
-from ivideogpt.mbrl.drqv2 import DrQv2, Transitions
-from ivideogpt.mbrl.evaluating import Evaluated, evaluate
-from ivideogpt.mbrl.imagining import imagine_episodes
-from ivideogpt.mbrl.learner import WorldLearner
-from ivideogpt.mbrl.recorded import EVALUATIONS
-from ivideogpt.mbrl.replay import Replay
-from ivideogpt.mbrl.showing import show_evaluation, show_imagination
-from ivideogpt.mbrl.world import load_world_model, new_model_from
+from ivideogpt.mbrl.imagined_episodes import imagine_episodes
+from ivideogpt.mbrl.official_bugs import named_compat
+from ivideogpt.mbrl.replay_buffer import Replay
+from ivideogpt.mbrl.run_reader import EVALUATIONS
+from ivideogpt.mbrl.samples import show_evaluation, show_imagination
+from ivideogpt.mbrl.world_model_learner import WorldLearner
+from ivideogpt.mbrl.world_model_source import load_world_model, new_model_from
+from ivideogpt.policies.drqv2 import DrQv2, Transitions
 from ivideogpt.worldmodel.world_model import WorldModel
 
 

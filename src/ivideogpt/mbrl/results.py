@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.evaluation.bootstrap import LEVEL, RESAMPLES, Bootstrap, Estimate
-from ivideogpt.mbrl.recorded import OF_IMAGINATION, RecordedRun
+from ivideogpt.evaluation.intervals import LEVEL, RESAMPLES, Bootstrap, Estimate
+from ivideogpt.mbrl.run_reader import OF_IMAGINATION, RecordedRun
 
 # More differing settings than these are counted in a name, not named.
 _MOST_NAMED = 2

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.metrics.inputs import check_floats, check_range
-from ivideogpt.metrics.trunks import Network, build_trunk
-from ivideogpt.metrics.weights import fill, packaged_file, read_weights
+from ivideogpt.metrics.backbones import Network, build_trunk
+from ivideogpt.metrics.checks import check_floats, check_range
+from ivideogpt.metrics.pretrained import fill, packaged_file, read_weights
 
 #: The environment variable that names a user's LPIPS weights.
 WEIGHTS_VARIABLE = "IVIDEOGPT_LPIPS"

@@ -20,8 +20,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.metrics.inputs import check_range
-from ivideogpt.metrics.transnet import load_transnet
+from ivideogpt.metrics.checks import check_range
+from ivideogpt.metrics.transnetv2 import load_transnet
 
 #: The environment variable that names a user's I3D file.
 I3D_VARIABLE = "IVIDEOGPT_I3D"

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ivideogpt.models.copies import Copies
+from ivideogpt.models.weight_cache import Copies
 
 NORM_EPS = 1e-6
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.models.forecast import Forecast
+from ivideogpt.models.token_forecast import Forecast
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.models.cache import KVCache
-from ivideogpt.models.projection import Projection
+from ivideogpt.models.cpu_linear import Projection
+from ivideogpt.models.kv_cache import KVCache
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
-from ivideogpt.worldmodel.sampling import Sampling
+from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.worldmodel.world_model import WorldModel
 
 MALFORMED, NO_TOKEN, FOREIGN, IDLE, OPENED_ELSEWHERE, TOO_MUCH = 4400, 4401, 4403, 4408, 4409, 4429

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.heads import HeadsConfig
-from ivideogpt.worldmodel.sampling import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ivideogpt.worldmodel.frames import Frame, stacked
+from ivideogpt.worldmodel.lazy_frames import Frame, stacked
 
 #: Rows that stand one below the other, as frames that may wait to be decoded.
 _Blocks = tuple[tuple[Frame, ...], ...]
@@ -59,7 +59,7 @@ class Imagination:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def _repr_html_(self) -> str:
-        from ivideogpt.worldmodel.showing import imagination_html  # pictures are made only where somebody looks
+        from ivideogpt.worldmodel.notebook import imagination_html  # pictures are made only where somebody looks
 
         return imagination_html(self)
 

@@ -8,8 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from ivideogpt.decoding.sampling import Sampling, entropy
 from ivideogpt.worldmodel import embeddings
-from ivideogpt.worldmodel.sampling import Sampling, entropy
 
 if TYPE_CHECKING:
     from ivideogpt.worldmodel.world_model import WorldModel

@@ -12,12 +12,13 @@ from einops import rearrange
 from torch import Tensor
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.decoding import decode as engine
+from ivideogpt.decoding.sampling import RandomStreams, Sampling
 from ivideogpt.models.tokenizer import ContextFeatures
 from ivideogpt.models.transformer import KVCache
-from ivideogpt.worldmodel import engine, inputs, memory, pieces
-from ivideogpt.worldmodel.frames import Frame, SegmentDecoder, decode, stacked
+from ivideogpt.worldmodel import chunked_tokenizer, memory, validation
 from ivideogpt.worldmodel.imagination import Imagination
-from ivideogpt.worldmodel.sampling import RandomStreams, Sampling
+from ivideogpt.worldmodel.lazy_frames import Frame, SegmentDecoder, decode, stacked
 
 if TYPE_CHECKING:
     from ivideogpt.worldmodel.world_model import WorldModel
@@ -81,7 +82,9 @@ class _Segment:
         """The same of some of ``count`` rows."""
         parents = torch.div(rows, count // self.decoder.rows, rounding_mode="floor")
         cache = self.cache.select(rows.to(self.cache.keys.device))
-        return _Segment(self.start, cache, pieces.some_rows(self.encoder, parents), self.decoder.select(parents))
+        return _Segment(
+            self.start, cache, chunked_tokenizer.some_rows(self.encoder, parents), self.decoder.select(parents)
+        )
 
 
 class Session:
@@ -115,7 +118,7 @@ class Session:
         """
         self.model = model
         self.sampling = sampling or Sampling()
-        context = inputs.check_context(model, context)
+        context = validation.check_context(model, context)
         self._frames = [Frame.shown(pixels) for pixels in context.unbind(dim=1)]
         self._past: list[_Past] = []
         self._streams = RandomStreams.from_seed(seed, len(context))
@@ -184,7 +187,7 @@ class Session:
         Raises:
             UserError: the frame or the action is of another shape, type or range, or an action is missing.
         """
-        frame = inputs.check_frame(self.model, frame, self.rows)
+        frame = validation.check_frame(self.model, frame, self.rows)
         self._read(frame, action)
         return self._last_step()
 
@@ -263,14 +266,14 @@ class Session:
         action, separators = self._open(action)
         segment, tokenizer = self._segment, self.model.tokenizer
         pixels = rearrange(frame.to(self.model.dtype), "(b k) c h w -> b k 1 c h w", b=segment.decoder.rows)
-        codes = rearrange(pieces.encode_future(tokenizer, pixels, segment.encoder), "b k 1 m -> (b k) m")
+        codes = rearrange(chunked_tokenizer.encode_future(tokenizer, pixels, segment.encoder), "b k 1 m -> (b k) m")
         ids = codes + self.model.layout.dynamics_ids.start
         tokens = engine.read_frame(self.model, self._segment.cache, separators, ids, action, self.sampling)
         self._close(tokens, separators, action, Frame.shown(frame))
 
     def _open(self, action: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Checks the action, makes room, and tells the id that opens the next frame."""
-        action = inputs.check_action(self.model, action, self.rows)
+        action = validation.check_action(self.model, action, self.rows)
         if self.steps - self._anchors[-1] >= self._capacity:
             decode(self._context(self.steps), keep=False)
             if self._opened is not None:
@@ -317,7 +320,7 @@ class Session:
         start, tokenizer = self._anchors[-1], self.model.tokenizer
         context = self._context(start)
         decode(context, keep=False)
-        codes, encoder = pieces.encode_context(tokenizer, stacked([context]).to(self.model.dtype))
+        codes, encoder = chunked_tokenizer.encode_context(tokenizer, stacked([context]).to(self.model.dtype))
         cache = engine.prefill(self.model, codes, self._capacity)
         for step in self._past[start:]:
             engine.read_frame(self.model, cache, step.separators, step.tokens.ids, step.action, self.sampling)

@@ -16,15 +16,15 @@ from ivideogpt.core.config import from_dict, load_json, to_dict
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.layout import TokenLayout
 from ivideogpt.core.run import choose_device
+from ivideogpt.decoding.sampling import RandomStreams, Sampling
+from ivideogpt.models.cpu_linear import set_int8
 from ivideogpt.models.heads import Heads
-from ivideogpt.models.projection import set_int8
 from ivideogpt.models.tokenizer import CompressiveTokenizer, load_state
 from ivideogpt.models.transformer import Transformer
-from ivideogpt.worldmodel import inputs, memory, official, scoring
-from ivideogpt.worldmodel.card import model_card
+from ivideogpt.worldmodel import memory, official_format, scoring, validation
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.imagination import Imagination
-from ivideogpt.worldmodel.sampling import RandomStreams, Sampling
+from ivideogpt.worldmodel.model_card import model_card
 from ivideogpt.worldmodel.session import Session, imagination
 from ivideogpt.worldmodel.shipped import SHIPPED
 
@@ -101,13 +101,13 @@ class WorldModel(nn.Module):
         """
         folder = resolve_checkpoint(str(folder_or_hub_id), revision=revision, shipped=SHIPPED)
         tokenizer = CompressiveTokenizer.from_pretrained(folder / "tokenizer")
-        transformer, head_tensors = official.read_transformer(folder / "transformer")
+        transformer, head_tensors = official_format.read_transformer(folder / "transformer")
         if (folder / CONFIG_FILE).is_file() and "world_model" in (values := load_json(folder / CONFIG_FILE)):
             config = from_dict(WorldModelConfig, values["world_model"], where=str(folder / CONFIG_FILE))
-            if not official.has_official_heads(config.heads):
+            if not official_format.has_official_heads(config.heads):
                 head_tensors |= load_tensors(folder / "heads.safetensors")
         else:
-            config = official.world_model_config(folder, tokenizer, official.heads_config(head_tensors))
+            config = official_format.world_model_config(folder, tokenizer, official_format.heads_config(head_tensors))
         heads = Heads(config.heads, transformer.config.hidden_size, tokenizer.layout.dynamics_codes)
         load_state(heads, head_tensors, folder)
         if context_frames is not None:
@@ -138,7 +138,7 @@ class WorldModel(nn.Module):
         """
 
         def write(temporary: Path) -> None:
-            official.write_folders(temporary, self.tokenizer, self.transformer, self.heads, dtype)
+            official_format.write_folders(temporary, self.tokenizer, self.transformer, self.heads, dtype)
             about = {
                 "format": "ivideogpt",
                 "version": 1,
@@ -249,16 +249,16 @@ class WorldModel(nn.Module):
             UserError: shapes, types, ranges or lengths are wrong, or memory runs out with fewer rows at once too.
         """
         horizon = self._horizon(actions, horizon)
-        context = inputs.check_context(self, context)
+        context = validation.check_context(self, context)
         rows = len(context)
         streams, room = RandomStreams.from_seed(seed, rows), self.segment_frames(reanchor_every)
-        actions = inputs.check_actions(self, actions, rows, horizon)
+        actions = validation.check_actions(self, actions, rows, horizon)
         if observed is not None:
-            observed = inputs.check_frames(self, observed, "observed")
+            observed = validation.check_frames(self, observed, "observed")
             if len(observed) != rows:
                 raise UserError(f"observed has {len(observed)} rows and the context {rows}; give frames for each row")
             known = observed.shape[1]
-            observed_actions = inputs.check_actions(self, observed_actions, rows, known, "observed_actions")
+            observed_actions = validation.check_actions(self, observed_actions, rows, known, "observed_actions")
         elif observed_actions is not None:
             raise UserError("observed_actions were given without observed frames; give both")
 
@@ -312,9 +312,9 @@ class WorldModel(nn.Module):
             UserError: shapes are wrong, or ids cannot have been drawn.
         """
         sampling = sampling or Sampling()
-        context = inputs.check_context(self, context)
-        ids = inputs.check_ids(self, ids, len(context), sampling)
-        actions = inputs.check_actions(self, actions, len(context), ids.shape[1])
+        context = validation.check_context(self, context)
+        ids = validation.check_ids(self, ids, len(context), sampling)
+        actions = validation.check_actions(self, actions, len(context), ids.shape[1])
         return scoring.log_prob(self, context, actions, ids, sampling, self.segment_frames(reanchor_every))
 
     def normalize_actions(self, raw: Tensor) -> Tensor:

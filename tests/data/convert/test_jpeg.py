@@ -8,7 +8,7 @@ import simplejpeg
 
 from ivideogpt.core.errors import MissingExtraError, UserError
 from ivideogpt.data.convert.jpeg import decode_frames, decode_jpeg, is_jpeg, jpeg_size
-from ivideogpt.data.convert.source import JpegFrames
+from ivideogpt.data.convert.source_episode import JpegFrames
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.convert import lerobot, pictures
-from ivideogpt.data.convert.lerobot_meta import describe
-from ivideogpt.data.convert.pictures import frames_at
-from ivideogpt.data.convert.source import JpegFrames
-from ivideogpt.data.store_shard import encode_frames
+from ivideogpt.data.convert import frame_files, lerobot
+from ivideogpt.data.convert.frame_files import frames_at
+from ivideogpt.data.convert.lerobot_metadata import describe
+from ivideogpt.data.convert.source_episode import JpegFrames
+from ivideogpt.data.store.shard import encode_frames
 
 arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -281,12 +281,12 @@ def test_many_large_frames_become_the_jpeg_files_that_a_store_would_keep(tmp_pat
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     assert np.array_equal(frames_at(tmp_path / "a.mp4", range(9), FPS), frames)
-    monkeypatch.setattr(pictures, "LARGEST_ARRAY", 4 * frames[0].nbytes)
+    monkeypatch.setattr(frame_files, "LARGEST_ARRAY", 4 * frames[0].nbytes)
     files = [image(frame) for frame in frames]
     for found in (
         frames_at(tmp_path / "a.mp4", range(9), FPS),
-        pictures.whole_video(tmp_path / "a.mp4")[0],
-        pictures.image_frames(((str(i), file) for i, file in enumerate(files)), "images"),
+        frame_files.whole_video(tmp_path / "a.mp4")[0],
+        frame_files.image_frames(((str(i), file) for i, file in enumerate(files)), "images"),
     ):
         assert isinstance(found, JpegFrames) and (found.height, found.width, found.fast) == (128, 192, False)
         assert found.files == encode_frames(frames)

@@ -15,7 +15,7 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.data.catalog import DATASETS, dataset_info
 from ivideogpt.data.convert import oxe
 from ivideogpt.data.convert.jpeg import decode_frames
-from ivideogpt.data.convert.source import ActionField, JpegFrames
+from ivideogpt.data.convert.source_episode import ActionField, JpegFrames
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 SIZE = (16, 24)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert import robonet
-from ivideogpt.data.convert.source import JpegFrames
+from ivideogpt.data.convert.source_episode import JpegFrames
 
 h5py = pytest.importorskip("h5py")
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert import ssv2
-from ivideogpt.data.convert.source import JpegFrames
+from ivideogpt.data.convert.source_episode import JpegFrames
 
 LABELS = {
     "Approaching something with your camera": "0",

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert import video
-from ivideogpt.data.convert.source import JpegFrames
+from ivideogpt.data.convert.source_episode import JpegFrames
 from ivideogpt.data.render import write_gif, write_mp4
 
 ACTIONS = np.round(np.random.default_rng(0).normal(size=(5, 2)), 6)

@@ -12,8 +12,8 @@ from ivideogpt.cli import main
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert import lerobot, video
 from ivideogpt.data.render import write_mp4
-from ivideogpt.data.store_facts import StoreFacts
-from ivideogpt.data.store_writer import convert_to_store
+from ivideogpt.data.store.metadata import StoreFacts
+from ivideogpt.data.store.writer import convert_to_store
 from ivideogpt.data.tokens import TokenStore
 
 pytest.importorskip("pyarrow")

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.convert.source import ActionField, SourceEpisode
-from ivideogpt.data.convert.tfrecord import Record, read_records
-from ivideogpt.data.convert.wire import Values
-from ivideogpt.data.store_facts import StoreFacts
+from ivideogpt.data.convert.rlds.tf_example import Values
+from ivideogpt.data.convert.rlds.tfrecord import Record, read_records
+from ivideogpt.data.convert.source_episode import ActionField, SourceEpisode
+from ivideogpt.data.store.metadata import StoreFacts
 
 if TYPE_CHECKING:
-    from ivideogpt.data.store_writer import ShardTask
+    from ivideogpt.data.store.writer import ShardTask
 
 FACTS = StoreFacts(name="bair_robot_pushing")  # the catalogue has the rest
 SPLITS = ("train", "test")
@@ -58,7 +58,7 @@ def tasks(source: Path) -> list[ShardTask]:
     Raises:
         UserError: there is no such folder, or a file has an unexpected name.
     """
-    from ivideogpt.data.store_writer import ShardTask
+    from ivideogpt.data.store.writer import ShardTask
 
     return [
         ShardTask(name=f"{file.split}-{file.first:06d}", read=functools.partial(read_file, file))

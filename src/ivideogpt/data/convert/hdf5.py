@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ivideogpt.core.errors import MissingExtraError, UserError
-from ivideogpt.data.convert.rows import listed
+from ivideogpt.data.convert.time_steps import listed
 
 if TYPE_CHECKING:
     import h5py

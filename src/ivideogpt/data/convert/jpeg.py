@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.convert.source import Frames, JpegFrames
-from ivideogpt.data.store_format import simplejpeg
+from ivideogpt.data.convert.source_episode import Frames, JpegFrames
+from ivideogpt.data.store.format import simplejpeg
 
 _START = b"\xff\xd8\xff"
 

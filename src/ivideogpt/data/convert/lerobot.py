@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.convert.lerobot_meta import INFO, Description, EpisodeEntry, describe, licence, local_folder
-from ivideogpt.data.convert.pictures import frames_at, image_frames
-from ivideogpt.data.convert.rows import frame_rows, leading_rows, listed, one_column
-from ivideogpt.data.convert.source import ActionField, Frames, SourceEpisode
+from ivideogpt.data.convert.frame_files import frames_at, image_frames
+from ivideogpt.data.convert.lerobot_metadata import INFO, Description, EpisodeEntry, describe, licence, local_folder
+from ivideogpt.data.convert.source_episode import ActionField, Frames, SourceEpisode
 from ivideogpt.data.convert.tables import parquet_columns, read_parquet
-from ivideogpt.data.store_facts import StoreFacts
-from ivideogpt.data.store_writer import ShardTask
+from ivideogpt.data.convert.time_steps import frame_rows, leading_rows, listed, one_column
+from ivideogpt.data.store.metadata import StoreFacts
+from ivideogpt.data.store.writer import ShardTask
 
 #: A shard holds about this many pictures of all cameras together.
 PICTURES_A_SHARD = 16_384

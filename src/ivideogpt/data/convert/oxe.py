@@ -20,17 +20,17 @@ import numpy as np
 
 from ivideogpt.core.errors import MissingExtraError, UserError
 from ivideogpt.data.catalog import DATASETS, DatasetInfo, dataset_info
-from ivideogpt.data.convert import rlds
 from ivideogpt.data.convert.jpeg import decode_jpeg, is_jpeg, jpeg_size
-from ivideogpt.data.convert.rlds_fields import Field, decode_images, decode_numbers, decode_text
-from ivideogpt.data.convert.rlds_layout import Layout, choose_layout
-from ivideogpt.data.convert.source import ActionField, Frames, JpegFrames, SourceEpisode
-from ivideogpt.data.convert.tfrecord import Record, read_records
-from ivideogpt.data.convert.wire import Values
+from ivideogpt.data.convert.rlds import dataset as rlds
+from ivideogpt.data.convert.rlds.fields import Field, decode_images, decode_numbers, decode_text
+from ivideogpt.data.convert.rlds.layout import Layout, choose_layout
+from ivideogpt.data.convert.rlds.tf_example import Values
+from ivideogpt.data.convert.rlds.tfrecord import Record, read_records
+from ivideogpt.data.convert.source_episode import ActionField, Frames, JpegFrames, SourceEpisode
 
 if TYPE_CHECKING:
-    from ivideogpt.data.store_facts import StoreFacts
-    from ivideogpt.data.store_writer import ShardTask
+    from ivideogpt.data.store.metadata import StoreFacts
+    from ivideogpt.data.store.writer import ShardTask
 
 #: Small files are read together, up to about this many bytes.
 TASK_BYTES = 256_000_000
@@ -77,14 +77,14 @@ def tasks(source: Path, *, name: str, cameras: tuple[str, ...] | None = None, pa
     Raises:
         UserError: no such dataset or folder, a file is missing, or a camera is.
     """
-    from ivideogpt.data.store_writer import ShardTask
+    from ivideogpt.data.store.writer import ShardTask
 
     return [ShardTask(name=task, read=read) for task, read in oxe_tasks(name, source, cameras=cameras, partial=partial)]
 
 
 def facts(source: Path, *, name: str, cameras: tuple[str, ...] | None = None, partial: bool = False) -> StoreFacts:
     """What the store says of the dataset as a whole; arguments and errors as for ``tasks``."""
-    from ivideogpt.data.store_facts import StoreFacts
+    from ivideogpt.data.store.metadata import StoreFacts
 
     dataset = open_dataset(name, source, cameras=cameras)[0]
     layout, info = dataset.layout, dataset.info

@@ -16,11 +16,19 @@ import numpy as np
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert import hdf5
-from ivideogpt.data.convert.pictures import first_frames, image_frames
-from ivideogpt.data.convert.rows import existing_folder, frame_rows, in_groups, inside, leading_rows, listed, plain
-from ivideogpt.data.convert.source import ActionField, Frames, SourceEpisode
-from ivideogpt.data.store_facts import StoreFacts
-from ivideogpt.data.store_writer import ShardTask
+from ivideogpt.data.convert.frame_files import first_frames, image_frames
+from ivideogpt.data.convert.source_episode import ActionField, Frames, SourceEpisode
+from ivideogpt.data.convert.time_steps import (
+    existing_folder,
+    frame_rows,
+    in_groups,
+    inside,
+    leading_rows,
+    listed,
+    plain,
+)
+from ivideogpt.data.store.metadata import StoreFacts
+from ivideogpt.data.store.writer import ShardTask
 
 if TYPE_CHECKING:
     import h5py

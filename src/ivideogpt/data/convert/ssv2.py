@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.convert.pictures import image_frames, whole_video
-from ivideogpt.data.convert.rows import existing_folder, in_groups, inside, listed
-from ivideogpt.data.convert.source import SourceEpisode
+from ivideogpt.data.convert.frame_files import image_frames, whole_video
+from ivideogpt.data.convert.source_episode import SourceEpisode
 from ivideogpt.data.convert.tables import read_json
-from ivideogpt.data.store_facts import StoreFacts
-from ivideogpt.data.store_writer import ShardTask
+from ivideogpt.data.convert.time_steps import existing_folder, in_groups, inside, listed
+from ivideogpt.data.store.metadata import StoreFacts
+from ivideogpt.data.store.writer import ShardTask
 
 FACTS = StoreFacts(name="sthsth")  # the catalogue has the rest
 EPISODES_A_SHARD = 512

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ivideogpt.core.errors import MissingExtraError, UserError
-from ivideogpt.data.convert.rows import listed
+from ivideogpt.data.convert.time_steps import listed
 
 _JSON_NAMES = {dict: "object", list: "list"}
 

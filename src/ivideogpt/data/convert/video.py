@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.convert.pictures import image_frames, whole_video
-from ivideogpt.data.convert.rows import existing_folder, in_groups, inside, leading_rows, listed, natural_key
-from ivideogpt.data.convert.source import ActionField, Frames, SourceEpisode
+from ivideogpt.data.convert.frame_files import image_frames, whole_video
+from ivideogpt.data.convert.source_episode import ActionField, Frames, SourceEpisode
+from ivideogpt.data.convert.time_steps import existing_folder, in_groups, inside, leading_rows, listed, natural_key
 from ivideogpt.data.media import read_episode
-from ivideogpt.data.store_writer import ShardTask
+from ivideogpt.data.store.writer import ShardTask
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 RECORDINGS = (*VIDEOS, ".gif", ".npz")

@@ -16,10 +16,18 @@ import numpy as np
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert import hdf5
-from ivideogpt.data.convert.rows import existing_folder, frame_rows, in_groups, inside, leading_rows, listed, one_column
-from ivideogpt.data.convert.source import ActionField, SourceEpisode
-from ivideogpt.data.store_facts import StoreFacts
-from ivideogpt.data.store_writer import ShardTask
+from ivideogpt.data.convert.source_episode import ActionField, SourceEpisode
+from ivideogpt.data.convert.time_steps import (
+    existing_folder,
+    frame_rows,
+    in_groups,
+    inside,
+    leading_rows,
+    listed,
+    one_column,
+)
+from ivideogpt.data.store.metadata import StoreFacts
+from ivideogpt.data.store.writer import ShardTask
 
 if TYPE_CHECKING:
     import h5py

@@ -1,0 +1,224 @@
+"""``ivideogpt evaluate``: measure a checkpoint on held-out episodes by a protocol; a table, a report, a JSON line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ivideogpt.commands.output import check_folder, print_table
+from ivideogpt.core.errors import MissingExtraError, UserError
+from ivideogpt.core.files import write_text_atomic
+from ivideogpt.data.store.reader import EpisodeStore
+from ivideogpt.evaluation.evaluate import Evaluation
+from ivideogpt.evaluation.evaluate import evaluate as measure
+from ivideogpt.evaluation.frame_errors import IMAGE_METRICS, Metric, perceptual_metric
+from ivideogpt.evaluation.held_out import HeldOut, read_clips
+from ivideogpt.evaluation.protocols import Protocol, find_protocol, settle
+from ivideogpt.evaluation.pusht_metrics import IMAGE_SIZE, pusht_measures
+from ivideogpt.evaluation.rollouts import Measures
+from ivideogpt.evaluation.video_distances import VideoDistances
+from ivideogpt.reports.evaluation_page import report_page
+from ivideogpt.reports.evaluation_report import About, results, summary, table_rows
+from ivideogpt.reports.evaluation_sections import figure
+from ivideogpt.worldmodel.model_card import card_facts
+from ivideogpt.worldmodel.world_model import WorldModel
+
+#: What can be left out or asked for; PSNR, SSIM, MSE and the trust signal are always measured.
+PARTS = ("perceptual", "video", "tokens", "following")
+NETWORKS = ("auto", "vgg", "alex")
+#: On a CPU, beyond so many frames the perceptual distance takes the smaller network, unless one is named.
+MOST_VGG_FRAMES = 8000
+
+
+def evaluate(
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")],
+    *,
+    data: str,
+    protocol: str = "single",
+    samples: int | None = None,
+    clips: int | None = None,
+    horizon: int | None = None,
+    split: str | None = None,
+    stride: int | None = None,
+    camera: str | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    seed: int = 0,
+    metrics: str = "",
+    network: str = "auto",
+    lpips: Path | None = None,
+    i3d: Path | None = None,
+    batch_size: int = 32,
+    allow_mismatch: bool = False,
+    output: Path | None = None,
+    device: str = "auto",
+    int8: bool = False,
+) -> None:
+    """Measure a checkpoint on held-out episodes: how close, how sure, and whether it follows the actions.
+
+    Args:
+        checkpoint: a folder, a Hub id, the name of a shipped model, or a run folder.
+        data: an episode store, as ivideogpt convert writes it: a folder, or a URL that fsspec knows.
+        protocol: bair, robonet, vp2, or single (the checkpoint's own context and clip length, one future).
+        samples: futures of each clip; default: the protocol's.
+        clips: how many, of episodes spread evenly over the split; default: one of every episode.
+        horizon: frames to imagine; default: the protocol's.
+        split: of the episodes; default: the protocol's, else test, else val.
+        stride: recorded frames from one frame of a clip to the next; default: the checkpoint's.
+        camera: of the store; default: the one that the dataset table names.
+        temperature: of the draw; default: the protocol's, else the checkpoint's.
+        top_k: draw only from this many likeliest tokens; 0: all; default: 100.
+        seed: of starts and draws.
+        metrics: with commas between them, what to measure beside PSNR, SSIM and MSE: perceptual, video, tokens,
+            following; none: nothing; default: all that is installed.
+        network: of the perceptual distance: vgg, alex, or auto (vgg unless that is slow here).
+        lpips: folder or file with LPIPS weights; without them the distance is ST-LPIPS.
+        i3d: the TorchScript file of I3D, which is run; without it the distance of videos is no FVD.
+        batch_size: rows imagined together.
+        allow_mismatch: measure on data that differ from what the checkpoint says of itself.
+        output: folder for report and results; default: outputs/evaluate/MODEL-DATASET-PROTOCOL.
+        device: auto, cpu or cuda.
+        int8: on a CPU, imagine with weights of 8 bits: faster, a little less exact.
+    """
+    parts, explicit = _parts(metrics)
+    if network not in NETWORKS:
+        raise UserError(f"network is {network!r}; expected one of {', '.join(NETWORKS)}")
+    if output is not None:
+        check_folder(output)
+    wanted = find_protocol(protocol)
+    store = EpisodeStore(data)
+    model = WorldModel.from_pretrained(checkpoint, device=device, int8=int8)
+    changes: dict[str, Any] = {"samples": samples, "split": split, "temperature": temperature, "top_k": top_k}
+    settled = settle(wanted, model, horizon=horizon, **changes)
+    options: dict[str, Any] = {"count": clips, "stride": stride, "camera": camera, "seed": seed}
+    held_out = read_clips(model, store, settled, allow_mismatch=allow_mismatch, **options)
+    name = model.config.name or Path(checkpoint).name or checkpoint
+    folder = output or Path("outputs") / "evaluate" / f"{name}-{held_out.dataset}-{settled.name}"
+    check_folder(folder)
+    frames = len(held_out.clips) * (settled.samples + 4) * settled.horizon
+    if network == "auto":
+        network = "vgg" if model.device.type != "cpu" or lpips is not None or frames <= MOST_VGG_FRAMES else "alex"
+    extra, video, left_out = _networks(model, parts, explicit, network, lpips, i3d)
+    if model.config.heads.reward and held_out.clips.rewards is None:
+        left_out += ("rewards: the episodes have none",)
+    found = measure(
+        model,
+        held_out.clips,
+        settled,
+        seed=seed,
+        batch_size=batch_size,
+        metrics=(*IMAGE_METRICS, *extra),
+        video=video,
+        measures=_measures(model, held_out),
+        tokens="tokens" in parts,
+        follow="following" in parts,
+    )
+    about = About(
+        model=name,
+        checkpoint=checkpoint,
+        data=data,
+        facts=card_facts(model),
+        left_out=left_out,
+        pointer=model.config.action_space.pointer,
+        goal_conditioned=model.config.goal_conditioned,
+    )
+    report = folder / "report.html"
+    write_text_atomic(folder / "results.json", json.dumps(results(found, held_out, about), indent=1) + "\n")
+    write_text_atomic(report, report_page(found, held_out, about))
+    _print(found, held_out, about, settled)
+    print(report)
+    # Four decimals, as other commands print, would leave nothing of an MSE.
+    print(json.dumps(_short({**summary(found, held_out, about), "report": str(report)})))
+
+
+def _parts(metrics: str) -> tuple[tuple[str, ...], bool]:
+    """What to measure, and whether the user named it."""
+    if not metrics:
+        return PARTS, False
+    parts = tuple(part.strip() for part in metrics.split(",")) if metrics != "none" else ()
+    for part in parts:
+        if part not in PARTS:
+            raise UserError(f"metrics has {part!r}; expected some of {', '.join(PARTS)}, or none")
+    return parts, True
+
+
+def _networks(
+    model: WorldModel, parts: tuple[str, ...], explicit: bool, network: str, lpips: Path | None, i3d: Path | None
+) -> tuple[list[Metric], VideoDistances | None, tuple[str, ...]]:
+    """What needs weights of others; where they are not installed and were not asked for, a sentence instead."""
+    extra: list[Metric] = []
+    video, left_out = None, []
+    if "perceptual" in parts:
+        try:
+            from ivideogpt.metrics.perceptual import load_perceptual
+
+            distance = load_perceptual(lpips, network=network).to(model.device)  # type: ignore[arg-type]
+            size, least = model.tokenizer.config.resolution, distance.trunk.smallest
+            if size < least and not explicit and lpips is None:
+                left_out.append(f"the perceptual distance: {distance.name} needs {least} pixels a side, not {size}")
+            else:
+                extra.append(perceptual_metric(distance, distance.name))
+        except MissingExtraError as error:
+            if explicit or lpips is not None:
+                raise
+            left_out.append(f"the perceptual distance: {error}")
+    if "video" in parts:
+        try:
+            from ivideogpt.metrics.video import load_video_features
+
+            video = VideoDistances(load_video_features(i3d).to(model.device))
+        except MissingExtraError as error:
+            if explicit or i3d is not None:
+                raise
+            left_out.append(f"the distance of videos: {error}")
+    return extra, video, tuple(left_out)
+
+
+def _measures(model: WorldModel, held_out: HeldOut) -> Measures | None:
+    """Figures of the domain: of PushT, where agent and block are."""
+    if held_out.dataset != "pusht" or model.tokenizer.config.resolution != IMAGE_SIZE:
+        return None
+    return lambda true, found, context_frame: pusht_measures(true, found, context_frame=context_frame)
+
+
+def _print(found: Evaluation, held_out: HeldOut, about: About, protocol: Protocol) -> None:
+    print(
+        f"{about.model} on {held_out.dataset}, split {held_out.split}: {len(found.clips)} clips, protocol "
+        f"{protocol.name}, {protocol.samples} future{'s' * (protocol.samples > 1)} of {protocol.horizon} frames each"
+    )
+    for whole, title in ((False, "future frames"), (True, "whole clip")):
+        rows = [
+            [row.label, *(f"{row.figures[x.key].value:.{x.digits}f}" for x in found.metrics)]
+            for row in table_rows(found, whole=whole)
+        ]
+        print_table([title, *(metric.label for metric in found.metrics)], rows)
+    for span, distances in found.video.items():
+        listed = ", ".join(f"{row.replace('_', ' ')} {value:.4g}" for row, value in distances.items())
+        print(f"{found.video_name}, {span.replace('_', ' ')}: {listed}")
+    if found.following is not None:
+        scores = (f"{row.replace('_', ' ')} {figure(one.value, 2)}" for row, one in found.following.score.items())
+        print(f"action following, 0 to 1, against {', '.join(scores)}")
+    if found.reward_scores:
+        known = (f"{row.replace('_', ' ')} {figure(one.pearson.value, 2)}" for row, one in found.reward_scores.items())
+        print(f"correlation with the recorded rewards: {', '.join(known)}")
+    told = (f"{name} {figure(one.spearman.value, 2)}" for name, one in found.trust.items())
+    print(f"rank correlation with the error of a frame: {', '.join(told)}")
+    for label, texts in (
+        ("left out", about.left_out),
+        ("not as published", protocol.deviations(clips=len(found.clips), dataset=held_out.dataset)),
+        ("overlooked", held_out.mismatches),
+    ):
+        for text in texts:
+            print(f"{label}: {text}")
+
+
+def _short(value: Any) -> Any:
+    """JSON values with floats of six digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    return [_short(item) for item in value] if isinstance(value, list) else value

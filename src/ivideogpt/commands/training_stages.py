@@ -1,0 +1,295 @@
+"""The stages of training that commands are made of: which data, which run folder, what is measured on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ivideogpt.commands.run_settings import data_facts, run_settings, settle
+from ivideogpt.commands.training_samples import imagination_figures, reconstruction_figures
+from ivideogpt.configs.recipe import Recipe
+from ivideogpt.core.checkpoint import step_folders
+from ivideogpt.core.distributed import Ranks
+from ivideogpt.core.errors import UserError
+from ivideogpt.core.run import Run, choose_precision
+from ivideogpt.core.trackers import open_tracker
+from ivideogpt.data.episode_files import HELD_OUT
+from ivideogpt.data.loader import ClipLoader
+from ivideogpt.data.mixture_reader import OpenMixture, as_mixture, pooled_actions
+from ivideogpt.data.mixtures import Mixture, load_mixture, named_mixture
+from ivideogpt.data.store.reader import EpisodeStore
+from ivideogpt.data.tokens import TokenLoader, TokenStore
+from ivideogpt.models.tokenizer import CONFIG_FILE, WEIGHTS_FILE, CompressiveTokenizer
+from ivideogpt.training.init_weights import new_world_model, start_from
+from ivideogpt.training.token_batches import LiveTokens, StoredTokens, TokenBatches
+from ivideogpt.training.token_forecast import ForecastTraining, train_forecast
+from ivideogpt.training.tokenizer import TokenizerTraining, train_tokenizer
+from ivideogpt.training.transformer import TransformerTraining, train_transformer
+from ivideogpt.worldmodel.config import ActionSpace, WorldModelConfig
+from ivideogpt.worldmodel.shipped import SHIPPED
+from ivideogpt.worldmodel.world_model import WorldModel
+
+_VALIDATION_SIZE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a stage runs.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", ...
+        precision: "auto", "float32" or "bfloat16".
+        workers: processes that read clips; 0: the one that trains.
+        ranks: the processes that train together.
+        tracker: "tensorboard", "wandb", "trackio" or "none".
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
+    tracker: str = "none"
+
+    def run(
+        self,
+        folder: Path,
+        config: TokenizerTraining | ForecastTraining | TransformerTraining,
+        settings: dict[str, object],
+        part: str = "",
+    ) -> Run:
+        """A run here: in ``folder``, or in its folder ``part``; ``settings`` are what the tracker shows."""
+        title = "-".join(name for name in (folder.resolve().name, part) if name)
+        tracker = open_tracker(self.tracker, folder / part, settings, title)
+        return Run(
+            folder / part,
+            seed=config.seed,
+            device=self.device,
+            precision=choose_precision(self.precision, self.device),
+            log_every=config.log_every,
+            save_every=config.save_every,
+            ranks=self.ranks,
+            trackers=() if tracker is None else (tracker,),
+        )
+
+
+def read_mixture(data: str, mixture: str | None = None) -> Mixture:
+    """The stores that ``--data`` and ``--mixture`` mean: a mixture file, a store, or a folder of stores.
+
+    Raises:
+        UserError: there is no such file or mixture.
+    """
+    if mixture is not None:
+        return named_mixture(mixture, data)
+    if data.endswith((".toml", ".json")):
+        return load_mixture(data)
+    return as_mixture(data)
+
+
+def held_out(mixture: Mixture) -> Mixture | None:
+    """The held-out episodes of the stores that have some, or None."""
+    sources = []
+    for source in mixture.sources:
+        there = set(EpisodeStore(source.path).splits)
+        others = [name for name in HELD_OUT if name in there and name != source.split]
+        split = others[0] if others and source.split is not None else None
+        sources += [] if split is None else [replace(source, split=split)]
+    return replace(mixture, sources=tuple(sources)) if sources else None
+
+
+def find_tokenizer(name: str) -> Path:
+    """The folder of a tokenizer: itself, or inside a checkpoint, the newest of a run, or a shipped model.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = SHIPPED.get(name, Path(name))
+    for place in (folder, folder / "tokenizer", *(step / "tokenizer" for _, step in reversed(step_folders(folder)))):
+        if (place / WEIGHTS_FILE).is_file():
+            return place
+    raise UserError(f"{name} holds no tokenizer; expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, or a run")
+
+
+def tokenizer_stage(
+    recipe: Recipe,
+    mixture: Mixture,
+    folder: Path,
+    machine: Machine,
+    *,
+    initial: CompressiveTokenizer | None = None,
+    until: int | None = None,
+) -> CompressiveTokenizer:
+    """Trains a tokenizer in a run folder, or goes on there.
+
+    Args:
+        recipe: the settings.
+        mixture: the stores.
+        folder: of the run.
+        machine: where it runs.
+        initial: weights to start from.
+        until: stops after this many updates without changing the schedule.
+
+    Raises:
+        UserError: the data or the folder does not fit.
+    """
+    config = recipe.tokenizer
+    facts = data_facts(OpenMixture(mixture, recipe.tokenizer_clips()))
+    run = machine.run(folder, config, run_settings(recipe, "tokenizer", facts))
+    train = ClipLoader(
+        mixture,
+        recipe.tokenizer_clips(),
+        batch_size=machine.ranks.share(config.batch_size),
+        seed=config.seed,
+        augmentation=recipe.augmentation_of("tokenizer"),
+        workers=machine.workers,
+        rank=machine.ranks.rank,
+        ranks=machine.ranks.ranks,
+        device=run.device,
+    )
+    apart = held_out(mixture)
+    measured = (
+        None
+        if apart is None
+        else ClipLoader(apart, recipe.tokenizer_clips(), batch_size=_VALIDATION_SIZE, device=run.device)
+    )
+
+    def evaluate(tokenizer: CompressiveTokenizer, step: int) -> dict[str, float]:
+        return {} if measured is None else reconstruction_figures(tokenizer, measured, run, step)
+
+    settle(folder, recipe, "tokenizer", facts, machine.ranks)
+    return train_tokenizer(config, train, run, initial=initial, evaluate=evaluate, until=until)
+
+
+def transformer_stage(
+    recipe: Recipe,
+    data: Mixture | TokenStore,
+    tokenizer: CompressiveTokenizer,
+    folder: Path,
+    machine: Machine,
+    *,
+    about: WorldModelConfig | None = None,
+    initial: WorldModel | None = None,
+    until: int | None = None,
+) -> WorldModel:
+    """Trains the transformer of a world model in a run folder, or goes on there; a forecast is trained before it.
+
+    Args:
+        recipe: the settings.
+        data: the stores, or their tokens.
+        tokenizer: trained.
+        folder: of the run; forecasts have folders of their own inside.
+        machine: where it runs.
+        about: what the checkpoint says of itself beside what follows from recipe and data.
+        initial: a world model whose weights it starts from, wherever they fit.
+        until: stops after this many updates of the transformer without changing the schedule.
+
+    Raises:
+        UserError: the data, the tokenizer or the folder does not fit; adapters have no model to start from.
+    """
+    tokens = data if isinstance(data, TokenStore) else None
+    mixture = data if isinstance(data, Mixture) else data.facts.mixture
+    _check_fit(recipe, tokens, initial)
+    config, context = recipe.transformer, tokenizer.config.context_frames
+    spec = recipe.transformer_clips(
+        config.clip_frames, context_frames=context, size=tokenizer.config.resolution, rewards=False
+    )
+    opened = OpenMixture(mixture, spec)
+    paid = recipe.model.rewards and opened.has_rewards
+    # A head that a model starts from stays, also where these data teach it nothing.
+    rewards = paid or (recipe.model.rewards and initial is not None and initial.config.heads.reward)
+    model = _model(recipe, about or WorldModelConfig(), opened, tokenizer, rewards, initial)
+    if initial is not None:
+        fresh = start_from(model, initial)
+        if fresh and machine.ranks.is_first:
+            print(f"new, as the model to start from has none of that shape: {', '.join(fresh)}")
+
+    rewarded = replace(spec, rewards=paid)
+    mine = {"rank": machine.ranks.rank, "ranks": machine.ranks.ranks}
+
+    def batches(frames: int, size: int, seed: int) -> TokenBatches:
+        share = machine.ranks.share(size)
+        if tokens is not None:
+            return StoredTokens(model, TokenLoader(tokens, batch_size=share, frames=frames, seed=seed, **mine))
+        loader = ClipLoader(
+            mixture,
+            replace(rewarded, frames=frames),
+            batch_size=share,
+            seed=seed,
+            augmentation=recipe.augmentation_of("transformer"),
+            workers=machine.workers,
+            device=model.device,
+            **mine,
+        )
+        return LiveTokens(model, loader)
+
+    facts = data_facts(opened, tokens=tokens, tokenizer=tokenizer)
+    settle(folder, recipe, "transformer", facts, machine.ranks)
+    settings = run_settings(recipe, "transformer", facts)
+    for number, forecast in enumerate(recipe.forecasts, 1):
+        run = machine.run(folder, forecast, settings, part=f"forecast-{number}")
+        frames = forecast.clip_frames(context)
+        model = train_forecast(forecast, model, batches(frames, forecast.batch_size, forecast.seed), run)
+    run = machine.run(folder, config, settings)
+    model.to(run.device)
+    apart = held_out(mixture)
+    measured = None
+    if apart is not None:
+        apart = replace(apart, action_width=opened.action_width or None)
+        measured = LiveTokens(model, ClipLoader(apart, spec, batch_size=_VALIDATION_SIZE, device=run.device))
+
+    def evaluate(trained: WorldModel, step: int) -> dict[str, float]:
+        return {} if measured is None else imagination_figures(trained, measured, run, step)
+
+    train = batches(config.clip_frames, config.batch_size, config.seed)
+    return train_transformer(config, model, train, run, evaluate=evaluate, until=until)
+
+
+def _check_fit(recipe: Recipe, tokens: TokenStore | None, initial: WorldModel | None) -> None:
+    """Raises UserError where settings do not fit what they are to work on."""
+    if recipe.transformer.lora.rank and initial is None:
+        raise UserError(
+            f"transformer.lora.rank is {recipe.transformer.lora.rank}, but adapters need trained weights beside them; "
+            "give a model to start from as --init, or set it to 0"
+        )
+    if tokens is not None and recipe.stride is not None and set(tokens.facts.strides) != {recipe.stride}:
+        raise UserError(
+            f"stride is {recipe.stride}, but {tokens.folder} holds tokens of stride "
+            f"{', '.join(map(str, sorted(set(tokens.facts.strides))))}; tokenize again, or set it to null"
+        )
+
+
+def _model(
+    recipe: Recipe,
+    about: WorldModelConfig,
+    opened: OpenMixture,
+    tokenizer: CompressiveTokenizer,
+    rewards: bool,
+    initial: WorldModel | None,
+) -> WorldModel:
+    heads = recipe.model.heads(tokenizer, opened.action_width, rewards)
+    mean, std = pooled_actions(opened) if heads.action_dim else ((), ())
+    if initial is not None and initial.action_dim == heads.action_dim:
+        # An action layer that is taken over keeps the units that it was trained on.
+        mean, std = initial.config.action_mean, initial.config.action_std
+    strides = {source.stride for source in opened.sources}
+    config = replace(
+        about,
+        context_frames=tokenizer.config.context_frames,
+        clip_frames=recipe.transformer.clip_frames,
+        goal_conditioned=recipe.model.goal_conditioned,
+        symlog_rewards=recipe.model.symlog_rewards,
+        action_mean=about.action_mean or mean,
+        action_std=about.action_std or std,
+        action_space=_space(opened) if heads.action_dim and not about.action_space.low else about.action_space,
+        temperature=recipe.temperature,
+        frame_stride=strides.pop() if len(strides) == 1 else 1,
+        heads=heads,
+    )
+    return new_world_model(recipe.model, config, tokenizer, seed=recipe.transformer.seed)
+
+
+def _space(opened: OpenMixture) -> ActionSpace:
+    """What the numbers of an action are, where there is one robot that says so."""
+    said = opened.sources[0].store.facts.actions
+    if len(opened.sources) > 1 or said is None or not all(a < b for a, b in zip(said.low, said.high, strict=True)):
+        return ActionSpace()
+    return ActionSpace(names=said.names, low=said.low, high=said.high)

@@ -1,0 +1,218 @@
+"""Frames from video files and image files, as the importers need them: chosen frames of a video, JPEGs as they are."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+from PIL import Image
+
+from ivideogpt.core.errors import UserError
+from ivideogpt.data.convert.source_episode import Frames, JpegFrames
+from ivideogpt.data.image_file import upright_rgb
+from ivideogpt.data.store.format import LARGEST_RAW_SIDE
+from ivideogpt.data.store.shard import encode_frames
+
+_DAMAGED = (OSError, ValueError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError)
+_ORIENTATION, _UPRIGHT = 0x0112, 1
+_END_OF_JPEG = b"\xff\xd9"
+# A video is entered this many frames early: a key frame may be stored before frames that are shown earlier.
+_EARLIER = 16
+#: Frames of a video that take more bytes than this are encoded as they come.
+LARGEST_ARRAY = 256 * 2**20
+
+
+def first_frames(video: bytes, count: int, name: str, *, swap_colours: bool = False) -> Frames:
+    """The first ``count`` frames of the content of a video file.
+
+    Args:
+        video: the content.
+        count: at least 1.
+        name: what an error calls it.
+        swap_colours: red and blue are exchanged in the file.
+
+    Raises:
+        UserError: it cannot be decoded, or has fewer frames.
+    """
+    gathered = _Gathered(name, "bgr24" if swap_colours else "rgb24")
+    with _opened(io.BytesIO(video), name) as (container, stream):
+        for picture in container.decode(stream):
+            gathered.add(picture)
+            if len(gathered) == count:
+                return gathered.frames()
+    raise UserError(f"{name} has {len(gathered)} frames; expected {count}: copy or record it again")
+
+
+def whole_video(path: Path) -> tuple[Frames, float | None]:
+    """All frames of a video, and how many it shows a second where it says so.
+
+    Raises:
+        UserError: the file cannot be decoded, or has no frames.
+    """
+    gathered = _Gathered(str(path))
+    with _opened(str(path), str(path)) as (container, stream):
+        rate = float(stream.average_rate) if stream.average_rate else None
+        for picture in container.decode(stream):
+            gathered.add(picture)
+    if not len(gathered):
+        raise UserError(f"{path} has no frames; record or convert it again")
+    return gathered.frames(), rate
+
+
+def frames_at(path: Path, numbers: Sequence[int], rate: float) -> Frames:
+    """Frames of a video by their number.
+
+    Args:
+        path: the file.
+        numbers: ascending; frame n is the one shown n / ``rate`` seconds after the first.
+        rate: frames a second of the recording.
+
+    Raises:
+        UserError: the file cannot be decoded, or does not hold all of these frames.
+    """
+    for early in (True, False):  # where the way in by the index misses frames, the file is read from its beginning
+        found = _search(path, numbers, rate, early)
+        if len(found) == len(numbers):
+            return found.frames()
+    raise UserError(
+        f"{path} has no frame at {numbers[len(found)] / rate:.3f} s ({len(found)} of {len(numbers)} frames were found, "
+        f"{rate:g} a second); the video and the rows of the episode do not fit together"
+    )
+
+
+def _search(path: Path, numbers: Sequence[int], rate: float, early: bool) -> _Gathered:
+    """The frames ``numbers``, up to the first one that is not there."""
+    found = _Gathered(str(path))
+    with _opened(str(path), str(path)) as (container, stream):
+        if stream.time_base is None:
+            raise UserError(f"{path} does not say when its frames are shown; convert it again")
+        start, tick = stream.start_time or 0, float(stream.time_base)
+        if early and numbers[0] > _EARLIER:
+            container.seek(start + int((numbers[0] - _EARLIER) / rate / tick), stream=stream)
+        for picture in container.decode(stream):
+            if picture.pts is None:
+                raise UserError(f"{path} does not say when its frames are shown; convert it again")
+            number = round((picture.pts - start) * tick * rate)
+            if number > numbers[len(found)]:
+                break
+            if number == numbers[len(found)]:
+                found.add(picture)
+                if len(found) == len(numbers):
+                    break
+    return found
+
+
+class _Gathered:
+    """Frames of a video as they come: an array, or JPEG files as a store keeps them once they would fill the memory."""
+
+    def __init__(self, name: str, order: str = "rgb24") -> None:
+        self.name, self.order = name, order
+        self.pictures: list[np.ndarray] = []
+        self.files: list[bytes] = []
+        self.shape: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pictures) + len(self.files)
+
+    def add(self, picture: av.VideoFrame) -> None:
+        self.put(np.rot90(picture.to_ndarray(format=self.order), picture.rotation // 90))
+
+    def put(self, pixels: np.ndarray) -> None:
+        self.shape = self.shape or pixels.shape
+        if pixels.shape != self.shape:
+            raise UserError(
+                f"{self.name} changes its size from {list(self.shape[:2])} to {list(pixels.shape[:2])} pixels; "
+                "make all frames the same size"
+            )
+        self.pictures.append(pixels)
+        stays_raw = max(self.shape[:2]) <= LARGEST_RAW_SIDE
+        if self.files or (not stays_raw and len(self.pictures) * pixels.nbytes > LARGEST_ARRAY):
+            for waiting in self.pictures:
+                self.files += encode_frames(waiting[None])
+            self.pictures.clear()
+
+    def frames(self) -> Frames:
+        if self.files:
+            return JpegFrames(files=self.files, height=self.shape[0], width=self.shape[1])
+        return np.stack(self.pictures)
+
+
+@contextmanager
+def _opened(video: str | io.BytesIO, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    try:
+        with av.open(video) as container:
+            if not container.streams.video:
+                raise UserError(f"{name} has no pictures; expected a video")
+            # The default threading: with frame threads a truncated file ends early and no error is seen.
+            yield container, container.streams.video[0]
+    except FFmpegError as error:
+        raise UserError(f"{name} cannot be decoded as a video ({error.strerror or error}); copy it again") from error
+
+
+def image_frames(images: Iterable[tuple[str, bytes]], name: str, *, swap_colours: bool = False) -> Frames:
+    """Frames from one image file each.
+
+    Args:
+        images: name and content of each file, in order.
+        name: what an error calls them together.
+        swap_colours: red and blue are exchanged in the files.
+
+    Returns:
+        The JPEG files as they are where all are upright JPEGs of 8 bits; else their pixels.
+
+    Raises:
+        UserError: there are none, one is damaged or of another size or kind.
+    """
+    files, sizes, as_they_are = [], [], not swap_colours
+    for label, content in images:
+        size, is_plain = _inspected(content, label)
+        if sizes and size != sizes[0]:
+            raise UserError(
+                f"{label} has {size[1]} x {size[0]} pixels, but the first image has {sizes[0][1]} x {sizes[0][0]}; "
+                "make all frames of an episode the same size"
+            )
+        files.append((label, content))
+        sizes.append(size)
+        as_they_are = as_they_are and is_plain
+    if not files:
+        raise UserError(f"{name} has no images; expected one a frame")
+    height, width = sizes[0]
+    if as_they_are:
+        return JpegFrames(files=[content for _, content in files], height=height, width=width)
+    gathered = _Gathered(name)
+    for label, content in files:
+        pixels = _decoded(content, label)
+        gathered.put(pixels[..., ::-1] if swap_colours else pixels)
+    return gathered.frames()
+
+
+def _inspected(content: bytes, name: str) -> tuple[tuple[int, int], bool]:
+    """Height and width, and whether this is a JPEG that can be kept as it is."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            turned = image.getexif().get(_ORIENTATION, _UPRIGHT)
+            is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and turned == _UPRIGHT
+            if is_plain and not content.rstrip(b"\0").endswith(_END_OF_JPEG):
+                image.load()  # an error where it is cut short
+            width, height = image.size
+            return ((width, height) if turned in (5, 6, 7, 8) else (height, width)), is_plain
+    except _DAMAGED as error:
+        raise UserError(f"{name} is not a readable image ({error}); copy or remove it") from error
+
+
+def _decoded(content: bytes, name: str) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return upright_rgb(image, name)
+    except UserError:
+        raise
+    except _DAMAGED as error:
+        raise UserError(f"{name} is not a readable image ({error}); copy or remove it") from error

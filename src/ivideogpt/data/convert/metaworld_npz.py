@@ -1,0 +1,99 @@
+"""The official Meta-World demonstrations: replay files of three stacked frames, a folder for each task.
+
+Row t of their arrays leads into frame t and row 0 is a dummy; here, as in ``Episode``, row t leads from frame t to
+t + 1. The scripts that recorded them ask for more than the environment's limit; it clips, and what it did is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ivideogpt.core.errors import UserError
+from ivideogpt.data.convert.source_episode import ActionField, SourceEpisode
+from ivideogpt.data.convert.time_steps import existing_folder, in_groups, inside, led_into_rows, listed, one_column
+from ivideogpt.data.media import read_episode
+from ivideogpt.data.store.metadata import StoreFacts
+from ivideogpt.data.store.writer import ShardTask
+
+FACTS = StoreFacts(
+    name="metaworld",
+    url="https://github.com/thuml/iVideoGPT/tree/main/mbrl/demonstrations",
+)
+EPISODES_A_SHARD = 64
+STACKED_CHANNELS = 9
+SPLITS = ("train", "val", "test")
+
+
+def tasks(source: Path, *, split: str = "train") -> list[ShardTask]:
+    """One task a shard, files by name within their folders.
+
+    Args:
+        source: ``mbrl/demonstrations`` of thuml/iVideoGPT, or one of the folders in it.
+        split: of all episodes: "train", "val" or "test".
+
+    Raises:
+        UserError: there is no such folder, it holds no ``.npz`` file, or there is no such split.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split is {split!r}; expected {', '.join(SPLITS)}")
+    folder = existing_folder(source, "demonstrations, one folder a task")
+    files = sorted(path for path in folder.rglob("*.npz") if path.name[0] != ".")
+    if not files:
+        raise UserError(f"{folder} holds no .npz files; it holds {listed(sorted(p.name for p in folder.iterdir()))}")
+    return [
+        ShardTask(name=f"{split}-{index:05d}", read=partial(read_files, folder=folder, paths=tuple(group), split=split))
+        for index, group in enumerate(in_groups(files, EPISODES_A_SHARD))
+    ]
+
+
+def read_files(*, folder: Path, paths: Sequence[Path], split: str = "train") -> Iterator[SourceEpisode]:
+    """The episodes of ``paths``, one a file, all of one split.
+
+    Raises:
+        UserError: a file is damaged or no replay file.
+    """
+    for path in paths:
+        episode = read_episode(path, dataset_name="metaworld")
+        _check_stacked(path)
+        if episode.actions is None or episode.rewards is None:
+            missing = "action" if episode.actions is None else "reward"
+            raise UserError(f"{path} has no array {missing!r}; expected observation, action, reward and discount")
+        yield SourceEpisode(
+            key=inside(folder, path.with_suffix("")),
+            split=split,
+            camera="observation",
+            cameras={"observation": episode.frames},
+            actions=episode.actions,
+            action_fields=(ActionField(name="action", size=episode.actions.shape[1]),),
+            rewards=episode.rewards,
+            terminated=_terminated(path, len(episode)),
+            meta={"source": inside(folder, path), "task": path.parent.name},
+        )
+
+
+def _check_stacked(path: Path) -> None:
+    """Raises UserError where the frames are not stacked: then the rows would follow another convention."""
+    with np.load(path, allow_pickle=False) as archive, archive.zip.open("observation.npy") as file:
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if np.lib.format.read_magic(file) == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape = read_header(file)[0]
+    if shape[1] != STACKED_CHANNELS:
+        raise UserError(f"array 'observation' of {path} has shape {list(shape)}; expected stacked frames [t 9 h w]")
+
+
+def _terminated(path: Path, length: int) -> np.ndarray | None:
+    """True where the discount is 0: the world ends there."""
+    with np.load(path, allow_pickle=False) as archive:
+        if "discount" not in archive.files:
+            return None
+        name = f"array 'discount' of {path}"
+        discount = archive["discount"]
+        rows = one_column(led_into_rows(discount == 0, length, name), name)
+    return rows.astype(bool)

@@ -1,0 +1,141 @@
+"""Reads TFRecord files without TensorFlow, checks every checksum, and names file and byte where one is wrong.
+
+A record is its length (uint64), the masked CRC-32C of these 8 bytes, its data, and their masked CRC-32C, little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from ivideogpt.core.errors import MissingExtraError, UserError
+from ivideogpt.data.convert.rlds.tf_example import MalformedError, Values, example_keys, parse_example
+
+_HEAD, _SUM = struct.Struct("<QI"), struct.Struct("<I")
+_MASK = 0xA282EAD8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One record of a file.
+
+    Attributes:
+        path: the file.
+        offset: byte where the record begins, its length included.
+        data: a serialized ``tf.train.Example``.
+    """
+
+    path: Path
+    offset: int
+    data: bytes = field(repr=False)
+
+    @property
+    def place(self) -> str:
+        """For errors: which record this is."""
+        return f"the record at byte {self.offset} of {self.path}"
+
+    def values(self, keys: Collection[str] | None = None) -> dict[str, Values]:
+        """The lists of the Example by name; those of ``keys`` that are there, or all.
+
+        Raises:
+            UserError: the data are no Example.
+        """
+        try:
+            return parse_example(self.data, keys)
+        except (MalformedError, UnicodeDecodeError) as error:
+            raise self._malformed(error) from error
+
+    def keys(self) -> list[str]:
+        """The names in the Example, sorted.
+
+        Raises:
+            UserError: the data are no Example.
+        """
+        try:
+            return example_keys(self.data)
+        except (MalformedError, UnicodeDecodeError) as error:
+            raise self._malformed(error) from error
+
+    def missing(self, wanted: Sequence[str]) -> UserError:
+        """The error that says which names were expected and which are there."""
+        there = self.keys()
+        shown = ", ".join(there[:40]) + (f" and {len(there) - 40} more" if len(there) > 40 else "")
+        return UserError(f"{self.place} has no {' and no '.join(map(repr, wanted))}; it has: {shown or 'nothing'}")
+
+    def _malformed(self, error: Exception) -> UserError:
+        return UserError(f"{self.place} is no tf.train.Example ({error}); expected a file of TensorFlow Datasets")
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The checksum that TFRecord files hold.
+
+    Raises:
+        MissingExtraError: google-crc32c is not installed.
+    """
+    return _masked(_crc32c()(data))
+
+
+def read_records(path: Path | str, *, check: bool = True) -> Iterator[Record]:
+    """The records of a file, in order; one is in memory at a time.
+
+    Args:
+        path: the file.
+        check: compare the checksums of the data; those of the lengths are always compared.
+
+    Raises:
+        UserError: the file cannot be read, ends within a record, or a checksum does not match.
+        MissingExtraError: google-crc32c is not installed.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            yield from _read(path, file, path.stat().st_size, check)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read(path: Path, file: BinaryIO, size: int, check: bool) -> Iterator[Record]:
+    crc32c = _crc32c()
+
+    def cut_off(record: int, needed: int) -> NoReturn:
+        raise UserError(
+            f"{path} ends within the record at byte {record}: it has {size} bytes and needs {needed}; download it again"
+        )
+
+    offset = 0
+    while head := file.read(_HEAD.size):
+        if len(head) < _HEAD.size:
+            cut_off(offset, offset + _HEAD.size)
+        length, checksum = _HEAD.unpack(head)
+        if _masked(crc32c(head[:8])) != checksum:
+            raise UserError(
+                f"{path} is damaged at byte {offset}: the checksum of the record's length is wrong; download it again"
+            )
+        end = offset + _HEAD.size + length + _SUM.size
+        if end > size:
+            cut_off(offset, end)
+        data, tail = file.read(length), file.read(_SUM.size)
+        if len(data) < length or len(tail) < _SUM.size:
+            cut_off(offset, end)
+        if check and _masked(crc32c(data)) != _SUM.unpack(tail)[0]:
+            raise UserError(
+                f"{path} is damaged between bytes {offset + _HEAD.size} and {end}: the checksum of the record at byte "
+                f"{offset} is wrong; download it again"
+            )
+        yield Record(path=path, offset=offset, data=data)
+        offset = end
+
+
+def _masked(checksum: int) -> int:
+    return (((checksum >> 15) | (checksum << 17)) + _MASK) & 0xFFFFFFFF
+
+
+def _crc32c() -> Callable[[bytes], int]:
+    try:
+        from google_crc32c import value
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("google-crc32c", "data") from error
+    return value

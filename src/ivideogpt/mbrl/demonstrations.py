@@ -1,0 +1,120 @@
+"""Demonstrations for an agent: an episode store, official .npz files, or scripted episodes recorded on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ivideogpt.core.episode import Episode
+from ivideogpt.core.errors import UserError
+from ivideogpt.data.convert.metaworld_npz import read_files
+from ivideogpt.data.convert.source_episode import SourceEpisode
+from ivideogpt.data.episode_files import is_store
+from ivideogpt.data.store.reader import EpisodeStore
+
+#: Where `ivideogpt demos import` and `demos collect` put those of an environment by default, and where they are found.
+DEMOS = Path("demos")
+#: Recorded where there are none; as many as the official code comes with.
+SCRIPTED = 5
+_METAWORLD = "metaworld/"
+
+
+def read_demos(folder: Path, task: str) -> list[Episode]:
+    """The demonstrations of a task in a folder, actions clipped to what the environment takes; files stay as they are.
+
+    Args:
+        folder: an episode store, or a folder (or a folder of folders) of official .npz files.
+        task: name of the environment, such as "metaworld/plate-slide".
+
+    Raises:
+        UserError: there are none, they are of another task, or lack actions or rewards.
+    """
+    if not folder.exists():
+        raise UserError(f"there is no folder {folder}; give one with demonstrations, or none to record scripted ones")
+    name = task.removeprefix(_METAWORLD)
+    found = list(_stored(folder) if is_store(folder) else _official(folder))
+    if not found:
+        raise UserError(f"{folder} holds no demonstrations; expected an episode store or official .npz files")
+    mine = [episode for episode in found if episode.meta.get("task", name).replace("_", "-") == name]
+    if not mine:
+        others = sorted({str(episode.meta.get("task")) for episode in found})
+        raise UserError(f"{folder} holds demonstrations of {', '.join(others)}, not of {name}; give those of {name}")
+    for episode in mine:
+        if episode.actions is None or episode.rewards is None:
+            raise UserError(f"demonstration {episode.key!r} in {folder} has no actions or no rewards; expected both")
+        np.clip(episode.actions, -1.0, 1.0, out=episode.actions)
+    return mine
+
+
+def check_demos(demos: list[Episode], *, action_dim: int, image: int) -> None:
+    """Refuses demonstrations that another environment made.
+
+    Raises:
+        UserError: their actions or frames have another size.
+    """
+    for demo in demos:
+        assert demo.actions is not None
+        if demo.actions.shape[1] != action_dim:
+            raise UserError(
+                f"demonstration {demo.key!r} has actions of {demo.actions.shape[1]} numbers and the environment takes "
+                f"{action_dim}; give demonstrations of this environment"
+            )
+        if demo.frames.shape[1:3] != (image, image):
+            height, width = demo.frames.shape[1:3]
+            raise UserError(
+                f"demonstration {demo.key!r} has frames of {height}x{width} pixels and the environment shows "
+                f"{image}x{image}; record them at that size"
+            )
+
+
+def scripted_demos(task: str, count: int, seed: int, options: dict) -> list[Episode]:
+    """Records ``count`` episodes by the script of an environment.
+
+    Raises:
+        UserError: it has none.
+    """
+    if task.startswith(_METAWORLD):
+        from ivideogpt.envs.record.metaworld_episodes import Recording, record_metaworld
+
+        known = {name: value for name, value in options.items() if name in Recording.__dataclass_fields__}
+        seeds = [seed * 1000 + number for number in range(count)]
+        return [_plain(one) for one in record_metaworld(task.removeprefix(_METAWORLD), seeds, Recording(**known))]
+    raise UserError(
+        f"there is no script for {task}; give demonstrations of it with demo_folder=FOLDER (an episode store), "
+        "or start without: demo=false"
+    )
+
+
+def _stored(folder: Path) -> Iterator[Episode]:
+    store = EpisodeStore(folder)
+    for index in range(len(store)):
+        episode = store[index]
+        actions = None if episode.actions is None else np.array(episode.actions, np.float32)
+        yield Episode(
+            frames=episode.frames,
+            actions=actions,
+            rewards=episode.rewards,
+            terminated=episode.terminated,
+            key=episode.key,
+            meta=store.info(index)["meta"],
+        )
+
+
+def _official(folder: Path) -> Iterator[Episode]:
+    paths = sorted(path for path in folder.rglob("*.npz") if path.name[0] != ".")
+    return map(_plain, read_files(folder=folder, paths=paths))
+
+
+def _plain(source: SourceEpisode) -> Episode:
+    frames = source.cameras[source.camera]
+    assert isinstance(frames, np.ndarray)
+    return Episode(
+        frames=frames,
+        actions=np.array(source.actions, np.float32),
+        rewards=source.rewards,
+        terminated=source.terminated,
+        key=source.key,
+        meta=dict(source.meta),
+    )

@@ -1,0 +1,136 @@
+"""Products with a weight matrix: as PyTorch does them, and from a second copy laid out for this processor.
+
+While a model imagines on a CPU, nearly all its time goes into reading weights for one or few positions. PyTorch's own
+product uses one core for one position, and on AMD processors half of what they can do for many; oneDNN's, from weights
+that were reordered once, is two to three times as fast (docs/performance.md). Weights of 8 bits are read four times as
+fast again, at a price in exactness, so they are used only where asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ivideogpt.core.errors import UserError
+from ivideogpt.models.weight_cache import Copies
+
+Product = Callable[[Tensor], Tensor]
+
+#: Positions that the reordered weights are laid out for: good for one, and for hundreds (measured).
+PACKED_POSITIONS = 16
+#: Weights up to this size lie in a core's cache: for a single position nothing beats the plain product.
+SMALL_BYTES = 2**20
+_INT8 = 127
+
+
+class Projection(nn.Linear):
+    """A linear layer without bias whose products may come from a copy of its weight.
+
+    In inference mode on a CPU the copy is made at first use, and made again when the weight has changed. Everything
+    else (training, other devices, other modes) uses the weight itself.
+
+    Attributes:
+        int8: in inference mode on a CPU the weight is rounded to 8 bits with a scale for each row, and what it is
+            multiplied with to 7 or 8 bits with a scale for each call.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        """Initialised by whoever holds it."""
+        super().__init__(in_features, out_features, bias=False)
+        self.int8 = False
+        self._products: Copies[Product] = Copies()
+
+    def forward(self, x: Tensor, rows: range | None = None) -> Tensor:
+        """``[... in_features]`` to ``[... out_features]``.
+
+        Args:
+            x: of the weight's dtype.
+            rows: only these rows of the weight; None: all.
+
+        Returns:
+            ``[... out_features]``, or ``[... len(rows)]``.
+        """
+        if self._may_copy(x):
+            return self._products.get(self.weight, (rows, self.int8), lambda weight: self._product(weight, rows))(x)
+        return F.linear(x, self.weight if rows is None else self.weight[rows.start : rows.stop])
+
+    def _may_copy(self, x: Tensor) -> bool:
+        if not torch.is_inference_mode_enabled() or x.device.type != "cpu":
+            return False
+        if self.int8:
+            return x.dtype == torch.float32
+        if x.dtype not in _packed_dtypes():
+            return False
+        single = x.numel() == x.shape[-1]
+        return not (single and self.weight.numel() * self.weight.element_size() <= SMALL_BYTES)
+
+    def _product(self, weight: Tensor, rows: range | None) -> Product:
+        weight = weight if rows is None else weight[rows.start : rows.stop]
+        return int8_product(weight) if self.int8 else packed_product(weight)
+
+
+def packed_product(weight: Tensor) -> Product:
+    """The product with ``weight`` ``[out in]``, reordered for oneDNN; same numbers up to rounding."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_POSITIONS)
+    multiply = torch.ops.mkldnn._linear_pointwise
+    return lambda x: multiply(x, packed, None, "none", [], "")
+
+
+def int8_product(weight: Tensor) -> Product:
+    """The product with ``weight`` float32 ``[out in]`` rounded to 8 bits."""
+    scales = (weight.abs().amax(dim=1) / _INT8).clamp(min=torch.finfo(torch.float32).tiny).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch means to move quantised tensors to another package some day
+        zeros = torch.zeros(len(weight), dtype=torch.long)
+        rounded = torch.quantize_per_channel(weight.contiguous(), scales, zeros, 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(rounded, None)
+    multiply, narrow = torch.ops.quantized.linear_dynamic, not _sums_without_overflow()
+    return lambda x: multiply(x, packed, narrow)
+
+
+def set_int8(module: nn.Module, on: bool = True) -> None:
+    """Has all projections of ``module`` multiply with 8 bits in inference mode, or no longer.
+
+    Raises:
+        UserError: this cannot be done here, and why.
+    """
+    projections = [part for part in module.modules() if isinstance(part, Projection)]
+    for part in projections if on else []:
+        weight = part.weight
+        if weight.device.type != "cpu" or weight.dtype != torch.float32:
+            name = str(weight.dtype).removeprefix("torch.")
+            raise UserError(
+                f"int8 was asked for with weights of {name} on {weight.device.type}; "
+                "expected float32 on a CPU, which it starts from; leave int8 out, or use the CPU"
+            )
+        if not hasattr(torch.ops.quantized, "linear_dynamic") or torch.backends.quantized.engine == "none":
+            raise UserError(f"PyTorch {torch.__version__} has no products of 8 bits on this processor; leave int8 out")
+    for part in projections:
+        part.int8 = on
+
+
+@functools.cache
+def _packed_dtypes() -> tuple[torch.dtype, ...]:
+    """Types whose products oneDNN has here: none without it, bfloat16 only where the processor computes in it."""
+    try:
+        x = torch.ones(2, 8)
+        if not torch.equal(packed_product(x)(x), F.linear(x, x)):
+            return ()
+        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError):
+        return ()
+    return (torch.float32, torch.bfloat16) if native else (torch.float32,)
+
+
+@functools.cache
+def _sums_without_overflow() -> bool:
+    """Whether the processor adds products of 8 bits in 32; on others only inputs of 7 bits are safe."""
+    try:
+        return bool(torch.cpu._is_vnni_supported())
+    except AttributeError:
+        return False

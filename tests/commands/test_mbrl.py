@@ -1,0 +1,189 @@
+"""ivideogpt mbrl: from a command line to a run, and what is refused in one sentence."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium")
+
+from ivideogpt.cli import main  # noqa: E402
+from ivideogpt.commands.mbrl import environment_name  # noqa: E402
+from ivideogpt.configs.mbrl import MBRL, find_mbrl  # noqa: E402
+from ivideogpt.core.episode import Episode  # noqa: E402
+from ivideogpt.core.errors import UserError  # noqa: E402
+from ivideogpt.mbrl.demonstrations import check_demos, read_demos, scripted_demos  # noqa: E402
+
+QUICK = ("evaluation_episodes=1",)
+
+
+def last_line(capsys) -> dict:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def refused(capsys, *words: str) -> str:
+    assert main(["mbrl", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and captured.err.startswith("ivideogpt: ")
+    return captured.err
+
+
+def test_the_debug_run_ends_with_its_figures_and_goes_on_to_more_frames(tmp_path, capsys) -> None:
+    folder = tmp_path / "run"
+    assert main(["mbrl", "debug", "--run", str(folder), "--set", *QUICK]) == 0
+    said = last_line(capsys)
+    assert said["env_frames"] == 80 and said["imagined_transitions"] > 0 and said["evaluations"] == 2
+    assert isinstance(said["return"], float) and 0 <= said["success"] <= 1
+    settings = json.loads((folder / "settings.json").read_text())
+    assert (settings["preset"], settings["method"], settings["task"]) == ("debug", "mbpo", "reacher")
+    assert main(["mbrl", "debug", "num_train_frames=90", f"run={folder}", "--set", *QUICK]) == 0
+    assert last_line(capsys)["env_frames"] == 90
+    assert main(["mbrl", "plot", str(folder), "--out", str(tmp_path / "curves")]) == 0
+    assert (tmp_path / "curves" / "curves.png").is_file()
+
+
+def test_a_run_does_not_go_on_with_other_settings(tmp_path, capsys) -> None:
+    folder = str(tmp_path / "run")
+    assert main(["mbrl", "debug", "--run", folder, "--no-imagination", "--set", *QUICK]) == 0
+    capsys.readouterr()
+    said = refused(capsys, "debug", "--run", folder, "--no-imagination", "--set", *QUICK, "agent.batch_size=9")
+    assert "other settings (agent)" in said
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "settings.json").write_text("{}")
+    assert "another kind of run" in refused(capsys, "debug", "--run", str(tmp_path / "else"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("metawrold",), "there is no preset 'metawrold' for mbrl; did you mean 'metaworld'"),
+        (("debug", "task=reachr"), "reachr"),
+        (("debug", "--compat", "oficial"), "expected none or official"),
+        (("debug", "--set", "agent.batch_sice=3"), "agent.batch_sice"),
+        (("debug", "num_train_frames=10"), "nothing would ever be learned"),
+        (("debug", "--model", "pusht-64"), "the environment shows 16"),
+        (("reacher", "--model", "metaworld-64"), "takes actions of 4 numbers and the environment of 2"),
+        (("debug", "--model", "nowhere"), "no folder, no Hub id"),
+        (("debug", "demo=true"), "there is no script for reacher"),
+        (("debug", "--demos", "nowhere"), "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(tmp_path, capsys, monkeypatch, words, said) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, *words, "--run", "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_checkpoint_without_a_reward_head_offers_what_to_do(tmp_path, capsys, build) -> None:
+    model = build("action_free")
+    model.save_pretrained(tmp_path / "model")
+    words = ("debug", "--run", str(tmp_path / "run"), "--model", str(tmp_path / "model"), "--set", *QUICK)
+    assert "set world_model.new_heads=true" in refused(capsys, *words)
+    more = ("world_model.new_heads=true", "world_model.initial_updates=1")
+    assert main(["mbrl", *words[:2], str(tmp_path / "other"), *words[3:], *more]) == 0
+    assert last_line(capsys)["imagined_transitions"] > 0
+
+
+def test_a_missing_package_names_the_extra(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ivideogpt.envs.pusht", None)
+    monkeypatch.setitem(sys.modules, "gym_pusht", None)
+    monkeypatch.setitem(sys.modules, "gym_pusht.envs.pusht", None)
+    monkeypatch.delitem(sys.modules, "ivideogpt.envs.pusht")
+    assert "ivideogpt[pusht]" in refused(capsys, "pusht", "--run", str(tmp_path / "run"))
+
+
+def test_names_of_tasks_are_understood_as_people_write_them() -> None:
+    assert environment_name("plate_slide") == environment_name("plate-slide") == "metaworld/plate-slide"
+    assert environment_name("metaworld/hammer") == "metaworld/hammer"
+    assert [environment_name(name) for name in ("pusht", "reacher", "CarRacing-v3")] == [
+        "pusht",
+        "reacher",
+        "CarRacing-v3",
+    ]
+
+
+@pytest.mark.parametrize("name", list(MBRL))
+def test_every_preset_can_be_written_and_read(name) -> None:
+    from ivideogpt.core.config import from_dict, to_dict
+
+    config = find_mbrl(name)
+    assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_the_official_preset_has_the_published_settings() -> None:
+    config = find_mbrl("official")
+    agent, world, imagination = config.agent, config.world_model, config.imagination
+    assert (config.frames, config.random_frames, config.stack, config.action_repeat) == (100_002, 4000, 3, 2)
+    assert (agent.batch_size, agent.updates, agent.learning_rate, agent.weight_decay) == (256, 2, 1e-4, 1e-6)
+    assert (agent.feature_size, agent.hidden_size, agent.channels, agent.target_rate) == (50, 1024, 32, 0.01)
+    assert (agent.return_steps, agent.discount, agent.noise_clip) == (3, 0.99, 0.3)
+    assert (agent.noise_start, agent.noise_end, agent.noise_frames) == (1.0, 0.1, 100_000)
+    assert (world.update_every, world.tokenizer_every, world.initial_updates) == (5, 20, 1000)
+    assert (world.batch_size, world.segment_frames, world.tokenizer_frames) == (16, 12, 5)
+    assert (imagination.rows, imagination.horizon, imagination.every, imagination.initial) == (32, 10, 100, 20)
+    assert (imagination.real_share, imagination.retained) == (0.5, 0)
+    assert (config.evaluate_every, config.evaluation_episodes) == (2000, 20)
+
+
+# Demonstrations
+
+
+def demo(task: str = "plate-slide", size: int = 64, actions: int = 4) -> Episode:
+    return Episode(
+        frames=np.zeros((5, size, size, 3), np.uint8),
+        actions=np.full((5, actions), 7.0, np.float32),
+        rewards=np.zeros(5, np.float32),
+        key="one",
+        meta={"task": task},
+    )
+
+
+def official(folder: Path, task: str) -> None:
+    (folder / task).mkdir(parents=True)
+    arrays = {"observation": np.zeros((6, 9, 64, 64), np.uint8), "action": np.full((6, 4), 24.8, np.float32)}
+    arrays |= {"reward": np.ones((6, 1), np.float32), "discount": np.ones((6, 1), np.float32)}
+    arrays["action"][0] = arrays["reward"][0] = 0  # row t leads into frame t
+    np.savez(folder / task / "20240101T000000_0_5.npz", **arrays)
+
+
+def test_official_demonstrations_are_read_clipped_and_left_as_they_are(tmp_path) -> None:
+    official(tmp_path, "plate-slide")
+    path = next(tmp_path.rglob("*.npz"))
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    (found,) = read_demos(tmp_path, "metaworld/plate-slide")
+    assert np.abs(found.actions).max() == 1 and found.frames.shape == (6, 64, 64, 3)
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+def test_official_demonstrations_are_imported_into_a_store_by_the_command(tmp_path, capsys) -> None:
+    pytest.importorskip("pyarrow")
+    official(tmp_path / "npz", "plate-slide")
+    official(tmp_path / "npz", "hammer")
+    assert main(["demos", "import", str(tmp_path / "npz"), "--out", str(tmp_path / "demos"), "--workers", "0"]) == 0
+    assert last_line(capsys)["tasks"].keys() == {"plate-slide", "hammer"}
+    (found,) = read_demos(tmp_path / "demos", "metaworld/hammer")
+    assert np.abs(found.actions).max() == 1 and found.rewards.sum() == 5
+
+
+def test_demonstrations_of_another_task_or_size_are_refused(tmp_path) -> None:
+    official(tmp_path, "hammer")
+    with pytest.raises(UserError, match="demonstrations of hammer, not of plate-slide"):
+        read_demos(tmp_path, "metaworld/plate-slide")
+    with pytest.raises(UserError, match="no demonstrations|no .npz"):
+        (tmp_path / "empty").mkdir()
+        read_demos(tmp_path / "empty", "metaworld/plate-slide")
+    with pytest.raises(UserError, match="actions of 4 numbers and the environment takes 2"):
+        check_demos([demo()], action_dim=2, image=64)
+    with pytest.raises(UserError, match="frames of 32x32 pixels"):
+        check_demos([demo(size=32)], action_dim=4, image=64)
+
+
+def test_scripted_demonstrations_are_recorded_where_there_are_none() -> None:
+    pytest.importorskip("metaworld")
+    try:
+        (found,) = scripted_demos("metaworld/plate-slide", 1, 0, {"action_repeat": 2, "steps": 5})
+    except UserError as error:
+        pytest.skip(f"Meta-World cannot be drawn here: {error}")
+    assert len(found) == 6 and found.meta["task"] == "plate-slide" and np.abs(found.actions).max() <= 1

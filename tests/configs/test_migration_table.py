@@ -1,0 +1,100 @@
+"""The table of official flags: complete, true to the official defaults, and leading to options that exist."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from ivideogpt.cli import VERBS, _options
+from ivideogpt.configs.migration_page import page
+from ivideogpt.configs.migration_table import CONFIGURATIONS, PROGRAMS
+from ivideogpt.configs.official import OFFICIAL
+from ivideogpt.configs.registry import find_preset
+from ivideogpt.core.config import to_dict
+
+FLAGS = Path(__file__).parents[2] / "../shared/data/official_flags.json"
+PAGE = Path(__file__).parents[2] / "docs" / "migrating.md"
+#: The verb whose options the column "here" means, where it names no other.
+VERB = {
+    "train_tokenizer.py": "train-tokenizer",
+    "train_gpt.py": "train-transformer",
+    "inference/predict.py": "predict",
+    "DATASET.yaml": "train-tokenizer",
+}
+ALL = {**PROGRAMS, **CONFIGURATIONS}
+
+
+@pytest.fixture(scope="module")
+def official():
+    if not FLAGS.exists():
+        pytest.skip(f"{FLAGS} is not here")
+    return json.loads(FLAGS.read_text())
+
+
+def test_the_table_has_every_official_flag_with_its_type_and_default(official):
+    assert PROGRAMS.keys() == official.keys()
+    for program, rows in official.items():
+        rows = {row["flag"][0].removeprefix("--"): row for row in rows}
+        assert PROGRAMS[program].keys() == rows.keys()
+        for name, row in rows.items():
+            flag, is_switch = PROGRAMS[program][name], row.get("action") == "store_true"
+            assert flag.is_switch == is_switch, name
+            assert flag.default == row.get("default", False if is_switch else None), name
+            if not is_switch:
+                assert flag.type.__name__ == row["type"].replace("SchedulerType", "str"), name
+
+
+def test_the_table_has_as_many_flags_as_there_are():
+    assert {program: len(flags) for program, flags in PROGRAMS.items()} == {
+        "train_tokenizer.py": 67,
+        "train_gpt.py": 63,
+        "inference/predict.py": 12,
+        "datasets/oxe_data_converter.py": 4,
+        "datasets/preprocess_bair.py": 3,
+        "datasets/preprocess_robonet.py": 2,
+        "datasets/preprocess_vp2.py": 2,
+    }
+
+
+def test_what_is_gone_says_why():
+    for flags in ALL.values():
+        for flag in flags.values():
+            assert flag.ours or flag.note, flag.name
+
+
+@pytest.mark.parametrize("program", ALL)
+def test_options_and_settings_in_the_table_exist(program):
+    settings = to_dict(find_preset(next(iter(OFFICIAL))))
+    for flag in ALL[program].values():
+        for text in re.findall(r"`([^`]+)`", f"{flag.ours} {flag.note}"):
+            verb = text.split()[1] if text.startswith("ivideogpt ") else VERB.get(program, "convert")
+            for option in re.findall(r"--([\w-]+)", text):
+                assert option in _options(VERBS[verb].load()), f"{flag.name}: ivideogpt {verb} has no --{option}"
+            for setting in re.findall(r"([\w.]+)=", text.partition("--set ")[2]):
+                value = settings
+                for part in setting.split("."):
+                    assert part in value, f"{flag.name}: there is no setting {setting}"
+                    value = value[part]
+
+
+def test_the_page_is_what_the_table_gives():
+    assert PAGE.read_text(encoding="utf-8") == page(), "python -m ivideogpt.configs.migration_page > docs/migrating.md"
+
+
+def test_the_page_has_a_row_for_each_flag_and_each_preset():
+    lines = page().splitlines()
+    for program, flags in ALL.items():
+        assert f"## {program}" in lines
+        dashes = "--" if program in PROGRAMS else ""
+        for name in flags:
+            assert any(line.startswith(f"| `{dashes}{name}`") for line in lines), name
+    for name in OFFICIAL:
+        assert any(f"`{name}`" in line for line in lines)
+
+
+def test_the_page_names_every_option_of_predict():
+    text = page()
+    part = text[text.index("## inference/predict.py") : text.index("## datasets/oxe_data_converter.py")]
+    missing = set(_options(VERBS["predict"].load())) - set(re.findall(r"--([a-z0-9-]+)", part)) - {"checkpoint"}
+    assert not missing

@@ -1,0 +1,57 @@
+"""Settings that official scripts need: no clipping, a constant rate, weight decay of the tokenizer."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from ivideogpt.cli import main
+from ivideogpt.commands.training_stages import find_tokenizer
+from ivideogpt.models.tokenizer import CompressiveTokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The data of the preset debug, and a tokenizer."""
+    folder = tmp_path_factory.mktemp("settings")
+    assert main(["train-tokenizer", "debug", "--run", f"{folder}/tok", "--steps", "2"]) == 0
+    return folder
+
+
+def train(folder, run, *settings, command="train-tokenizer", steps=2):
+    words = [command, "debug", "--data", f"{folder}/tok-data", "--run", str(run), "--steps", str(steps)]
+    words += ["--tokenizer", f"{folder}/tok"] if command == "train-transformer" else []
+    assert main([*words, "--set", *settings]) == 0
+
+
+@pytest.mark.parametrize("command", ["train-tokenizer", "train-transformer"])
+def test_gradients_are_not_clipped_where_there_is_no_norm(command, folder, tmp_path, monkeypatch):
+    called = []
+    clip = nn.utils.clip_grad_norm_
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *given, **named: (called.append(1), clip(*given, **named)))
+    part = command.removeprefix("train-")
+    train(folder, tmp_path / "none", f"{part}.clip_norm=null", "forecasts=[]", "model.forecast_width=0",
+          "transformer.imagined_share=0", command=command)  # fmt: skip
+    assert not called
+    train(folder, tmp_path / "some", f"{part}.clip_norm=1.0", "forecasts=[]", "model.forecast_width=0",
+          "transformer.imagined_share=0", command=command)  # fmt: skip
+    assert called
+
+
+def test_a_constant_rate_of_the_transformer_stays_at_its_peak(folder, tmp_path):
+    settings = ("transformer.schedule=constant", "transformer.learning_rate=1e-3", "transformer.steps=5")
+    train(folder, tmp_path / "run", *settings, command="train-transformer", steps=5)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["learning_rate"] for line in lines]
+    assert rates[2:] == pytest.approx([1e-3] * 3)  # after the two updates of the warm-up
+
+
+def test_weights_of_a_tokenizer_decay_where_it_is_told_to(folder, tmp_path):
+    for name, decay in (("without", 0), ("with", 100)):
+        train(folder, tmp_path / name, f"tokenizer.weight_decay={decay}")
+    norms = {}
+    for name in ("without", "with"):
+        tokenizer = CompressiveTokenizer.from_pretrained(find_tokenizer(str(tmp_path / name)))
+        norms[name] = torch.cat([weight.flatten() for weight in tokenizer.encoder.parameters()]).norm()
+    assert norms["with"] < 0.99 * norms["without"]
