@@ -1,7 +1,7 @@
-"""Checkpoints: tensors in safetensors files, and which folder a CHECKPOINT on the command line means.
+"""Checkpoints on disk: tensors in safetensors files, and the folder that a CHECKPOINT of the command line means.
 
 A checkpoint folder holds ``config.json`` or the pair ``tokenizer/`` and ``transformer/``. A run folder holds
-``checkpoints/step-00000010`` folders, each a checkpoint. Nothing here reads or writes a pickle.
+``checkpoints/step-00000010`` folders, each a checkpoint. No pickle is read or written.
 """
 
 from __future__ import annotations
@@ -16,28 +16,20 @@ from safetensors.torch import load_file, save_file
 
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.files import replace_folder, write_atomic, write_text_atomic
-
-__all__ = [
-    "is_checkpoint",
-    "load_tensors",
-    "replace_folder",
-    "resolve_checkpoint",
-    "save_tensors",
-    "step_folder",
-    "step_folders",
-    "write_atomic",
-    "write_text_atomic",
-]
+from ivideogpt.core.files import write_atomic
+from ivideogpt.core.reading import check_is_file, local_path, reading
 
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def save_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Writes named tensors of any shape and dtype as one safetensors file, atomically.
+    """Write named tensors of any shape and dtype to one safetensors file, atomically.
 
-    Tensors that share memory (tied weights) are written once each.
+    Tensors that share memory (tied weights) are each written in full.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
     """
     # safetensors refuses views and shared memory; a clone is neither.
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
@@ -45,14 +37,17 @@ def save_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor]) -> None:
     def write(temporary: Path) -> None:
         temporary.touch()
         mode = temporary.stat().st_mode  # the library makes files that nobody else may read
-        save_file(plain, temporary, metadata={"format": "pt"})
+        try:
+            save_file(plain, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk is reported as one
+            raise OSError(str(error)) from error
         temporary.chmod(mode)
 
     write_atomic(path, write)
 
 
 def load_tensors(path: Path | str, *, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-    """Reads a safetensors file onto ``device``.
+    """Load a safetensors file onto ``device``.
 
     Raises:
         UserError: the file is missing, damaged, or of another format (pickles are never opened).
@@ -62,36 +57,35 @@ def load_tensors(path: Path | str, *, device: torch.device | str = "cpu") -> dic
         raise UserError(
             f"{path} is not a .safetensors file; pickled weights can run code and are never opened: convert it"
         )
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path} does not exist; expected the tensors of a checkpoint there")
-    try:
+    check_is_file(path, "safetensors file")
+    with reading(path, "copy or download it again"):
         return load_file(path, device=str(device))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); copy or download it again") from error
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether ``folder`` holds a model: ``config.json``, or the official ``tokenizer/`` and ``transformer/``."""
+    """Return whether ``folder`` holds a model: ``config.json``, or the official ``tokenizer/`` and ``transformer/``."""
     return (folder / "config.json").is_file() or all((folder / part).is_dir() for part in ("tokenizer", "transformer"))
 
 
 def step_folder(run_folder: Path, step: int) -> Path:
-    """Where a run keeps its checkpoint of ``step``."""
+    """Return the folder of a run's checkpoint of ``step``."""
     return run_folder / "checkpoints" / f"step-{step:08d}"
 
 
 def step_folders(run_folder: Path) -> list[tuple[int, Path]]:
-    """The (step, folder) checkpoints of a run, oldest first."""
-    found = []
+    """Return the checkpoints of a run as (step, folder), oldest first."""
+    checkpoints = []
     for folder in (run_folder / "checkpoints").glob("step-*"):
         match = _STEP_FOLDER.fullmatch(folder.name)
         if match and folder.is_dir():
-            found.append((int(match[1]), folder))
-    return sorted(found)
+            checkpoints.append((int(match[1]), folder))
+    return sorted(checkpoints)
 
 
 def resolve_checkpoint(name: str, *, revision: str | None = None, shipped: Mapping[str, Path]) -> Path:
-    """The folder that CHECKPOINT means on a command line.
+    """Return the folder that CHECKPOINT means on a command line.
 
     Args:
         name: the name of a shipped model, a checkpoint folder, a run folder (its newest checkpoint), or a Hub id
@@ -104,7 +98,7 @@ def resolve_checkpoint(name: str, *, revision: str | None = None, shipped: Mappi
     """
     if name in shipped:
         return shipped[name]
-    folder = Path(name).expanduser()
+    folder = local_path(name)
     if folder.is_file():
         raise UserError(f"checkpoint {name!r} is a file; expected the folder that holds its config.json")
     if folder.is_dir():
@@ -132,7 +126,7 @@ def _hub_checkpoint(name: str, revision: str | None) -> Path:
 
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:  # a network, proxy, authorisation or cache error of whichever client the Hub uses
+    except Exception as error:  # network, proxy, authorisation and cache errors have no common class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"checkpoint {name!r} is no folder here and did not come from the Hugging Face Hub"

@@ -1,4 +1,4 @@
-"""A strict JSON codec for configurations: frozen keyword-only dataclasses in, plain JSON out, and back.
+"""Strict conversion between configurations (frozen keyword-only dataclasses) and JSON.
 
     save_json(path, to_dict(config))
     config = from_dict(TokenizerConfig, load_json(path), where="config.json")
@@ -20,26 +20,27 @@ from typing import Any, Literal, TypeVar, Union
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import write_text_atomic
+from ivideogpt.core.reading import check_is_file, local_path, reading
 
 ConfigT = TypeVar("ConfigT")
 
 
 def closest(name: str, options: Iterable[str]) -> str | None:
-    """The option most like ``name`` ("-" and "_" are the same), or None where none is near."""
-    plain = {option.lower().replace("-", "_"): option for option in options}
-    found = difflib.get_close_matches(name.lower().replace("-", "_"), plain, n=1, cutoff=0.6)
-    return plain[found[0]] if found else None
+    """Return the option most like ``name`` ("-" and "_" are the same), or None if none is similar."""
+    by_spelling = {option.lower().replace("-", "_"): option for option in options}
+    matches = difflib.get_close_matches(name.lower().replace("-", "_"), by_spelling, n=1, cutoff=0.6)
+    return by_spelling[matches[0]] if matches else None
 
 
 def suggestion(name: str, options: Iterable[str]) -> str:
-    """What follows an error about ``name``: "did you mean 'x'?", or the list of what there is."""
+    """Return the end of an error about ``name``: "did you mean 'x'?", or the list of options."""
     options = list(options)
-    near = closest(name, options)
-    return f"did you mean {near!r}?" if near else f"expected one of: {', '.join(sorted(options)) or '(nothing)'}"
+    option = closest(name, options)
+    return f"did you mean {option!r}?" if option else f"expected one of: {', '.join(sorted(options)) or '(nothing)'}"
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The fields of a dataclass as JSON values, nested dataclasses included; tuples become lists."""
+    """Return the fields of a dataclass as JSON values, nested dataclasses included; tuples become lists."""
     return {field.name: _to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
@@ -55,19 +56,19 @@ def _to_json(value: Any) -> Any:
 
 
 def from_dict(cls: type[ConfigT], values: Mapping[str, Any], *, where: str = "") -> ConfigT:
-    """Builds the dataclass ``cls`` from what ``to_dict`` gave.
+    """Return the dataclass ``cls`` with fields from JSON values, as ``to_dict`` gives them.
 
     Args:
         cls: the dataclass.
         values: its fields; those with a default may be left out.
-        where: where the values came from (a file, a key), to name it in errors.
+        where: the file or key that the values come from, for errors.
 
     Raises:
         UserError: an unknown key (with the closest name), a missing one, or a value of another type.
     """
     where = where or cls.__name__
     if not isinstance(values, Mapping):
-        raise UserError(f"{where} is {values!r}; expected an object with the keys of {cls.__name__}")
+        raise UserError(f"{where} is {_shortened(values)}; expected an object with the keys of {cls.__name__}")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # pyright: ignore[reportArgumentType]
     for name in values:
         if name not in fields:
@@ -81,9 +82,9 @@ def from_dict(cls: type[ConfigT], values: Mapping[str, Any], *, where: str = "")
 
 
 def _from_json(hint: Any, value: Any, where: str) -> Any:
-    """``value`` as the type ``hint``; ``where`` names it in errors."""
+    """Return ``value`` as the type ``hint``; ``where`` names it in errors."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    wrong = UserError(f"{where} is {value!r}; expected {_describe(hint)}")
+    wrong = UserError(f"{where} is {_shortened(value)}; expected {_describe(hint)}")
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
@@ -137,14 +138,17 @@ def _from_sequence(kind: type, arguments: tuple[Any, ...], value: Any, where: st
 
 def _from_scalar(hint: Any, value: Any, wrong: UserError) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise wrong from None
     if hint in (bool, int, float, str) and type(value) is hint:
         return value
     raise wrong
 
 
 def _describe(hint: Any) -> str:
-    """A type as a person would say it."""
+    """Return a type in plain English."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is type(None):
         return "null"
@@ -159,29 +163,34 @@ def _describe(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
 
 
+def _shortened(value: Any) -> str:
+    """Return the text of a value for an error, at most 100 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def load_json(path: Path | str) -> dict[str, Any]:
-    """Reads a JSON object.
+    """Load a JSON object from a file.
 
     Raises:
-        UserError: the file is missing, is not JSON, or holds something else than an object.
+        UserError: the file is missing, is not JSON, or holds another value than an object.
     """
-    path = Path(path)
-    try:
+    path = local_path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; expected a JSON file there")
+    check_is_file(path, "JSON file")
+    with reading(path, "restore it from its source", fault="cannot be read as JSON"):
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; expected a JSON file there") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); restore it from where it came") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds a JSON {type(values).__name__}; expected an object")
     return values
 
 
 def check_at_least(config: Any, **least: float) -> None:
-    """Checks numbers of a configuration against the least that each may be.
+    """Check numbers of a configuration against a lower bound each.
 
     Raises:
-        UserError: one is below; it is named.
+        UserError: a number is below its bound, or NaN; the message names it.
     """
     for name, bound in least.items():
         value = getattr(config, name)
@@ -190,7 +199,7 @@ def check_at_least(config: Any, **least: float) -> None:
 
 
 def save_json(path: Path | str, values: Mapping[str, Any]) -> None:
-    """Writes a JSON object; a reader sees the old file or the new one, never a part.
+    """Write a JSON object atomically.
 
     Raises:
         UserError: a value is NaN or infinite, which JSON cannot hold.

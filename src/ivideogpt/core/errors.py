@@ -1,20 +1,20 @@
-"""The one kind of error that is a user's to mend, and the end of a run that was asked to stop."""
+"""Errors that a user can correct, and the end of a run that was asked to stop."""
 
 
 class UserError(ValueError):
-    """Bad input: one sentence with the value found, what was expected and what to do.
+    """Bad input: one sentence that says what is wrong, what was expected and what to do.
 
     The command line prints the sentence and exits with code 2; in Python it is an ordinary ``ValueError``.
     """
 
 
 class MissingExtraError(UserError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """A missing optional package; the message names the extra that installs it."""
 
     def __init__(self, package: str, extra: str) -> None:
-        """Names the missing ``package`` and the ``extra`` of ivideogpt that installs it."""
+        """Name the missing ``package`` and the ``extra`` of ivideogpt that installs it."""
         super().__init__(f"{package} is not installed; run: pip install 'ivideogpt[{extra}]'")
 
 
 class Stopped(Exception):
-    """A run was asked to stop (SIGTERM) and has saved; the same command goes on from there."""
+    """The end of a run that was asked to stop (SIGTERM) and has saved a checkpoint; the same command resumes it."""

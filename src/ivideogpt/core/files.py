@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all.
+"""Atomic writes: a file or folder appears whole or not at all.
 
 write_atomic("strip.png", image.save)                 # the writer gets a temporary path in the same folder
 write_text_atomic("metrics.json", text)
@@ -15,18 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.reading import local_path
 
 
 def write_atomic(path: Path | str, writer: Callable[[Path], object]) -> None:
-    """Lets ``writer`` fill a temporary file, then moves it to ``path`` in one step.
+    """Let ``writer`` fill a temporary file, then move it to ``path`` in one step.
 
-    The temporary file lies in the same folder and ends in the same suffix, for writers that choose a format by it.
-    Missing parent folders are made. Where the writer fails, nothing is left behind.
+    The temporary file is in the same folder and has the same suffix, for writers that choose a format by it. Missing
+    parent folders are created. If the writer fails, nothing is left behind.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
     """
-    path = Path(path)
+    path = local_path(path)
     temporary = _temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,27 +36,27 @@ def write_atomic(path: Path | str, writer: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
         _flush_to_disk(path.parent)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):  # the first error says more than a failed clean-up
             temporary.unlink(missing_ok=True)
 
 
 def write_text_atomic(path: Path | str, text: str) -> None:
-    """Writes ``text`` as UTF-8; see ``write_atomic``."""
+    """Write ``text`` as UTF-8; see ``write_atomic``."""
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def replace_folder(target: Path | str, writer: Callable[[Path], object]) -> None:
-    """Lets ``writer`` fill a temporary folder, then swaps it into the place of ``target``.
+    """Let ``writer`` fill a temporary folder, then put it in the place of ``target``.
 
-    A reader finds the old folder, for an instant none, or the new one; never a part of one. A folder that holds
-    anything the new one does not replace by the same name is left alone: it is not ours to delete.
+    A reader sees the old folder, for an instant none, or the new one; never a part of one. A target that holds
+    anything that the new folder does not replace by the same name is refused, so that nothing of the user's is lost.
 
     Raises:
         UserError: ``target`` holds something else, is a file, or cannot be written.
     """
-    target = Path(target)
+    target = local_path(target)
     temporary, old = _temporary_beside(target), _temporary_beside(target)
     try:
         if target.is_file():
@@ -65,18 +66,15 @@ def replace_folder(target: Path | str, writer: Callable[[Path], object]) -> None
         for file in temporary.rglob("*"):
             _flush_to_disk(file)
         if target.exists():
-            strangers = sorted(
-                {entry.name for entry in target.iterdir()} - {entry.name for entry in temporary.iterdir()}
-            )
-            if strangers:
-                raise UserError(
-                    f"{target} holds {strangers[0]!r}, which would be lost; choose a new or an empty folder"
-                )
+            new_names = {entry.name for entry in temporary.iterdir()}
+            lost = sorted(entry.name for entry in target.iterdir() if entry.name not in new_names)
+            if lost:
+                raise UserError(f"{target} holds {lost[0]!r}, which would be lost; choose a new or an empty folder")
             target.rename(old)
         temporary.rename(target)
         _flush_to_disk(target.parent)
     except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror or error}; choose another place") from error
+        raise cannot_write(target, error) from error
     finally:
         if old.exists() and not target.exists():
             old.rename(target)
@@ -84,8 +82,13 @@ def replace_folder(target: Path | str, writer: Callable[[Path], object]) -> None
         shutil.rmtree(old, ignore_errors=True)
 
 
+def cannot_write(path: Path | str, error: OSError) -> UserError:
+    """Return the error for a file or folder that the system refused to write."""
+    return UserError(f"{path} cannot be written: {error.strerror or error}; choose another place")
+
+
 def _temporary_beside(path: Path) -> Path:
-    # Hidden, so that a listing of runs or checkpoints passes over what a killed process left behind.
+    # Hidden, so that a listing of runs or checkpoints skips what a killed process left behind.
     return path.parent / f".{uuid.uuid4().hex[:8]}.{path.name}"
 
 

@@ -13,9 +13,10 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ivideogpt.core.checkpoint import load_tensors, save_tensors, write_text_atomic
+from ivideogpt.core.checkpoint import load_tensors, save_tensors
 from ivideogpt.core.config import load_json
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.files import write_text_atomic
 from ivideogpt.core.layout import TokenLayout
 from ivideogpt.models.autoencoder import CrossAttentionBlock, Decoder, Encoder
 from ivideogpt.models.quantizer import VectorQuantizer

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ivideogpt.core.checkpoint import load_tensors, save_tensors, write_text_atomic
+from ivideogpt.core.checkpoint import load_tensors, save_tensors
 from ivideogpt.core.config import from_dict, load_json
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.files import write_text_atomic
 from ivideogpt.models.heads import Heads, HeadsConfig
 from ivideogpt.models.tokenizer import CONFIG_FILE, CompressiveTokenizer, load_state
 from ivideogpt.models.transformer import Transformer, TransformerConfig

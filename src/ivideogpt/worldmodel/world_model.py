@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ivideogpt.core.checkpoint import load_tensors, replace_folder, resolve_checkpoint, write_text_atomic
+from ivideogpt.core.checkpoint import load_tensors, resolve_checkpoint
 from ivideogpt.core.config import from_dict, load_json, to_dict
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.files import replace_folder, write_text_atomic
 from ivideogpt.core.layout import TokenLayout
 from ivideogpt.core.run import choose_device
 from ivideogpt.decoding.sampling import RandomStreams, Sampling
