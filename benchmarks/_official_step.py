@@ -14,10 +14,10 @@ import copy
 from collections.abc import Callable
 
 import torch
+from _official_rollout import new_llama, plain_tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ivideogpt.bench.official import new_llama, plain_tokenizer
 from ivideogpt.metrics.perceptual import PerceptualDistance
 from ivideogpt.models.discriminator import Discriminator
 from ivideogpt.models.tokenizer import CompressiveTokenizer

@@ -25,15 +25,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import _measuring as measuring
 import torch
 import tyro
+from _official_rollout import import_transformers
 from _official_step import OfficialTokenizer, OfficialTransformer
 from _our_step import OurTokenizer, OurTransformer, new_perceptual, tiny_recipe
+from _subject import new_tokenizer, pictures
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ivideogpt.bench import measuring
-from ivideogpt.bench.official import import_transformers
-from ivideogpt.bench.subject import new_tokenizer, pictures
+from ivideogpt.commands.bench import matrix_product
 from ivideogpt.configs.official import oxe_64_act_free
 from ivideogpt.configs.recipe import Recipe
 from ivideogpt.core.config import check_at_least
@@ -238,7 +239,7 @@ def measure(options: Options, part: Part, folder: Path) -> tuple[dict[Row, Figur
     difference = check_losses(losses)
     size = 256 if options.size == "tiny" else 8192 if device.type == "cuda" else 2048
     precisions = {row.precision for row in rows}
-    peaks = {name: measuring.product(device, getattr(torch, name), size) for name in precisions}
+    peaks = {name: matrix_product(device, getattr(torch, name), size) for name in precisions}
     counts = {row: operations(update) for row, update in updates.items() if not row.compiled}  # and a warm-up
     for action in [*(peak.action for peak in peaks.values()), *(updates[row] for row in rows if row.compiled)]:
         action()
@@ -268,7 +269,7 @@ def most_memory(options: Options, part: Part, row: Row) -> int | None:
             updates, _ = build(options, part, [row], Path(folder))
             for _ in range(2):  # the optimizer's state comes with the first
                 updates[row]()
-    most = measuring.most_memory(device, before)
+    most = measuring.peak_memory(device, before)
     return None if most is None else most // 2**20
 
 

@@ -21,7 +21,6 @@ FLOORS = {
     "posttrain": 7,
     "reports": 8,
     "configs": 9,
-    "bench": 10,
     "serve": 10,
     "commands": 11,
     "scaling": 12,
@@ -31,8 +30,6 @@ FLOORS = {
 #: Imports that still go upwards: each is a debt.
 SAME_FLOOR = {("decoding", "worldmodel"), ("models", "data")}
 NEVER_IMPORTED = {"torchvision", "diffusers", "pickle", "transformers"}
-#: The baseline of a benchmark is made with it; the command works without.
-MAY_IMPORT = {("bench/official.py", "transformers")}
 MOST_LINES = 400
 
 PACKAGE = Path(__file__).parents[1] / "src" / "ivideogpt"
@@ -61,8 +58,7 @@ def test_imports_go_downwards_only(path: Path) -> None:
     assert here in FLOORS, f"{here} has no floor; give it one in FLOORS and in docs/architecture.md"
     for name in imported_modules(path):
         parts = name.split(".")
-        allowed = (path.relative_to(PACKAGE).as_posix(), parts[0]) in MAY_IMPORT
-        assert allowed or parts[0] not in NEVER_IMPORTED, f"{path.name} imports {parts[0]}"
+        assert parts[0] not in NEVER_IMPORTED, f"{path.name} imports {parts[0]}"
         if parts[0] != "ivideogpt" or len(parts) < 2 or parts[1] in (here, "__version__"):
             continue
         there = parts[1]

@@ -57,12 +57,7 @@ VERBS: Mapping[str, Verb] = {
     "evaluate": Verb(
         "ivideogpt.commands.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"
     ),
-    "bench rollout": Verb(
-        "ivideogpt.commands.bench:bench_rollout", "measure how fast a model imagines here, beside the official way"
-    ),
-    "bench long": Verb(
-        "ivideogpt.commands.bench:bench_long", "measure a thousand steps: time, memory and drift from what happened"
-    ),
+    "bench": Verb("ivideogpt.commands.bench:bench", "measure how fast a model imagines on this machine"),
     "mbrl": Verb("ivideogpt.commands.mbrl:mbrl", "train an agent on real and imagined episodes"),
     "mbrl plot": Verb("ivideogpt.commands.mbrl_plot:mbrl_plot", "draw what such runs reached, over their seeds"),
     "train-demo": Verb(

@@ -4,7 +4,6 @@ import copy
 import importlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,15 +12,11 @@ from torch import nn
 
 from ivideogpt import UserError
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-if not FOLDER.is_dir():
-    pytest.skip("the benchmarks are not part of a source distribution", allow_module_level=True)
 pytest.importorskip("transformers", reason="the baseline comes with: pip install 'ivideogpt[dev]'")
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
+def script():
     return importlib.import_module("train_step")
 
 

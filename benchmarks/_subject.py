@@ -1,12 +1,14 @@
-"""What is measured: a model and what it starts from, of a checkpoint or of random weights in a published shape."""
+"""Inputs of the benchmarks: a model of a checkpoint, or random weights in a published shape, with its start."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import torch
+import tyro
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,31 +29,31 @@ from ivideogpt.worldmodel.official_format import has_official_heads
 from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
 from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON, WorldModel
 
-Size = Literal["official-64", "medium", "demo"]
-
-#: Published shapes that are filled with random weights.
+#: Published shapes, to be filled with random weights.
 RECIPES: Mapping[str, Callable[[], Recipe]] = {"official-64": oxe_64_act_free, "medium": oxe_64_act_free_medium}
 DEMO = "pusht-64"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutOptions:
-    """What is imagined, and how it is measured.
+    """Measures the speed of imagination beside the official way.
 
     Attributes:
-        source: a checkpoint, or the name of a published shape.
-        batch: clips that are imagined at once.
+        source: a checkpoint, the name of a shipped model, or official-64 or medium: the published shapes with random
+            weights.
+        batch: clips that are imagined together.
         horizon: frames to imagine.
-        context_frames: frames to start from; None: those of the model.
+        context_frames: frames to start from; default: those of the model.
         action_dim: numbers in an action of a published shape; 0: without actions.
-        device: "auto", "cpu", "cuda", ...
-        rounds: turns that are timed.
-        threads: of the CPU; None: as PyTorch chooses.
-        memory: measured, in a process for each row.
-        baselines: measured too; with many rows they take long.
+        device: auto, cpu, cuda, ...
+        rounds: timed repetitions; the figures are medians.
+        threads: of the CPU; default: as PyTorch chooses.
+        memory: measure the memory too, in one process for each row.
+        baselines: measure the official way and one call of generate too; with many clips they take long.
+        out: a folder for a file with the figures, named by the time.
     """
 
-    source: str
+    source: Annotated[str, tyro.conf.Positional] = "official-64"
     batch: int = 1
     horizon: int = DEFAULT_HORIZON
     context_frames: int | None = None
@@ -61,9 +63,10 @@ class RolloutOptions:
     threads: int | None = None
     memory: bool = True
     baselines: bool = True
+    out: Path | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number is too small."""
+        """Check the numbers; raise UserError where one is too small."""
         check_at_least(self, batch=1, horizon=1, action_dim=0, rounds=1)
         for name in ("context_frames", "threads"):
             if getattr(self, name) is not None:
@@ -71,13 +74,13 @@ class RolloutOptions:
 
 
 class Subject(NamedTuple):
-    """A model and what it starts from.
+    """A model with the start of its clips.
 
     Attributes:
         model: in float32, in evaluation mode.
         context: float ``[b c 3 h w]`` in [0, 1], on the model's device.
         actions: ``[b horizon a]`` in model units, on the model's device, or None.
-        noise: nothing of it was recorded.
+        noise: context and actions are noise, not recordings.
     """
 
     model: WorldModel
@@ -87,7 +90,7 @@ class Subject(NamedTuple):
 
 
 def new_subject(options: RolloutOptions) -> Subject:
-    """Loads or makes the model; the same numbers for the same options.
+    """Load or make the model; the same numbers for the same options.
 
     Raises:
         UserError: the checkpoint cannot be read, or the horizon does not fit.
@@ -110,28 +113,28 @@ def new_subject(options: RolloutOptions) -> Subject:
 
 
 def sampling_for(model: WorldModel, *, greedy: bool = False) -> Sampling:
-    """How all rows draw: from all ids, as the official code, where it could load the model; else from the legal ones.
+    """Return the sampling of all rows: from all ids, as in the official code, where it could load the model.
 
-    Without actions the official code also draws the separators.
+    Other models draw from the legal ids. Without actions the official code draws the separators too.
     """
     official = has_official_heads(model.config.heads) and model.tokenizer.config.conditional
     return Sampling(greedy=greedy, legal_only=not official, free_separators=official and not model.action_dim)
 
 
 def pictures(rows: int, count: int, size: int) -> Tensor:
-    """Float ``[rows count 3 size size]`` in [0, 1]: coarse colours and noise."""
+    """Make pictures of coarse colours and noise: float ``[rows count 3 size size]`` in [0, 1]."""
     coarse = F.interpolate(torch.rand(rows * count, 3, 5, 5), (size, size), mode="bilinear")
     return (0.8 * coarse + 0.2 * torch.rand(coarse.shape)).unflatten(0, (rows, count))
 
 
 def new_tokenizer(shape: TokenizerConfig) -> CompressiveTokenizer:
-    """Random weights; the codes lie about vectors that frames have, far enough apart that rounding changes no token."""
+    """Make a tokenizer of random weights whose codes lie near encoded vectors, too far apart for rounding to matter."""
     tokenizer = CompressiveTokenizer(shape).eval()
     with torch.no_grad():
-        seen = tokenizer(pictures(1, shape.context_frames + 1, shape.resolution))
+        encoded = tokenizer(pictures(1, shape.context_frames + 1, shape.resolution))
         for quantizer, vectors in (
-            (tokenizer.quantize, seen.context_vectors),
-            (tokenizer.dynamics_quantize, seen.dynamics_vectors),
+            (tokenizer.quantize, encoded.context_vectors),
+            (tokenizer.dynamics_quantize, encoded.dynamics_vectors),
         ):
             codes, pool = quantizer.embedding.weight, vectors.flatten(0, -2)
             codes.copy_(pool[torch.randint(len(pool), (len(codes),))] + 0.5 * pool.std() * torch.randn(codes.shape))
@@ -154,7 +157,7 @@ def _loaded_model(options: RolloutOptions) -> WorldModel:
 
 
 def _recorded(model: WorldModel, options: RolloutOptions) -> tuple[Tensor, Tensor | None] | None:
-    """Starts of the episodes that lie beside the checkpoint, in turn; None where there are none long enough."""
+    """Return the start of each episode of the checkpoint in turn; None where none is long enough."""
     file = resolve_checkpoint(options.source, shipped=SHIPPED) / EPISODES_FILE
     if not file.is_file():
         return None

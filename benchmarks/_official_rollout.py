@@ -1,7 +1,6 @@
-"""The official way to imagine, written again: ``LlamaForCausalLM.generate`` of transformers between plain convolutions.
+"""The official rollout, written again: ``LlamaForCausalLM.generate`` of transformers and plain convolutions.
 
-Needs the extra ``dev``; nothing else in the package imports transformers. Weights are those of a world model, shared
-with it, so that both sides imagine the same.
+Needs the extra ``dev``. The weights are those of a world model, shared with it, so that both imagine the same.
 
 Source: thuml/iVideoGPT inference/predict.py, ivideogpt/transformer/action_model.py and ivideogpt/vq_model.
 """
@@ -26,21 +25,21 @@ from ivideogpt.worldmodel.world_model import WorldModel
 
 
 def import_transformers() -> Any:
-    """The package that the baseline is made with; only here, because it takes seconds.
+    """Import transformers, which takes seconds.
 
     Raises:
         MissingExtraError: it is not installed.
     """
     try:
         import transformers
-        import transformers.models.llama.modeling_llama  # parts load late: better here than while one measures
+        import transformers.models.llama.modeling_llama  # some modules load late: not while something is timed
     except ImportError as error:
         raise MissingExtraError("transformers", "dev") from error
     return transformers
 
 
 def new_llama(shape: TransformerConfig) -> Any:
-    """``LlamaForCausalLM`` of ``shape`` that no token ends; its weights are to be loaded.
+    """Make a ``LlamaForCausalLM`` without an end token; its weights are to be loaded.
 
     Raises:
         MissingExtraError: transformers is not installed.
@@ -52,7 +51,7 @@ def new_llama(shape: TransformerConfig) -> Any:
 
 
 def plain_tokenizer(tokenizer: CompressiveTokenizer) -> CompressiveTokenizer:
-    """A copy with the same weights that computes as the official class does.
+    """Copy a tokenizer so that it computes as the official class does.
 
     Convolutions are contiguous, the context's features are repeated for each future frame, and attention also gives
     its weights.
@@ -76,13 +75,13 @@ def _repeat_context(_: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[Tensor, 
 
 
 class Clip(NamedTuple):
-    """What one clip came out as.
+    """One imagined clip.
 
     Attributes:
         ids: int64 ``[b f m]`` of the full vocabulary.
         frames: ``[b f c h w]`` in [0, 1].
-        context_codes: int64 ``[b c n]``, or None where the tokenizer did not tell.
-        separators: int64 ``[b f]``, or None: those that the layout says.
+        context_codes: int64 ``[b c n]``, or None.
+        separators: int64 ``[b f]``, or None: those of the layout.
     """
 
     ids: Tensor
@@ -92,19 +91,19 @@ class Clip(NamedTuple):
 
 
 class PlacedEmbedding(nn.Module):
-    """The embeddings that a LLaMA reads: those of the ids, and what a world model adds at their places.
+    """Embeddings of the ids, plus what the world model adds at their positions.
 
     Attributes:
         position: of the next id; set back to 0 to read the same sequence again.
     """
 
     def __init__(self, model: WorldModel) -> None:
-        """Takes the embeddings of ``model``, not a copy."""
+        """Share the embeddings of ``model``."""
         super().__init__()
         self.model, self.position = model, 0
 
     def begin(self, rows: int, horizon: int, actions: Tensor | None) -> None:
-        """A new sequence: ``rows`` clips of ``horizon`` future frames with actions ``[b f a]`` in model units."""
+        """Begin a new sequence of ``rows`` clips of ``horizon`` frames with actions ``[b f a]`` in model units."""
         model, layout = self.model, self.model.layout
         length = layout.length(model.context_frames, horizon)
         self.slots = layout.slots(model.context_frames, horizon).to(model.device)
@@ -116,7 +115,7 @@ class PlacedEmbedding(nn.Module):
         self.actions, self.opened, self.position = actions, 0, 0
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Embeddings ``[b n d]`` of the next ids int64 ``[b n]``."""
+        """Embed the next ids int64 ``[b n]``: ``[b n d]``."""
         here = slice(self.position, self.position + ids.shape[1])
         self.position = here.stop
         self.ids = torch.cat([self.ids[:, : here.start], ids], dim=1)
@@ -126,7 +125,7 @@ class PlacedEmbedding(nn.Module):
         return embeddings.embed(self.model, ids, self.slots[here]) + self.added[:, here]
 
     def _open(self, frame: int) -> None:
-        """Notes what joins the positions of a future frame, once all before it is known."""
+        """Compute what is added at the positions of a future frame from the frames before it."""
         model, start = self.model, self.starts[frame]
         action = None if self.actions is None else self.actions[:, frame]
         guess = None
@@ -139,10 +138,10 @@ class PlacedEmbedding(nn.Module):
 
 
 class LlamaRollout:
-    """Imagines the clips of a world model with ``generate``: call by call, or in one call with a kept cache."""
+    """Rollouts of a world model by ``generate``: one call a frame, or one call with a cache."""
 
     def __init__(self, model: WorldModel) -> None:
-        """Shares the transformer's weights and copies the tokenizer's.
+        """Share the weights of the transformer and copy those of the tokenizer.
 
         Raises:
             MissingExtraError: transformers is not installed.
@@ -158,14 +157,14 @@ class LlamaRollout:
 
     @property
     def tokenizer(self) -> CompressiveTokenizer:
-        """The one that it computes with."""
+        """The copy that computes as the official class does."""
         return self.model.tokenizer
 
     @torch.inference_mode()
     def official(
         self, context: Tensor, actions: Tensor | None, horizon: int, sampling: Sampling, codes: Tensor | None = None
     ) -> Clip:
-        """One call of ``generate`` for each frame, which reads all that stands before it; the whole clip is tokenised.
+        """Imagine with one call of ``generate`` a frame, which reads the whole prefix; tokenise the whole clip.
 
         Without actions it is one call for all frames, as in the official code.
 
@@ -173,8 +172,8 @@ class LlamaRollout:
             context: float ``[b c 3 h w]`` in [0, 1].
             actions: ``[b f a]`` in model units, or None.
             horizon: future frames f.
-            sampling: how to draw.
-            codes: int64 ``[b c n]`` to go on from instead of the tokenizer's own.
+            sampling: of the tokens.
+            codes: int64 ``[b c n]`` of the context, instead of the tokenizer's own.
         """
         later = context.new_zeros(len(context), horizon, *context.shape[2:])
         ids, _ = self.tokenizer.tokenize(torch.cat([context, later], dim=1))
@@ -195,7 +194,7 @@ class LlamaRollout:
     def cached(
         self, context: Tensor, actions: Tensor | None, horizon: int, sampling: Sampling, codes: Tensor | None = None
     ) -> Clip:
-        """One call of ``generate`` for all frames; only the context is tokenised. Arguments as in `official`."""
+        """Imagine with one call of ``generate`` for all frames; tokenise only the context. See `official`."""
         own, _ = self.tokenizer.encode_context(context)
         return self._in_one_call(own if codes is None else codes, actions, horizon, sampling)
 
@@ -205,7 +204,7 @@ class LlamaRollout:
         return self._decoded(self._generate(sampling, count, input_ids=ids), codes)
 
     def _prompt(self, codes: Tensor) -> Tensor:
-        """The context and the first separator."""
+        """Return the ids of the context and the first separator."""
         ids = self.model.layout.join(codes)
         return torch.cat([ids, torch.full_like(ids[:, :1], self.model.layout.dynamics_separator)], dim=1)
 
