@@ -11,10 +11,11 @@ import pytest
 import simplejpeg
 
 from ivideogpt.cli import main
-from ivideogpt.commands.convert import KINDS, convert
+from ivideogpt.commands.convert import convert
 from ivideogpt.core.errors import UserError
 from ivideogpt.data import EpisodeStore
 from ivideogpt.data.catalog import dataset_info
+from ivideogpt.data.convert.importers import IMPORTERS
 
 WRITERS = Path(__file__).parents[1] / "data" / "convert"
 
@@ -77,15 +78,15 @@ def test_what_cannot_be_meant_is_one_sentence(words, message, capsys, tmp_path, 
     assert not (tmp_path / "DST").exists()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", IMPORTERS)
 def test_every_kind_has_a_reader_whose_options_the_command_has(kind):
-    module = KINDS[kind].load()
+    module = IMPORTERS[kind].load()
     source, *options = inspect.signature(module.tasks).parameters.values()
     assert source.name == "source"
     assert {option.kind for option in options} <= {inspect.Parameter.KEYWORD_ONLY}
     mine = set(inspect.signature(convert).parameters)
     for option in options:
-        assert option.name in mine or option.name == KINDS[kind].word, f"convert has no --{option.name}"
+        assert option.name in mine or option.name == IMPORTERS[kind].positional, f"convert has no --{option.name}"
 
 
 def test_a_source_of_another_make_leaves_no_store(bair, tmp_path):

@@ -2,55 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from ivideogpt.commands.output import print_json, print_table
-from ivideogpt.core.config import suggestion
+from ivideogpt.core.config import suggestion, to_dict
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.catalog import DATASETS
+from ivideogpt.data.convert.importers import IMPORTERS, command_options
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.reader import EpisodeStore
-from ivideogpt.data.store.writer import convert_to_store
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of source.
-
-    Attributes:
-        module: file in ``ivideogpt.data.convert`` with ``tasks(source, **options)``, and either
-            ``facts(source, **options)`` or the constant ``FACTS`` (by word, where the kind has one).
-        word: name of the option that stands before SRC on the command line; "": none.
-    """
-
-    module: str
-    word: str = ""
-
-    def load(self) -> Any:
-        """Imports the module."""
-        return importlib.import_module(f"ivideogpt.data.convert.{self.module}")
-
-
-#: Every kind of source by its name on the command line.
-KINDS: Mapping[str, Kind] = {
-    "oxe": Kind("oxe", word="name"),
-    "bair": Kind("bair"),
-    "robonet": Kind("robonet"),
-    "vp2": Kind("vp2", word="benchmark"),
-    "ssv2": Kind("ssv2"),
-    "metaworld-npz": Kind("metaworld"),
-    "lerobot": Kind("lerobot"),
-    "video": Kind("video"),
-}
+from ivideogpt.data.store.writer import ConversionSummary, convert_to_store
 
 
 def convert(
@@ -87,8 +56,8 @@ def convert(
         revision: lerobot: of the dataset on the Hub.
         split: metaworld-npz: of all episodes: train (default), val, or test where they are to be held out.
     """
-    if kind not in KINDS:
-        raise UserError(f"there is no kind {kind!r} of source; {suggestion(kind, KINDS)}")
+    if kind not in IMPORTERS:
+        raise UserError(f"there is no kind {kind!r} of source; {suggestion(kind, IMPORTERS)}")
     given: dict[str, Any] = {
         "cameras": tuple(name.strip() for name in cameras.split(",")) if cameras else None,
         "partial": partial or None,
@@ -103,27 +72,27 @@ def convert(
     }
     source, target, options = _read_words(kind, words)
     options |= {name: value for name, value in given.items() if value is not None}
-    module = KINDS[kind].load()
+    module = IMPORTERS[kind].load()
     _check_options(kind, module.tasks, options)
     start = time.perf_counter()
     tasks = module.tasks(source, **options)
     facts = _facts(kind, module, source, options)
-    # Which files are there may change from one call to the next; everything else must stay.
-    lasting = {name: value for name, value in options.items() if name not in ("partial", KINDS[kind].word)}
+    # The available files may change from one call to the next; everything else must stay.
+    lasting = command_options(IMPORTERS[kind], options)
     facts = replace(facts, options={name: _plain(value) for name, value in lasting.items()})
-    convert_to_store(tasks, target, facts=facts, workers=workers)
-    _print_store(kind, target, time.perf_counter() - start)
+    summary = convert_to_store(tasks, target, facts=facts, workers=workers)
+    _print_store(kind, target, summary, time.perf_counter() - start)
 
 
 def _read_words(kind: str, words: tuple[str, ...]) -> tuple[Any, str, dict[str, Any]]:
     """Source, target and the option that stands before them."""
-    word = KINDS[kind].word
+    word = IMPORTERS[kind].positional
     expected = [*([word.upper()] if word else []), "SRC", "DST"]
     if len(words) != len(expected):
         raise UserError(f"convert {kind} got {len(words)} words after it; expected {' '.join(expected)}")
     *before, source, target = words
     # A source that is no folder may be the id of a dataset on the Hub; a reader of folders says what is wrong.
-    place = source if kind == "lerobot" and not Path(source).exists() else Path(source)
+    place = source if IMPORTERS[kind].from_hub and not Path(source).exists() else Path(source)
     return place, target, {word: before[0]} if word else {}
 
 
@@ -131,7 +100,7 @@ def _check_options(kind: str, tasks: Callable[..., Any], options: Mapping[str, A
     known = [name for name in inspect.signature(tasks).parameters if name != "source"]
     for name in options:
         if name not in known:
-            shown = ", ".join(f"--{other.replace('_', '-')}" for other in known if other != KINDS[kind].word)
+            shown = ", ".join(f"--{other.replace('_', '-')}" for other in known if other != IMPORTERS[kind].positional)
             raise UserError(f"convert {kind} has no option --{name.replace('_', '-')}; it has {shown or 'none'}")
 
 
@@ -142,14 +111,14 @@ def _facts(kind: str, module: Any, source: Any, options: Mapping[str, Any]) -> S
         facts = module.facts(source, **{name: value for name, value in options.items() if name in known})
     else:
         facts = getattr(module, "FACTS", None) or StoreFacts(name=Path(source).absolute().name)
-        facts = facts[options[KINDS[kind].word]] if isinstance(facts, Mapping) else facts
+        facts = facts[options[IMPORTERS[kind].positional]] if isinstance(facts, Mapping) else facts
     if facts.name not in DATASETS:
         return facts
     row = DATASETS[facts.name]
     return replace(facts, url=facts.url or row.url, licence=facts.licence or row.licence, base_stride=row.base_stride)
 
 
-def _print_store(kind: str, target: str, seconds: float) -> None:
+def _print_store(kind: str, target: str, summary: ConversionSummary, seconds: float) -> None:
     store = EpisodeStore(target)
     episodes, frames = Counter(store.splits), Counter[str]()
     for split, length in zip(store.splits, store.lengths.tolist(), strict=True):
@@ -158,6 +127,8 @@ def _print_store(kind: str, target: str, seconds: float) -> None:
     print_table(("split", "episodes", "frames"), rows)
     dataset = store.facts.dataset
     values = {"kind": kind, "dataset": dataset.name, "store": target, "episodes": episodes, "frames": frames}
+    print(summary)
+    values["left_out"] = [to_dict(entry) for entry in summary.omissions]
     print_json(values | {"bytes": store.num_bytes, "licence": dataset.licence, "seconds": seconds})
 
 

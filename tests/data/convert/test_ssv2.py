@@ -180,7 +180,7 @@ def test_folders_of_another_kind_are_refused(tmp_path, videos):
     with pytest.raises(UserError, match="train.json has an entry with id; expected id, label and template"):
         ssv2.tasks(videos)
     (videos / "labels" / "train.json").write_text("{")
-    with pytest.raises(UserError, match="train.json is no JSON"):
+    with pytest.raises(UserError, match="train.json is not a readable JSON file"):
         ssv2.tasks(videos)
     (tmp_path / "empty" / "something").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no list of videos; expected train_video_folder.txt .* found something"):

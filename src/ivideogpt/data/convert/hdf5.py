@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ivideogpt.core.errors import MissingExtraError, UserError
-from ivideogpt.data.convert.time_steps import listed
+from ivideogpt.data.convert.source_files import name_list
 
 if TYPE_CHECKING:
     import h5py
@@ -84,7 +84,7 @@ def attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
         UserError: there is none of that name; the message names those that are there.
     """
     if name not in item.attrs:
-        raise UserError(f"{item.file.filename}: {item.name} has no attribute {name!r}; it has {listed(item.attrs)}")
+        raise UserError(f"{item.file.filename}: {item.name} has no attribute {name!r}; it has {name_list(item.attrs)}")
     return item.attrs[name]
 
 
@@ -92,7 +92,7 @@ def _item(parent: h5py.Group, key: str) -> Any:
     here: Any = parent
     for step, part in enumerate(key.split("/")):
         if not hasattr(here, "keys") or part not in here:
-            there = listed(here) if hasattr(here, "keys") else "an array"
+            there = name_list(here) if hasattr(here, "keys") else "an array"
             reached = "/".join(key.split("/")[:step]) or "it"
             raise UserError(f"{_where(parent, key)} is missing; {reached} holds {there}")
         here = here[part]

@@ -18,8 +18,9 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.frame_files import frames_at, image_frames
 from ivideogpt.data.convert.lerobot_metadata import INFO, Description, EpisodeEntry, describe, licence, local_folder
 from ivideogpt.data.convert.source_episode import ActionField, Frames, SourceEpisode
+from ivideogpt.data.convert.source_files import name_list
 from ivideogpt.data.convert.tables import parquet_columns, read_parquet
-from ivideogpt.data.convert.time_steps import frame_rows, leading_rows, listed, one_column
+from ivideogpt.data.convert.time_steps import frame_rows, leading_rows, one_column
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.writer import ShardTask
 
@@ -63,7 +64,7 @@ def tasks(
     main = camera or kept[0]
     for name in (*kept, main):
         if name not in described.cameras or name not in kept:
-            raise UserError(f"{root} has no camera {name!r}; it has {listed(described.cameras)}")
+            raise UserError(f"{root} has no camera {name!r}; it has {name_list(described.cameras)}")
     described = replace(described, cameras=kept)
     if val_every is not None:
         entries = [replace(entry, split="train" if place % val_every else "val") for place, entry in enumerate(entries)]
@@ -161,7 +162,7 @@ def _table(described: Description, entry: EpisodeEntry, path: Path) -> dict[str,
     wanted = list(dict.fromkeys([*wanted, "episode_index"]))
     there = parquet_columns(path)
     if missing := [key for key in wanted if key not in there]:
-        raise UserError(f"{path} has no column {missing[0]!r}; it has {listed(there)}")
+        raise UserError(f"{path} has no column {missing[0]!r}; it has {name_list(there)}")
     table = read_parquet(path, columns=wanted, filters=[("episode_index", "==", entry.index)])
     if not len(table):
         raise UserError(f"{path} has no rows of episode {entry.index}; download the dataset again")

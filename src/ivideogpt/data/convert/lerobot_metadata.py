@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.data.convert.source_files import name_list, natural_key
 from ivideogpt.data.convert.tables import parquet_columns, read_json, read_json_lines, read_parquet, value_of
-from ivideogpt.data.convert.time_steps import listed, natural_key, plain
+from ivideogpt.data.convert.time_steps import plain_json
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 INFO = "meta/info.json"
@@ -232,7 +233,7 @@ def _ranges(root: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     return {
-        name: {key: plain(values[key]) for key in ("min", "max") if key in values}
+        name: {key: plain_json(values[key]) for key in ("min", "max") if key in values}
         for name, values in read_json(path).items()
         if isinstance(values, dict)
     }
@@ -262,7 +263,7 @@ def _filled(info: Mapping[str, Any], key: str, path: Path, names: Mapping[str, A
     try:
         filled = str(template).format(**names)
     except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"{path} says {key} {template!r}; it may use {listed(names)}") from error
+        raise UserError(f"{path} says {key} {template!r}; it may use {name_list(names)}") from error
     if ".." in PurePosixPath(filled).parts or PurePosixPath(filled).is_absolute():
         raise UserError(f"{path} says {key} {template!r}, which leaves the folder of the dataset")
     return filled

@@ -14,7 +14,8 @@ import numpy as np
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.source_episode import ActionField, SourceEpisode
-from ivideogpt.data.convert.time_steps import existing_folder, in_groups, inside, led_into_rows, listed, one_column
+from ivideogpt.data.convert.source_files import existing_folder, in_groups, name_list, relative_name
+from ivideogpt.data.convert.time_steps import arriving_rows, one_column
 from ivideogpt.data.media import read_episode
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.writer import ShardTask
@@ -43,7 +44,7 @@ def tasks(source: Path, *, split: str = "train") -> list[ShardTask]:
     folder = existing_folder(source, "demonstrations, one folder a task")
     files = sorted(path for path in folder.rglob("*.npz") if path.name[0] != ".")
     if not files:
-        raise UserError(f"{folder} holds no .npz files; it holds {listed(sorted(p.name for p in folder.iterdir()))}")
+        raise UserError(f"{folder} holds no .npz files; it holds {name_list(sorted(p.name for p in folder.iterdir()))}")
     return [
         ShardTask(name=f"{split}-{index:05d}", read=partial(read_files, folder=folder, paths=tuple(group), split=split))
         for index, group in enumerate(in_groups(files, EPISODES_A_SHARD))
@@ -63,7 +64,7 @@ def read_files(*, folder: Path, paths: Sequence[Path], split: str = "train") -> 
             missing = "action" if episode.actions is None else "reward"
             raise UserError(f"{path} has no array {missing!r}; expected observation, action, reward and discount")
         yield SourceEpisode(
-            key=inside(folder, path.with_suffix("")),
+            key=relative_name(folder, path.with_suffix("")),
             split=split,
             camera="observation",
             cameras={"observation": episode.frames},
@@ -71,7 +72,7 @@ def read_files(*, folder: Path, paths: Sequence[Path], split: str = "train") -> 
             action_fields=(ActionField(name="action", size=episode.actions.shape[1]),),
             rewards=episode.rewards,
             terminated=_terminated(path, len(episode)),
-            meta={"source": inside(folder, path), "task": path.parent.name},
+            meta={"source": relative_name(folder, path), "task": path.parent.name},
         )
 
 
@@ -95,5 +96,5 @@ def _terminated(path: Path, length: int) -> np.ndarray | None:
             return None
         name = f"array 'discount' of {path}"
         discount = archive["discount"]
-        rows = one_column(led_into_rows(discount == 0, length, name), name)
+        rows = one_column(arriving_rows(discount == 0, length, name), name)
     return rows.astype(bool)

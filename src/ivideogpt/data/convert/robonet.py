@@ -18,15 +18,8 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert import hdf5
 from ivideogpt.data.convert.frame_files import first_frames, image_frames
 from ivideogpt.data.convert.source_episode import ActionField, Frames, SourceEpisode
-from ivideogpt.data.convert.time_steps import (
-    existing_folder,
-    frame_rows,
-    in_groups,
-    inside,
-    leading_rows,
-    listed,
-    plain,
-)
+from ivideogpt.data.convert.source_files import existing_folder, in_groups, name_list, relative_name
+from ivideogpt.data.convert.time_steps import frame_rows, leading_rows, plain_json
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.writer import ShardTask
 
@@ -52,7 +45,9 @@ def tasks(source: Path, *, all_cameras: bool = True) -> list[ShardTask]:
     folder = existing_folder(source, "RoboNet's .hdf5 files")
     files = [path for path in folder.rglob("*") if path.suffix in hdf5.SUFFIXES and not path.name.startswith(".")]
     if not files:
-        raise UserError(f"{folder} holds no .hdf5 files; it holds {listed(sorted(p.name for p in folder.iterdir()))}")
+        raise UserError(
+            f"{folder} holds no .hdf5 files; it holds {name_list(sorted(p.name for p in folder.iterdir()))}"
+        )
     files.sort(key=lambda path: f"{_key(path)}.npz")  # the official loader sorts the names it gives them
     test = test_names()
     found = []
@@ -78,7 +73,7 @@ def read_files(*, folder: Path, paths: Sequence[Path], split: str, all_cameras: 
     """
     for path in paths:
         with hdf5.open_hdf5(path) as file:
-            yield _episode(file, path, inside(folder, path), split, all_cameras)
+            yield _episode(file, path, relative_name(folder, path), split, all_cameras)
 
 
 def _episode(file: h5py.File, path: Path, name: str, split: str, all_cameras: bool) -> SourceEpisode:
@@ -88,7 +83,7 @@ def _episode(file: h5py.File, path: Path, name: str, split: str, all_cameras: bo
         if values.ndim != 2:
             raise UserError(f"{path}: {label} has shape {list(values.shape)}; expected two axes")
     about = _metadata(file)
-    encoding = plain(hdf5.attribute(env, "cam_encoding")) if plain(env.attrs.get("n_cams", 0)) else ""
+    encoding = plain_json(hdf5.attribute(env, "cam_encoding")) if plain_json(env.attrs.get("n_cams", 0)) else ""
     if not encoding:
         raise UserError(f"{path} says it has no cameras (n_cams); leave the file out")
     length = min(len(state), _camera_length(env, 0, encoding), len(actions) + 1)
@@ -96,7 +91,7 @@ def _episode(file: h5py.File, path: Path, name: str, split: str, all_cameras: bo
         raise UserError(f"{path} has {length} frames with state and action; expected at least 2: leave the file out")
     cameras = {
         ("image" if index == 0 else f"cam{index}"): _frames(env, index, encoding, length, path)
-        for index in range(int(plain(hdf5.attribute(env, "n_cams"))) if all_cameras else 1)
+        for index in range(int(plain_json(hdf5.attribute(env, "n_cams"))) if all_cameras else 1)
     }
     rows, rule = _five_actions(actions[: length - 1], state, about, env, path)
     return SourceEpisode(
@@ -107,7 +102,7 @@ def _episode(file: h5py.File, path: Path, name: str, split: str, all_cameras: bo
         actions=leading_rows(rows, length, f"policy/actions of {path}"),
         action_fields=(ActionField(name="actions", size=ACTION_SIZE),),
         state=frame_rows(state[:length], length, f"env/state of {path}"),
-        meta={"source": name, "action_rule": rule, "about": {key: plain(value) for key, value in about.items()}},
+        meta={"source": name, "action_rule": rule, "about": {key: plain_json(value) for key, value in about.items()}},
     )
 
 
@@ -122,10 +117,10 @@ def _five_actions(
         return actions[:, :ACTION_SIZE], f"first {ACTION_SIZE} of {width}"
     if width < ACTION_SIZE - 1:
         return np.pad(actions, ((0, 0), (0, ACTION_SIZE - width))), f"{width}, padded with zeros"
-    if plain(about.get("primitives")) != "autograsp":
+    if plain_json(about.get("primitives")) != "autograsp":
         raise UserError(
-            f"{path} has actions of 4 numbers and primitives {plain(about.get('primitives'))!r}; expected 'autograsp', "
-            "which tells what the gripper did: leave the file out"
+            f"{path} has actions of 4 numbers and primitives {plain_json(about.get('primitives'))!r}; "
+            "expected 'autograsp', which tells what the gripper did: leave the file out"
         )
     # The gripper moves by itself: it is taken as told to go where it is found next.
     high, low = _bound(about, env, "high_bound"), _bound(about, env, "low_bound")
@@ -146,7 +141,7 @@ def _camera_length(env: h5py.Group, index: int, encoding: str) -> int:
 def _frames(env: h5py.Group, index: int, encoding: str, length: int, path: Path) -> Frames:
     video, name = hdf5.group(env, f"cam{index}_video"), f"env/cam{index}_video of {path}"
     first = hdf5.dataset(video, "frames" if encoding == "mp4" else "frame0")
-    colours = plain(hdf5.attribute(first, "image_format"))
+    colours = plain_json(hdf5.attribute(first, "image_format"))
     if colours not in ("RGB", "BGR"):
         raise UserError(f"{name} has image_format {colours!r}; expected 'RGB' or 'BGR'")
     if encoding == "mp4":

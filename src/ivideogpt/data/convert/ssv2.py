@@ -14,8 +14,8 @@ from pathlib import Path
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.frame_files import image_frames, whole_video
 from ivideogpt.data.convert.source_episode import SourceEpisode
+from ivideogpt.data.convert.source_files import existing_folder, in_groups, name_list, relative_name
 from ivideogpt.data.convert.tables import read_json
-from ivideogpt.data.convert.time_steps import existing_folder, in_groups, inside, listed
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.writer import ShardTask
 
@@ -85,7 +85,7 @@ def tasks(source: Path, *, labels: str = "selected") -> list[ShardTask]:
     if not found:
         raise UserError(
             f"{folder} holds no list of videos; expected train_video_folder.txt (frames) or train.json (WebM files) "
-            f"in it or one folder further in, found {listed(sorted(path.name for path in folder.iterdir()))}"
+            f"in it or one folder further in, found {name_list(sorted(path.name for path in folder.iterdir()))}"
         )
     return found
 
@@ -109,7 +109,7 @@ def read_videos(*, folder: Path, home: Path, videos: Sequence[Video], split: str
             cameras={"image": frames},
             text=video.text,
             fps=fps or FPS,
-            meta={"source": inside(folder, path), "label": video.label},
+            meta={"source": relative_name(folder, path), "label": video.label},
         )
 
 
@@ -153,7 +153,7 @@ def _annotations(places: Sequence[Path]) -> dict[str, list[Video]]:
         videos[split] = []
         for entry in read_json(path, list):
             if not isinstance(entry, dict) or not {"id", "label", "template"} <= entry.keys():
-                there = listed(entry) if isinstance(entry, dict) else repr(entry)
+                there = name_list(entry) if isinstance(entry, dict) else repr(entry)
                 raise UserError(f"{path} has an entry with {there}; expected id, label and template")
             number = known.get(entry["template"].replace("[", "").replace("]", ""))
             label = None if number is None else int(number)

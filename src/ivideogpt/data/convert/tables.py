@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ivideogpt.core.errors import MissingExtraError, UserError
-from ivideogpt.data.convert.time_steps import listed
+from ivideogpt.core.reading import check_is_file
+from ivideogpt.data.convert.source_files import name_list, read_text, reading_file
 
 _JSON_NAMES = {dict: "object", list: "list"}
 
 
 def read_parquet(path: Path, **options: Any) -> Any:
-    """A ``pyarrow.Table``.
+    """Return a ``pyarrow.Table``.
 
     Args:
         path: the file.
@@ -28,7 +29,7 @@ def read_parquet(path: Path, **options: Any) -> Any:
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """The names of the columns.
+    """Return the names of the columns.
 
     Raises:
         MissingExtraError, UserError: as ``read_parquet``.
@@ -38,59 +39,60 @@ def parquet_columns(path: Path) -> list[str]:
 
 def _parquet(path: Path, function: str, options: dict[str, Any]) -> Any:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise MissingExtraError("pyarrow", "data") from error
-    if not path.is_file():
-        raise UserError(f"there is no file {path}, which the dataset names; download it again")
-    try:
+    check_is_file(path, "parquet file")
+    with reading_file(path, "parquet file"):
         return getattr(pyarrow.parquet, function)(path, **options)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path} is not a readable parquet file ({str(error).splitlines()[0]})") from error
 
 
 def value_of(row: Mapping[str, Any], key: str, path: Path) -> Any:
-    """The value of ``key`` in a row of the file ``path``.
+    """Return the value of ``key`` in a row of the file ``path``.
 
     Raises:
-        UserError: there is none; the message names those that are there.
+        UserError: there is none; the message names the keys of the row.
     """
     if row.get(key) is None:
-        raise UserError(f"{path} has no {key!r}; it has {listed(row)}")
+        raise UserError(f"{path} has no {key!r}; it has {name_list(row)}")
     return row[key]
 
 
+def whole_number(row: Mapping[str, Any], key: str, path: Path) -> int:
+    """Return the value of ``key`` as an int of at least 0.
+
+    Raises:
+        UserError: there is none, or it is no such number.
+    """
+    value = value_of(row, key, path)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"{path} says {key} is {value!r}; expected a whole number of at least 0")
+    return value
+
+
 def read_json(path: Path, kind: type = dict) -> Any:
-    """What a JSON file holds, a dict or another ``kind``.
+    """Return the content of a JSON file, a dict or another ``kind``.
 
     Raises:
         UserError: the file is missing, damaged or holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check that the whole dataset is there") from error
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}); download it again") from error
+    text = read_text(path, "JSON file")
+    with reading_file(path, "JSON file"):
+        content = json.loads(text)
     if not isinstance(content, kind):
         raise UserError(f"{path} holds a {type(content).__name__}; expected a JSON {_JSON_NAMES[kind]}")
     return content
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file of one a line.
+    """Return the objects in a file of one a line.
 
     Raises:
         UserError: the file is missing, damaged or holds something else.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); download the dataset again") from error
-    except ValueError as error:
-        raise UserError(f"{path} is no valid JSON lines file ({error}); download it again") from error
+    text = read_text(path, "JSON lines file")
+    with reading_file(path, "JSON lines file"):
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} has lines that are no objects; download it again")
     return rows

@@ -19,7 +19,8 @@ import numpy as np
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.frame_files import image_frames, whole_video
 from ivideogpt.data.convert.source_episode import ActionField, Frames, SourceEpisode
-from ivideogpt.data.convert.time_steps import existing_folder, in_groups, inside, leading_rows, listed, natural_key
+from ivideogpt.data.convert.source_files import existing_folder, in_groups, name_list, natural_key, relative_name
+from ivideogpt.data.convert.time_steps import leading_rows
 from ivideogpt.data.media import read_episode
 from ivideogpt.data.store.writer import ShardTask
 
@@ -74,7 +75,7 @@ def tasks(
     if not found:
         raise UserError(
             f"{folder} holds no recordings; expected {', '.join(RECORDINGS)} or folders of images, "
-            f"found {listed(sorted(path.name for path in folder.iterdir()))}"
+            f"found {name_list(sorted(path.name for path in folder.iterdir()))}"
         )
     shards = []
     for split in sorted({recording.split for recording in found}, key=list(SPLITS.values()).index):
@@ -125,7 +126,7 @@ def read_recordings(
             terminated=terminated,
             state=state,
             fps=fps or rate,
-            meta={"source": inside(folder, path)},
+            meta={"source": relative_name(folder, path)},
         )
 
 
@@ -182,11 +183,11 @@ def _recordings(folder: Path, val_every: int | None) -> list[Recording]:
                 f"{home} holds recordings and images side by side; put the images into a folder of their own"
             )
         chosen.append(home)
-    chosen.sort(key=lambda path: natural_key(inside(folder, path)))
+    chosen.sort(key=lambda path: natural_key(relative_name(folder, path)))
     recordings: dict[str, Recording] = {}
     for index, path in enumerate(chosen):
         bare = path if path.is_dir() else path.with_suffix("")
-        key = inside(folder, bare) if bare != folder else folder.name
+        key = relative_name(folder, bare) if bare != folder else folder.name
         split = SPLITS.get(Path(key).parts[0].lower(), "train") if len(Path(key).parts) > 1 else "train"
         if val_every is not None:
             split = "train" if index % val_every else "val"

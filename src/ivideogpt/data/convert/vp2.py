@@ -17,15 +17,8 @@ import numpy as np
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert import hdf5
 from ivideogpt.data.convert.source_episode import ActionField, SourceEpisode
-from ivideogpt.data.convert.time_steps import (
-    existing_folder,
-    frame_rows,
-    in_groups,
-    inside,
-    leading_rows,
-    listed,
-    one_column,
-)
+from ivideogpt.data.convert.source_files import existing_folder, in_groups, name_list, relative_name
+from ivideogpt.data.convert.time_steps import frame_rows, leading_rows, one_column
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.writer import ShardTask
 
@@ -74,7 +67,9 @@ def tasks(source: Path, *, benchmark: str) -> list[ShardTask]:
     folder = existing_folder(source, f"the .hdf5 files of VP2 {benchmark}")
     files = sorted(path for path in folder.rglob("*") if path.suffix in hdf5.SUFFIXES and path.name[0] != ".")
     if not files:
-        raise UserError(f"{folder} holds no .hdf5 files; it holds {listed(sorted(p.name for p in folder.iterdir()))}")
+        raise UserError(
+            f"{folder} holds no .hdf5 files; it holds {name_list(sorted(p.name for p in folder.iterdir()))}"
+        )
     demos: dict[tuple[str, str], Demo] = {}
     for path in files:
         for demo in _demos(folder, path, benchmark):
@@ -99,11 +94,11 @@ def read_demos(*, folder: Path, demos: Sequence[Demo], benchmark: str) -> Iterat
     for path, group in groupby(demos, key=lambda demo: demo.path):
         with hdf5.open_hdf5(path) as file:
             for demo in group:
-                yield _episode(file, demo, inside(folder, path), CAMERAS[benchmark])
+                yield _episode(file, demo, relative_name(folder, path), CAMERAS[benchmark])
 
 
 def _demos(folder: Path, path: Path, benchmark: str) -> list[Demo]:
-    name = inside(folder, path)
+    name = relative_name(folder, path)
     noise = ""
     if benchmark == "robodesk":
         said = [suffix for said, suffix in _NOISE.items() if said in name]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.convert.source_episode import ActionField
+from ivideogpt.data.convert.source_episode import ActionField, Omission
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +72,12 @@ class PartFacts:
     Attributes:
         task: the name of the shard.
         actions: of its episodes, or None.
+        omissions: what of the source is not in it.
     """
 
     task: str
     actions: ActionStatistics | None = None
+    omissions: tuple[Omission, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ import numpy as np
 from ivideogpt.core.errors import MissingExtraError, UserError
 from ivideogpt.core.files import write_atomic
 from ivideogpt.data.convert.jpeg import decode_jpeg, jpeg_size
-from ivideogpt.data.convert.source_episode import ActionField, JpegFrames, SourceEpisode
+from ivideogpt.data.convert.source_episode import ActionField, JpegFrames, Omission, SourceEpisode, merged_omissions
 from ivideogpt.data.store import format as form
 from ivideogpt.data.store.metadata import ActionStatistics, action_statistics
 
@@ -36,10 +36,12 @@ class WrittenShard:
     Attributes:
         rows: the index row of each episode, in order.
         actions: statistics of its actions, or None.
+        omissions: what of the source is not in the shard.
     """
 
     rows: list[dict[str, Any]]
     actions: ActionStatistics | None
+    omissions: tuple[Omission, ...] = ()
 
 
 @dataclass
@@ -61,7 +63,7 @@ class _Column:
     pieces: list[_Piece] = field(default_factory=list)
 
 
-def write_shard(path: Path, episodes: Iterable[SourceEpisode]) -> WrittenShard:
+def write_shard(path: Path, episodes: Iterable[SourceEpisode | Omission]) -> WrittenShard:
     """Writes ``episodes`` to the safetensors file ``path``; it appears whole or not at all.
 
     Raises:
@@ -73,18 +75,22 @@ def write_shard(path: Path, episodes: Iterable[SourceEpisode]) -> WrittenShard:
     shard = _Shard(path, waiting)
     try:
         for episode in episodes:
-            shard.add(episode)
+            if isinstance(episode, Omission):
+                shard.omissions.append(episode)
+            else:
+                shard.add(episode)
         write_atomic(path, shard.write)
     finally:
         with contextlib.suppress(OSError):  # a full disk may refuse what is still buffered
             waiting.close()
-    return WrittenShard(shard.rows, shard.actions.statistics())
+    return WrittenShard(shard.rows, shard.actions.statistics(), merged_omissions(shard.omissions))
 
 
 class _Shard:
     def __init__(self, path: Path, waiting: BinaryIO) -> None:
         self.path, self.waiting = path, waiting
         self.rows: list[dict[str, Any]] = []
+        self.omissions: list[Omission] = []
         self.actions = _Actions()
         self.columns: dict[str, _Column] = {}
         self.groups: dict[tuple, int] = {}
@@ -110,6 +116,7 @@ class _Shard:
         for name, value in arrays.items():
             self._append(f"{group}.{name}", value, name.startswith("offsets."))
         self.actions.add(episode)
+        self.omissions += episode.omissions
         self.rows.append(
             {
                 "key": episode.key,

@@ -15,8 +15,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import write_atomic
-from ivideogpt.data.convert.source_episode import SourceEpisode
+from ivideogpt.data.convert.source_episode import Omission, SourceEpisode, merged_omissions
 from ivideogpt.data.process_pool import processors, run_all
 from ivideogpt.data.store import format as form
 from ivideogpt.data.store.metadata import IndexFacts, PartFacts, StoreFacts, merged
@@ -41,12 +41,12 @@ class ShardTask:
 
     Attributes:
         name: of the shard, unique in its store: letters, digits, ``.``, ``_`` and ``-``.
-        read: yields its episodes in their official order. It is sent to another process: a function of a module, or
-            a ``functools.partial`` of one.
+        read: yields its episodes in their official order, and an ``Omission`` for each that cannot be stored. It is
+            sent to another process: a function of a module, or a ``functools.partial`` of one.
     """
 
     name: str
-    read: Callable[[], Iterator[SourceEpisode]]
+    read: Callable[[], Iterator[SourceEpisode | Omission]]
 
     def __post_init__(self) -> None:
         """Raises UserError where the name cannot be that of a file."""
@@ -54,17 +54,48 @@ class ShardTask:
             raise UserError(f"a shard is named {self.name!r}; expected letters, digits, '.', '_' and '-'")
 
 
+class ShardTasks(list[ShardTask]):
+    """The tasks of a conversion, and what of the source none of them reads."""
+
+    def __init__(self, tasks: Iterable[ShardTask] = (), omissions: Iterable[Omission] = ()) -> None:
+        """Take the tasks in order, and omissions of whole files and fields."""
+        super().__init__(tasks)
+        self.omissions = merged_omissions(omissions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionSummary:
+    """Counts of a finished conversion.
+
+    Attributes:
+        episodes, frames: in the store.
+        omissions: what of the source is not in the store, or not where the source has it.
+    """
+
+    episodes: int
+    frames: int
+    omissions: tuple[Omission, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the counts as one sentence."""
+        left_out = "; ".join(map(str, self.omissions)) or "nothing"
+        return f"stored {self.episodes:,} episodes with {self.frames:,} frames; left out or moved: {left_out}"
+
+
 def convert_to_store(
     tasks: Sequence[ShardTask], folder: str | Path, *, facts: StoreFacts, workers: int | None = None
-) -> None:
+) -> ConversionSummary:
     """Converts a dataset into the store ``folder``; the same call again goes on where a stopped one was.
 
     Args:
         tasks: one a shard, in the official order of the episodes. Where the episodes have a ``number`` in their meta,
-            the order of the store is that of split and number instead.
+            the order of the store is that of split and number instead. Of ``ShardTasks`` the omissions are kept too.
         folder: a new or empty folder, or that of an earlier conversion of this dataset.
         facts: what the index says of the dataset.
         workers: processes; 0: this one; None: one for each processor.
+
+    Returns:
+        The counts of episodes, frames and omissions; the omissions are also in the notes of the index ("left_out").
 
     Raises:
         UserError: the folder cannot be written, holds something else or is being converted into; the source cannot
@@ -84,7 +115,7 @@ def convert_to_store(
             bar.set_description(f"converting {facts.name}")
             for _ in run_all(functools.partial(run_task, folder=folder), waiting, processes):
                 bar.update()
-        finish_store(folder, names, facts)
+        return finish_store(folder, names, facts, tasks.omissions if isinstance(tasks, ShardTasks) else ())
 
 
 def begin_store(folder: str | Path, facts: StoreFacts, names: Sequence[str]) -> None:
@@ -124,16 +155,20 @@ def run_task(task: ShardTask, folder: str | Path) -> None:
     written = write_shard(folder / form.SHARDS / f"{task.name}.safetensors", task.read())
     arrow = form.pyarrow()
     table = arrow.Table.from_pylist(written.rows, schema=form.index_schema())
-    _write_table(_part(folder, task.name), table, to_dict(PartFacts(task=task.name, actions=written.actions)))
+    part = PartFacts(task=task.name, actions=written.actions, omissions=written.omissions)
+    _write_table(_part(folder, task.name), table, to_dict(part))
 
 
-def finish_store(folder: str | Path, names: Sequence[str], facts: StoreFacts) -> None:
+def finish_store(
+    folder: str | Path, names: Sequence[str], facts: StoreFacts, omissions: Iterable[Omission] = ()
+) -> ConversionSummary:
     """Writes the index of a store whose shards are all there.
 
     Args:
         folder: of the store.
         names: of its shards, in order.
         facts: what the index says of the dataset.
+        omissions: what of the source no shard reads.
 
     Raises:
         UserError: a shard is missing, or the shards do not fit together.
@@ -146,6 +181,8 @@ def finish_store(folder: str | Path, names: Sequence[str], facts: StoreFacts) ->
     if not len(table):
         raise UserError(f"the source of {facts.name} has no episodes; check the path")
     parts = [from_dict(PartFacts, json.loads(part.schema.metadata[form.FACTS_KEY])) for part in tables]
+    omissions = merged_omissions([*omissions, *(entry for part in parts for entry in part.omissions)])
+    facts = replace(facts, notes=facts.notes | {"left_out": [to_dict(entry) for entry in omissions]})
     table = _ordered(table, folder)
     keys = Counter(zip(table["split"].to_pylist(), table["key"].to_pylist(), strict=True))
     if len(keys) < len(table):
@@ -163,6 +200,7 @@ def finish_store(folder: str | Path, names: Sequence[str], facts: StoreFacts) ->
         actions=merged([part.actions for part in parts if part.actions is not None]),
     )
     _write_table(folder / form.INDEX, table, to_dict(said))
+    return ConversionSummary(episodes=said.episodes, frames=said.frames, omissions=omissions)
 
 
 def _ordered(table: Any, folder: Path) -> Any:

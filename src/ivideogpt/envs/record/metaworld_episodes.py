@@ -19,7 +19,7 @@ import numpy as np
 from ivideogpt.core.config import to_dict
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.source_episode import ActionField, SourceEpisode
-from ivideogpt.data.convert.time_steps import in_groups
+from ivideogpt.data.convert.source_files import in_groups
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.writer import ShardTask, convert_to_store
 from ivideogpt.envs.record.pusht_episodes import FIRST_TEST_SEED

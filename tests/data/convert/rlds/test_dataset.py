@@ -123,10 +123,10 @@ def test_files_that_are_no_json_are_named(folder):
     with pytest.raises(UserError, match=r"features\.json holds a list; expected a JSON object"):
         dataset.open_folder(folder)
     (folder / "features.json").write_text("{")
-    with pytest.raises(UserError, match=r"features\.json is no JSON"):
+    with pytest.raises(UserError, match=r"features\.json is not a readable JSON file"):
         dataset.open_folder(folder)
     (folder / "features.json").unlink()
-    with pytest.raises(UserError, match=r"features\.json cannot be read"):
+    with pytest.raises(UserError, match=r"there is no JSON file .*features\.json"):
         dataset.open_folder(folder)
 
 
