@@ -54,7 +54,7 @@ FILES = {
     "a truncated video": ("x.mp4", truncated_video, "cannot be decoded as a video"),
     "text called a video": ("x.mp4", lambda p, i: p.write_text("hello"), "cannot be decoded as a video"),
     "text called a GIF": ("x.gif", lambda p, i: p.write_text("hello"), "is not a readable GIF"),
-    "an empty folder": ("x", lambda p, i: p.mkdir(), "has no png or jpg images"),
+    "an empty folder": ("x", lambda p, i: p.mkdir(), "has no images"),
     "a damaged image": ("x", truncated_image, "3.png is not a readable image"),
     "images of two sizes": ("x", mixed_images, "make all frames the same size"),
     "another kind of file": ("x.txt", lambda p, i: p.write_text("hello"), "ends in '.txt'; expected .npz"),

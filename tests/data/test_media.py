@@ -1,5 +1,6 @@
 """Reading recordings: the official samples, our own files, videos and images, and what is refused."""
 
+import os
 from pathlib import Path
 
 import av
@@ -197,6 +198,22 @@ def test_booleans_are_no_frames(save):
         read_episode(save(image=np.zeros((2, 8, 8, 3), bool)))
 
 
+@pytest.mark.parametrize("wrong", [np.nan, 2, -1, np.inf, 0.5])
+def test_flags_that_are_neither_0_nor_1_are_refused(save, frames, wrong):
+    flags = np.array([0, 0, 1, 0, 0], np.float64)
+    assert read_episode(save(frames=frames, terminated=flags)).terminated.tolist() == [False, False, True, False, False]
+    flags[1] = wrong
+    with pytest.raises(UserError, match="array 'terminated' of .* at number 1; expected 0 or 1"):
+        read_episode(save(frames=frames, terminated=flags))
+
+
+def test_an_end_in_the_padding_row_is_not_lost_silently(save, frames):
+    flags = np.array([False, False, False, False, True])
+    with pytest.raises(UserError, match="is true in the last row"):
+        read_episode(save(frames=frames, terminated=flags))
+    assert read_episode(save(frames=frames, terminated=flags[1:])).terminated.tolist() == [False] * 3 + [True, False]
+
+
 def test_nan_in_actions_is_refused(save, frames):
     actions = np.zeros((5, 2))
     actions[3, 1] = np.nan
@@ -282,8 +299,24 @@ def test_a_video_without_pictures_is_refused(tmp_path):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no png or jpg images"):
+    with pytest.raises(UserError, match="has no images"):
         read_episode(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="FIFOs are POSIX")
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["x.npz", "x.mp4", "x.gif", "x.txt", "folder/1.png"])
+def test_a_fifo_is_refused_and_never_opened(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="is a FIFO, a socket or a device"):
+        read_episode(tmp_path / name.removesuffix("/1.png"))
+
+
+def test_a_name_that_no_file_can_have_is_refused():
+    for name in ("x" * 5000, "~nobody-of-this-name/a.npz", "a\0b.npz"):
+        with pytest.raises(UserError, match="cannot be used as a path"):
+            read_episode(name)
 
 
 def test_images_of_different_sizes_are_refused_even_when_resized(tmp_path):

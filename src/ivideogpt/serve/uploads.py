@@ -24,7 +24,7 @@ from PIL import Image
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.source_files import natural_key
-from ivideogpt.data.image_file import upright_rgb
+from ivideogpt.data.image_files import upright_rgb
 from ivideogpt.data.media import read_episode
 from ivideogpt.serve.guard import Limits
 from ivideogpt.serve.protocol import Refused

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.error import FFmpegError
-from av.video.stream import VideoStream
 from PIL import Image
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.source_episode import Frames, JpegFrames
-from ivideogpt.data.image_file import upright_rgb
+from ivideogpt.data.image_files import read_image
 from ivideogpt.data.store.format import LARGEST_RAW_SIDE
 from ivideogpt.data.store.shard import encode_frames
+from ivideogpt.data.video_files import open_video, upright_frame
 
 _DAMAGED = (OSError, ValueError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError)
 _ORIENTATION, _UPRIGHT = 0x0112, 1
@@ -43,7 +40,7 @@ def first_frames(video: bytes, count: int, name: str, *, swap_colours: bool = Fa
         UserError: it cannot be decoded, or has fewer frames.
     """
     gathered = _Gathered(name, "bgr24" if swap_colours else "rgb24")
-    with _opened(io.BytesIO(video), name) as (container, stream):
+    with open_video(io.BytesIO(video), name) as (container, stream):
         for picture in container.decode(stream):
             gathered.add(picture)
             if len(gathered) == count:
@@ -58,7 +55,7 @@ def whole_video(path: Path) -> tuple[Frames, float | None]:
         UserError: the file cannot be decoded, or has no frames.
     """
     gathered = _Gathered(str(path))
-    with _opened(str(path), str(path)) as (container, stream):
+    with open_video(path) as (container, stream):
         rate = float(stream.average_rate) if stream.average_rate else None
         for picture in container.decode(stream):
             gathered.add(picture)
@@ -91,7 +88,7 @@ def frames_at(path: Path, numbers: Sequence[int], rate: float) -> Frames:
 def _search(path: Path, numbers: Sequence[int], rate: float, early: bool) -> _Gathered:
     """The frames ``numbers``, up to the first one that is not there."""
     found = _Gathered(str(path))
-    with _opened(str(path), str(path)) as (container, stream):
+    with open_video(path) as (container, stream):
         if stream.time_base is None:
             raise UserError(f"{path} does not say when its frames are shown; convert it again")
         start, tick = stream.start_time or 0, float(stream.time_base)
@@ -123,7 +120,7 @@ class _Gathered:
         return len(self.pictures) + len(self.files)
 
     def add(self, picture: av.VideoFrame) -> None:
-        self.put(np.rot90(picture.to_ndarray(format=self.order), picture.rotation // 90))
+        self.put(upright_frame(picture, self.name, self.order))
 
     def put(self, pixels: np.ndarray) -> None:
         self.shape = self.shape or pixels.shape
@@ -143,18 +140,6 @@ class _Gathered:
         if self.files:
             return JpegFrames(files=self.files, height=self.shape[0], width=self.shape[1])
         return np.stack(self.pictures)
-
-
-@contextmanager
-def _opened(video: str | io.BytesIO, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    try:
-        with av.open(video) as container:
-            if not container.streams.video:
-                raise UserError(f"{name} has no pictures; expected a video")
-            # The default threading: with frame threads a truncated file ends early and no error is seen.
-            yield container, container.streams.video[0]
-    except FFmpegError as error:
-        raise UserError(f"{name} cannot be decoded as a video ({error.strerror or error}); copy it again") from error
 
 
 def image_frames(images: Iterable[tuple[str, bytes]], name: str, *, swap_colours: bool = False) -> Frames:
@@ -189,7 +174,7 @@ def image_frames(images: Iterable[tuple[str, bytes]], name: str, *, swap_colours
         return JpegFrames(files=[content for _, content in files], height=height, width=width)
     gathered = _Gathered(name)
     for label, content in files:
-        pixels = _decoded(content, label)
+        pixels = read_image(content, label)
         gathered.put(pixels[..., ::-1] if swap_colours else pixels)
     return gathered.frames()
 
@@ -204,15 +189,5 @@ def _inspected(content: bytes, name: str) -> tuple[tuple[int, int], bool]:
                 image.load()  # an error where it is cut short
             width, height = image.size
             return ((width, height) if turned in (5, 6, 7, 8) else (height, width)), is_plain
-    except _DAMAGED as error:
-        raise UserError(f"{name} is not a readable image ({error}); copy or remove it") from error
-
-
-def _decoded(content: bytes, name: str) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return upright_rgb(image, name)
-    except UserError:
-        raise
     except _DAMAGED as error:
         raise UserError(f"{name} is not a readable image ({error}); copy or remove it") from error

@@ -21,12 +21,13 @@ from ivideogpt.data.convert.frame_files import image_frames, whole_video
 from ivideogpt.data.convert.source_episode import ActionField, Frames, SourceEpisode
 from ivideogpt.data.convert.source_files import existing_folder, in_groups, name_list, natural_key, relative_name
 from ivideogpt.data.convert.time_steps import leading_rows
+from ivideogpt.data.image_files import IMAGE_SUFFIXES as IMAGES
+from ivideogpt.data.image_files import list_images
 from ivideogpt.data.media import read_episode
 from ivideogpt.data.store.writer import ShardTask
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 RECORDINGS = (*VIDEOS, ".gif", ".npz")
-IMAGES = (".jpg", ".jpeg", ".png")
 TABLES = (".csv", ".npy")
 EPISODES_A_SHARD = 32
 #: Names of a first folder that say the split, and ours.
@@ -100,7 +101,7 @@ def read_recordings(
         fields: tuple[ActionField, ...] = ()
         frames: Frames
         if path.is_dir():
-            files = ((str(file), file.read_bytes()) for file in _images(path))
+            files = ((str(file), file.read_bytes()) for file in list_images(path))
             frames = image_frames(files, str(path))
         elif path.suffix.lower() in VIDEOS:
             frames, rate = whole_video(path)
@@ -206,8 +207,3 @@ def _table_of(path: Path, bare: Path) -> Path | None:
     if len(found) > 1:
         raise UserError(f"{path} has two tables of actions, {found[0].name} and {found[1].name}; remove one")
     return found[0] if found else None
-
-
-def _images(path: Path) -> list[Path]:
-    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGES and file.name[0] != "."]
-    return sorted(files, key=lambda file: natural_key(file.name))
