@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ivideogpt.core.errors import UserError
@@ -30,13 +30,12 @@ def write_atomic(path: Path | str, writer: Callable[[Path], object]) -> None:
     path = local_path(path)
     temporary = _temporary_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer(temporary)
-        _flush_to_disk(temporary)
-        os.replace(temporary, path)
-        _flush_to_disk(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writer(temporary)
+            _flush_to_disk(temporary)
+            os.replace(temporary, path)
+            _flush_to_disk(path.parent)
     finally:
         with contextlib.suppress(OSError):  # the first error says more than a failed clean-up
             temporary.unlink(missing_ok=True)
@@ -58,23 +57,22 @@ def replace_folder(target: Path | str, writer: Callable[[Path], object]) -> None
     """
     target = local_path(target)
     temporary, old = _temporary_beside(target), _temporary_beside(target)
+    if target.is_file():
+        raise UserError(f"{target} is a file; expected a new folder, or a folder to replace")
     try:
-        if target.is_file():
-            raise UserError(f"{target} is a file; expected a new folder, or a folder to replace")
-        temporary.mkdir(parents=True)
-        writer(temporary)
-        for file in temporary.rglob("*"):
-            _flush_to_disk(file)
-        if target.exists():
-            new_names = {entry.name for entry in temporary.iterdir()}
-            lost = sorted(entry.name for entry in target.iterdir() if entry.name not in new_names)
-            if lost:
-                raise UserError(f"{target} holds {lost[0]!r}, which would be lost; choose a new or an empty folder")
-            target.rename(old)
-        temporary.rename(target)
-        _flush_to_disk(target.parent)
-    except OSError as error:
-        raise cannot_write(target, error) from error
+        with writing(target):
+            temporary.mkdir(parents=True)
+            writer(temporary)
+            for file in temporary.rglob("*"):
+                _flush_to_disk(file)
+            if target.exists():
+                new_names = {entry.name for entry in temporary.iterdir()}
+                lost = sorted(entry.name for entry in target.iterdir() if entry.name not in new_names)
+                if lost:
+                    raise UserError(f"{target} holds {lost[0]!r}, which would be lost; choose a new or an empty folder")
+                target.rename(old)
+            temporary.rename(target)
+            _flush_to_disk(target.parent)
     finally:
         if old.exists() and not target.exists():
             old.rename(target)
@@ -82,9 +80,17 @@ def replace_folder(target: Path | str, writer: Callable[[Path], object]) -> None
         shutil.rmtree(old, ignore_errors=True)
 
 
-def cannot_write(path: Path | str, error: OSError) -> UserError:
-    """Return the error for a file or folder that the system refused to write."""
-    return UserError(f"{path} cannot be written: {error.strerror or error}; choose another place")
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Turn every ``OSError`` of the block, such as a full disk, into a ``UserError`` that names ``path``.
+
+    Raises:
+        UserError: the system refused to write.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
 
 
 def _temporary_beside(path: Path) -> Path:

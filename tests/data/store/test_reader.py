@@ -24,12 +24,12 @@ from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.writer import ShardTask, convert_to_store
 
 FACTS = StoreFacts(name="toy", url="https://example.org/toy", licence="CC-BY 4.0", base_stride=5)
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
 def make(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     return importlib.import_module("store_episodes")
 
 

@@ -26,7 +26,7 @@ FACTS = StoreFacts(name="toy")
 
 @pytest.fixture(autouse=True)
 def make(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     return importlib.import_module("store_episodes")
 
 
@@ -87,8 +87,8 @@ import sys
 from functools import partial
 sys.path.insert(0, sys.argv[1])
 import store_episodes as make
-from ivideogpt.data.store_facts import StoreFacts
-from ivideogpt.data.store_writer import ShardTask, convert_to_store
+from ivideogpt.data.store.metadata import StoreFacts
+from ivideogpt.data.store.writer import ShardTask, convert_to_store
 
 if __name__ == "__main__":
     tasks = [ShardTask(f"train-{i:05d}", partial(make.read_until_stopped, 4 * i, 4, sys.argv[4] + "x" * (i != 2)))
@@ -103,7 +103,7 @@ def test_a_killed_conversion_goes_on_and_ends_as_if_nothing_had_happened(make, t
     Path(f"{marker}x").touch()  # only the third shard waits to be killed
     script = tmp_path / "convert.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(Path(__file__).parent), str(folder), str(workers), str(marker)]
+    command = [sys.executable, str(script), str(Path(__file__).parents[1]), str(folder), str(workers), str(marker)]
     process = subprocess.Popen(command)
     wait_for(
         lambda: marker.exists() and marker.read_text() and len(list((folder / "parts").glob("[!.]*.parquet"))) >= 2
@@ -148,7 +148,7 @@ def test_kills_at_any_moment_do_no_harm(make, tmp_path):
     script.write_text(SCRIPT.replace("range(4)", "range(40)"))
     for name in ("stop", "stopx"):
         (tmp_path / name).touch()
-    command = [sys.executable, str(script), str(Path(__file__).parent), str(folder), "0", str(tmp_path / "stop")]
+    command = [sys.executable, str(script), str(Path(__file__).parents[1]), str(folder), "0", str(tmp_path / "stop")]
     for seconds in np.random.default_rng(0).uniform(0.2, 1.5, 8):
         process = subprocess.Popen(command)
         time.sleep(seconds)
@@ -206,7 +206,7 @@ def test_a_folder_with_something_else_is_refused(make, tmp_path):
     (tmp_path / "toy" / "parts" / "facts.json").unlink()
     with pytest.raises(UserError, match="holds the store of 'toy', not of 'other'"):
         convert_to_store(tasks, tmp_path / "toy", facts=other, workers=0)
-    with pytest.raises(UserError, match="write it to a folder here, then copy it there"):
+    with pytest.raises(UserError, match="write it to a local folder, then copy it"):
         convert_to_store(tasks, "s3://bucket/toy", facts=FACTS, workers=0)
 
 
@@ -255,7 +255,7 @@ def test_a_full_disk_leaves_nothing_torn(make, tmp_path, monkeypatch, where):
         convert_to_store(tasks, tmp_path, facts=FACTS, workers=0)
     assert contents(tmp_path) == before and not hidden(tmp_path)
     monkeypatch.undo()
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     convert_to_store(tasks, tmp_path, facts=FACTS, workers=0)
     EpisodeStore(tmp_path).verify()
 

@@ -1,4 +1,4 @@
-"""Reads ranges of bytes from the files of a store: by memory map on this machine, through fsspec from elsewhere."""
+"""Ranges of bytes of the files of a store: by memory map on this machine, through fsspec from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from ivideogpt.core.errors import MissingExtraError, UserError
+from ivideogpt.core.reading import check_is_file, local_path, reading
 from ivideogpt.data.store.format import SHARDS, Tensor, read_header
 
-# A memory map holds a file open.
+# A memory map keeps its file open.
 _MOST_OPEN = 128
+_ADVICE = "copy or convert it again"
 
 
-class Place(Protocol):
-    """Where a store lies."""
+class StoreFolder(Protocol):
+    """The folder of a store, here or elsewhere."""
 
     name: str
 
     def open(self, path: str) -> BinaryIO:
-        """A whole file."""
+        """Open a file for reading."""
         ...
 
     def size(self, path: str) -> int:
-        """Bytes of a file."""
+        """Return the bytes of a file."""
         ...
 
     def ranges(self, path: str, wanted: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """Some ranges of a file, uint8 ``[n]`` each; they may be read-only."""
+        """Return ranges of bytes of a file, uint8 ``[n]`` each; they may be read-only."""
         ...
 
 
-class LocalPlace:
+class LocalFolder:
     """A folder of this machine."""
 
     def __init__(self, folder: Path) -> None:
@@ -45,15 +47,18 @@ class LocalPlace:
         self._maps: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def open(self, path: str) -> BinaryIO:
-        """A whole file."""
-        return (self._folder / path).open("rb")
+        """Open a file for reading; a FIFO or a device is refused."""
+        file = self._folder / path
+        if file.exists():
+            check_is_file(file, "file of a store")
+        return file.open("rb")
 
     def size(self, path: str) -> int:
-        """Bytes of a file."""
+        """Return the bytes of a file."""
         return (self._folder / path).stat().st_size
 
     def ranges(self, path: str, wanted: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """Some ranges of a file, as views of its memory map."""
+        """Return ranges of bytes of a file as views of its memory map."""
         content = self._maps.get(path)
         if content is None:
             with self.open(path) as file:
@@ -64,7 +69,7 @@ class LocalPlace:
         return [content[start:stop] for start, stop in wanted]
 
 
-class RemotePlace:
+class RemoteFolder:
     """A folder that fsspec can reach, for example ``s3://bucket/store``."""
 
     def __init__(self, url: str) -> None:
@@ -73,84 +78,82 @@ class RemotePlace:
         except ModuleNotFoundError as error:
             raise MissingExtraError("fsspec", "data") from error
         self.name = url.rstrip("/")
-        try:
-            self._files: Any
+        self._files: Any
+        with reading(url, "install the package that it needs, or copy the store here", fault="cannot be read"):
             self._files, root = fsspec.url_to_fs(self.name)
-        except (ImportError, ValueError) as error:
-            raise UserError(f"{url} cannot be read ({error}); install what it needs, or copy the store here") from error
         self._root = str(root).rstrip("/")
 
     def open(self, path: str) -> BinaryIO:
-        """A whole file."""
+        """Load a file."""
         return io.BytesIO(self._files.cat_file(f"{self._root}/{path}"))
 
     def size(self, path: str) -> int:
-        """Bytes of a file."""
+        """Return the bytes of a file."""
         return int(self._files.size(f"{self._root}/{path}"))
 
     def ranges(self, path: str, wanted: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """Some ranges of a file, asked for together."""
-        asked = [(start, stop) for start, stop in wanted if stop > start]
-        names = [f"{self._root}/{path}"] * len(asked)
-        starts, stops = [start for start, _ in asked], [stop for _, stop in asked]
-        found = iter(self._files.cat_ranges(names, starts, stops, on_error="raise") if asked else [])
-        return [np.frombuffer(next(found) if stop > start else b"", np.uint8) for start, stop in wanted]
+        """Load ranges of bytes of a file in one request."""
+        ranges = [(start, stop) for start, stop in wanted if stop > start]
+        names = [f"{self._root}/{path}"] * len(ranges)
+        starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
+        contents = iter(self._files.cat_ranges(names, starts, stops, on_error="raise") if ranges else [])
+        return [np.frombuffer(next(contents) if stop > start else b"", np.uint8) for start, stop in wanted]
 
 
-def place_of(folder: str | Path) -> Place:
-    """Where a folder or URL leads."""
-    return RemotePlace(str(folder)) if "://" in str(folder) else LocalPlace(Path(folder))
+def open_folder(folder: str | Path) -> StoreFolder:
+    """Return the folder at a path or URL.
+
+    Raises:
+        UserError: the path cannot be that of a folder, or no installed package can reach the URL.
+    """
+    return RemoteFolder(str(folder)) if "://" in str(folder) else LocalFolder(local_path(folder))
 
 
 class Shards:
-    """The shards of a store: the tensors of each, and their bytes."""
+    """The shards of a store: the tensors of each, and ranges of their bytes."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, folder: StoreFolder) -> None:
+        self._folder = folder
         self._headers: OrderedDict[str, dict[int, dict[str, Tensor]]] = OrderedDict()
 
     def path(self, shard: str) -> str:
-        """What errors call a shard."""
-        return f"{self._place.name}/{SHARDS}/{shard}"
+        """Return the path of a shard, for errors."""
+        return f"{self._folder.name}/{SHARDS}/{shard}"
 
     def groups(self, shard: str) -> dict[int, dict[str, Tensor]]:
-        """The tensors of each group of a shard, by their names without the group.
+        """Return the tensors of each group of a shard, by their names without the group.
 
         Raises:
-            UserError: it is missing, damaged or cut off.
+            UserError: the shard is missing, damaged or cut off.
         """
-        found = self._headers.get(shard)
-        if found is not None:
-            return found
+        if shard in self._headers:
+            return self._headers[shard]
         file = f"{SHARDS}/{shard}"
-        try:
-            size = self._place.size(file)
+        with reading(self.path(shard), _ADVICE, fault="cannot be read"):
+            size = self._folder.size(file)
             if not size:
-                raise UserError(f"{self.path(shard)} is empty; copy or convert it again")
+                raise UserError(f"{self.path(shard)} is empty; {_ADVICE}")
             tensors = read_header(
-                lambda start, stop: self._place.ranges(file, [(start, stop)])[0].tobytes(), size, self.path(shard)
+                lambda start, stop: self._folder.ranges(file, [(start, stop)])[0].tobytes(), size, self.path(shard)
             )
-        except OSError as error:
-            raise UserError(f"{self.path(shard)} cannot be read ({error}); copy or convert it again") from error
-        found = self._headers[shard] = {}
+        groups: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
-            group, _, rest = name.partition(".")
-            found.setdefault(int(group) if group.isdecimal() else -1, {})[rest] = tensor
+            group, _, kind = name.partition(".")
+            groups.setdefault(int(group) if group.isdecimal() else -1, {})[kind] = tensor
+        self._headers[shard] = groups
         if len(self._headers) > _MOST_OPEN:
             self._headers.popitem(last=False)
-        return found
+        return groups
 
     def read(self, shard: str, wanted: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """Some ranges of bytes of a shard.
+        """Return ranges of bytes of a shard, uint8 ``[n]`` each.
 
         Raises:
             UserError: they cannot be read.
         """
-        try:
-            found = self._place.ranges(f"{SHARDS}/{shard}", wanted)
-        except OSError as error:
-            raise UserError(f"{self.path(shard)} cannot be read ({error}); copy or convert it again") from error
-        for content, (start, stop) in zip(found, wanted, strict=True):
+        with reading(self.path(shard), _ADVICE, fault="cannot be read"):
+            contents = self._folder.ranges(f"{SHARDS}/{shard}", wanted)
+        for content, (start, stop) in zip(contents, wanted, strict=True):
             if len(content) != stop - start:
-                raise UserError(f"{self.path(shard)} was cut off while it was read; copy or convert it again")
-        return found
+                raise UserError(f"{self.path(shard)} was cut off while it was read; {_ADVICE}")
+        return contents

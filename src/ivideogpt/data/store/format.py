@@ -1,8 +1,9 @@
-"""The layout of an episode store on disk: the index's columns, the names of tensors, sums. docs/data.md describes it.
+"""Layout of an episode store on disk: columns of the index, names of tensors, checksums.
 
-A store is a folder of standard files. ``index.parquet`` has one row an episode and says in which shard and which rows
-it lies; ``shards/*.safetensors`` hold the episodes of a shard end to end. Episodes of a shard whose arrays fit together
-form a *group*; tensor names are ``<group>.<kind>`` or ``<group>.<kind>.<name>``.
+A store is a folder of standard files. ``index.parquet`` has one row for each episode, with its shard and its rows
+there. ``shards/*.safetensors`` hold the episodes of a shard end to end. Episodes of a shard whose arrays have equal
+types and row shapes form a *group*; tensor names are ``<group>.<kind>`` or ``<group>.<kind>.<name>``. docs/data.md
+describes the layout for other programs.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from ivideogpt.core.errors import MissingExtraError, UserError
+from ivideogpt.core.reading import reading
 
 FORMAT = "ivideogpt-store-1"
 INDEX, SHARDS, PARTS = "index.parquet", "shards", "parts"
-#: Key of the schema's metadata that holds a store's facts as JSON.
+#: Key of the schema's metadata that holds the description of the store as JSON.
 FACTS_KEY = b"ivideogpt"
-#: Frames are stored raw where their longer side has at most this many pixels, else as JPEG files.
+#: Frames are stored raw if their longer side has at most this many pixels, else as JPEG files.
 LARGEST_RAW_SIDE = 96
 #: Arrays of an episode that are fields of SourceEpisode and of Episode.
 ROWS = ("actions", "rewards", "terminated", "state")
@@ -43,7 +45,18 @@ DTYPES = {
     "I64": np.dtype("<i8"),
     "F64": np.dtype("<f8"),
 }
+#: Number type and number of axes of the tensors that the reader interprets, by the first word of their name.
+KINDS = {
+    "actions": (np.dtype("<f4"), 2),
+    "rewards": (np.dtype("<f4"), 1),
+    "terminated": (np.dtype(bool), 1),
+    "state": (np.dtype("<f4"), 2),
+    "frames": (np.dtype("u1"), 4),
+    "jpeg": (np.dtype("u1"), 1),
+    "offsets": (np.dtype("<i8"), 1),
+}
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
+_ADVICE = "copy or convert it again"
 
 
 @dataclass(frozen=True)
@@ -61,16 +74,16 @@ class Tensor:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def rows(self, first: int, last: int) -> tuple[int, int]:
-        """Bytes of the rows from ``first`` to before ``last``."""
+        """Return the range of bytes of the rows from ``first`` to before ``last``."""
         return self.start + first * self.row_bytes, self.start + last * self.row_bytes
 
     def array(self, content: np.ndarray) -> np.ndarray:
-        """Bytes uint8 ``[n]`` of whole rows as what they are."""
+        """Return bytes uint8 ``[n]`` of whole rows as an array of this tensor's type and row shape."""
         return content.view(self.dtype).reshape(-1, *self.shape[1:])
 
 
 def encoded_header(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> bytes:
-    """The head of a safetensors file that holds ``tensors`` one after the other."""
+    """Return the header of a safetensors file that holds ``tensors`` one after the other."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     entries: dict[str, Any] = {"__metadata__": {"format": FORMAT}}
     position = 0
@@ -84,17 +97,17 @@ def encoded_header(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> b
 
 
 def read_header(read: Callable[[int, int], bytes], size: int, name: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Return the tensors of a safetensors file.
 
     Args:
-        read: gives the bytes from one position to another.
+        read: returns the bytes from one position to another.
         size: of the file.
         name: of the file, for errors.
 
     Raises:
-        UserError: the file is damaged or shorter than it says.
+        UserError: the file is damaged, or its length is not that of its tensors.
     """
-    try:
+    with reading(name, _ADVICE):
         (length,) = struct.unpack("<Q", read(0, 8))
         if not 2 <= length <= min(size, _LARGEST_HEADER):
             raise ValueError(f"its header cannot have {length} bytes")
@@ -102,25 +115,33 @@ def read_header(read: Callable[[int, int], bytes], size: int, name: str) -> dict
         if entries.pop("__metadata__")["format"] != FORMAT:
             raise ValueError(f"it is not of format {FORMAT}")
         begin = 8 + length
-        tensors = {
-            key: Tensor(
-                DTYPES[entry["dtype"]], tuple(entry["shape"]), *(begin + offset for offset in entry["data_offsets"])
-            )
-            for key, entry in entries.items()
-        }
-        for key, tensor in tensors.items():
-            if tensor.rows(0, tensor.shape[0])[1] != tensor.stop:
-                raise ValueError(f"{key} does not have the size of its shape")
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"{name} is damaged ({error}); copy or convert it again") from error
+        tensors = {key: _tensor(key, entry, begin) for key, entry in entries.items()}
     expected = max((tensor.stop for tensor in tensors.values()), default=begin)
     if size != expected:
-        raise UserError(f"{name} has {size} bytes; expected {expected}: it was cut off; copy or convert it again")
+        raise UserError(f"{name} has {size} bytes; expected {expected}: it was cut off; {_ADVICE}")
     return tensors
 
 
+def _tensor(key: str, entry: Mapping[str, Any], begin: int) -> Tensor:
+    """Return one tensor of a header; ``begin``: first byte of the data.
+
+    Raises:
+        Exception: of any kind, where the entry is damaged.
+    """
+    shape, (start, stop) = entry["shape"], entry["data_offsets"]
+    if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)) or not shape:
+        raise ValueError(f"{key} has the shape {shape} and the bytes {start} to {stop}")
+    tensor = Tensor(DTYPES[entry["dtype"]], tuple(shape), begin + start, begin + stop)
+    if tensor.rows(0, tensor.shape[0])[1] != tensor.stop:
+        raise ValueError(f"{key} does not have the size of its shape")
+    kind = KINDS.get(key.partition(".")[2].split(".")[0])
+    if kind is not None and (tensor.dtype, len(shape)) != kind:
+        raise ValueError(f"{key} has type {tensor.dtype} and {len(shape)} axes; expected {kind[0]} and {kind[1]}")
+    return tensor
+
+
 def checksum(arrays: Mapping[str, np.ndarray]) -> int:
-    """The CRC-32 of one episode's arrays and their names, which are without the group; JPEG offsets start at 0."""
+    """Return the CRC-32 of one episode's arrays and their names without the group; JPEG offsets start at 0."""
     total = 0
     for name in sorted(arrays):
         total = zlib.crc32(name.encode(), total)
@@ -129,27 +150,27 @@ def checksum(arrays: Mapping[str, np.ndarray]) -> int:
 
 
 def raw_name(camera: str) -> str:
-    """Tensor of raw frames, uint8 ``[n h w 3]``."""
+    """Return the name of the tensor of raw frames, uint8 ``[n h w 3]``."""
     return f"frames.{camera}"
 
 
 def jpeg_name(camera: str) -> str:
-    """Tensor of JPEG files end to end, uint8 ``[bytes]``."""
+    """Return the name of the tensor of JPEG files end to end, uint8 ``[bytes]``."""
     return f"jpeg.{camera}"
 
 
 def offsets_name(camera: str) -> str:
-    """Tensor that says where each JPEG file begins, int64 ``[n + 1]``."""
+    """Return the name of the tensor with the first byte of each JPEG file, int64 ``[n + 1]``."""
     return f"offsets.{camera}"
 
 
 def array_name(name: str) -> str:
-    """Tensor of another array with one row a frame."""
+    """Return the name of the tensor of another array with one row a frame."""
     return f"array.{name}"
 
 
 def pyarrow() -> Any:
-    """The package pyarrow with its parquet module.
+    """Return the package pyarrow with its parquet module.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -163,17 +184,23 @@ def pyarrow() -> Any:
 
 
 def read_table(content: bytes) -> Any:
-    """The table of a Parquet file.
+    """Return the table of a Parquet file.
 
-    Read by this thread alone and without reading ahead: Arrow's threads, beside torch's, sometimes abort a process that
-    ends soon after.
+    It is read by this thread alone and without reading ahead: Arrow's threads, beside those of torch, sometimes abort a
+    process that ends soon after.
+
+    Raises:
+        Exception: of any kind, where the file is damaged.
     """
     arrow = pyarrow()
-    return arrow.parquet.ParquetFile(arrow.BufferReader(content), pre_buffer=False).read(use_threads=False)
+    file = arrow.parquet.ParquetFile(arrow.BufferReader(content), pre_buffer=False)
+    if file.metadata.num_rows > len(content):  # each row has a checksum, which cannot be compressed
+        raise ValueError(f"it declares {file.metadata.num_rows} rows in {len(content)} bytes")
+    return file.read(use_threads=False)
 
 
 def simplejpeg() -> Any:
-    """The package simplejpeg.
+    """Return the package simplejpeg.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -186,7 +213,7 @@ def simplejpeg() -> Any:
 
 
 def index_schema() -> Any:
-    """The columns of the index, as a ``pyarrow.Schema``."""
+    """Return the columns of the index, as a ``pyarrow.Schema``."""
     arrow = pyarrow()
     camera = arrow.struct(
         [

@@ -1,4 +1,4 @@
-"""What an episode store says of its dataset as a whole; it lies as JSON in the metadata of the index."""
+"""Description of the dataset of an episode store; it is kept as JSON in the metadata of the index."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ivideogpt.data.convert.source_episode import ActionField, Omission
 
 @dataclass(frozen=True, kw_only=True)
 class StoreFacts:
-    """What is said about a dataset when it is converted.
+    """Description of a dataset, given when it is converted.
 
     Attributes:
-        name: of the dataset, as the catalogue has it; a folder holds one dataset.
-        url: where it came from.
+        name: of the dataset in the catalogue; a folder holds one dataset.
+        url: of the download.
         licence: its terms, in a few words.
         base_stride: frames that last as long as three of fractal20220817_data; see ``DatasetInfo``.
-        options: that it was converted with, as plain JSON values; a folder holds episodes of one choice.
-        notes: anything else, as plain JSON values.
+        options: of the conversion, plain JSON values; a folder holds episodes of one choice of options.
+        notes: further plain JSON values.
     """
 
     name: str
@@ -38,9 +38,9 @@ class ActionStatistics:
     """The actions of a store in raw units, padding rows not counted.
 
     Attributes:
-        count: how many actions.
+        count: number of actions.
         low, high, mean, std: a number for each dimension; std is that of the population.
-        fields: what the numbers are, in order; empty: unknown.
+        fields: meaning of the numbers, in order; empty: unknown.
     """
 
     count: int
@@ -50,29 +50,37 @@ class ActionStatistics:
     std: tuple[float, ...]
     fields: tuple[ActionField, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise UserError if the numbers of dimensions differ."""
+        widths = {len(values) for values in (self.low, self.high, self.mean, self.std)}
+        if self.fields:
+            widths.add(sum(field.size for field in self.fields))
+        if len(widths) > 1 or self.count < 0:
+            raise UserError(f"statistics of actions have {sorted(widths)} dimensions; expected one number of them")
+
     @property
     def dim(self) -> int:
-        """Numbers of an action."""
+        """Dimensions of an action."""
         return len(self.low)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One for each dimension, such as "action/world_vector[0]"; empty: unknown."""
+        """Name of each dimension, such as "action/world_vector[0]"; empty: unknown."""
         return tuple(
-            field.name if field.size == 1 else f"{field.name}[{place}]"
+            field.name if field.size == 1 else f"{field.name}[{index}]"
             for field in self.fields
-            for place in range(field.size)
+            for index in range(field.size)
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartFacts:
-    """What the small index of one finished shard says of it.
+    """Description of one finished shard, in its small index.
 
     Attributes:
         task: the name of the shard.
         actions: of its episodes, or None.
-        omissions: what of the source is not in it.
+        omissions: parts of the source that are not in it.
     """
 
     task: str
@@ -82,13 +90,13 @@ class PartFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexFacts:
-    """What the index of a whole store says of it.
+    """Description of a whole store, in its index.
 
     Attributes:
-        format: the version of the layout.
-        dataset: what was said when it was converted.
-        episodes, frames: how many there are.
-        cameras: the sizes (height, width) that the frames of each camera have.
+        format: version of the layout.
+        dataset: description of the dataset.
+        episodes, frames: numbers of them.
+        cameras: the sizes (height, width) of the frames of each camera.
         actions: of all episodes, or None.
     """
 
@@ -101,7 +109,7 @@ class IndexFacts:
 
 
 def action_statistics(episodes: Sequence[np.ndarray], fields: tuple[ActionField, ...]) -> ActionStatistics:
-    """The statistics of actions ``[t a]``, at least one array; of no action at all they are zeros."""
+    """Return the statistics of actions ``[t a]``, at least one array; without any action they are zeros."""
     values = np.concatenate(episodes).astype(np.float64)
     count = len(values)
     if not count:
@@ -119,10 +127,10 @@ def action_statistics(episodes: Sequence[np.ndarray], fields: tuple[ActionField,
 
 
 def merged(parts: Sequence[ActionStatistics]) -> ActionStatistics | None:
-    """The statistics of several shards together; None where no shard has actions.
+    """Return the statistics of several shards together; None if no shard has actions.
 
     Raises:
-        UserError: the actions differ in width or in what their numbers are.
+        UserError: the actions differ in dimensions or in their meaning.
     """
     if not parts:
         return None

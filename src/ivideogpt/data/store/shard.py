@@ -1,8 +1,8 @@
-"""Writes one shard of an episode store: checks episodes, encodes frames, lays equal arrays end to end.
+"""Writes one shard of an episode store: checks episodes, encodes frames, puts equal arrays end to end.
 
-While the episodes come in, their arrays wait in a nameless file on the same disk, so that a shard may be larger than
-memory and a killed process leaves nothing behind. Then header and arrays are put into a temporary file, which is
-moved into its place.
+The arrays of the episodes are first written to an unnamed file on the same disk, so that a shard may be larger than
+memory and a killed process leaves nothing behind. Header and arrays then go to a temporary file, which is moved to its
+place.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ivideogpt.core.errors import MissingExtraError, UserError
-from ivideogpt.core.files import write_atomic
+from ivideogpt.core.files import write_atomic, writing
 from ivideogpt.data.convert.jpeg import decode_jpeg, jpeg_size
 from ivideogpt.data.convert.source_episode import ActionField, JpegFrames, Omission, SourceEpisode, merged_omissions
-from ivideogpt.data.store import format as form
+from ivideogpt.data.store import format as store_format
 from ivideogpt.data.store.metadata import ActionStatistics, action_statistics
 
 QUALITY = 95
@@ -31,12 +31,12 @@ _EXPECTED = (("actions", "float32", 2), ("rewards", "float32", 1), ("terminated"
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """What the index has to know of a shard.
+    """The rows of a finished shard for the index.
 
     Attributes:
         rows: the index row of each episode, in order.
         actions: statistics of its actions, or None.
-        omissions: what of the source is not in the shard.
+        omissions: parts of the source that are not in the shard.
     """
 
     rows: list[dict[str, Any]]
@@ -45,8 +45,8 @@ class WrittenShard:
 
 
 @dataclass
-class _Piece:
-    """Where a part of a tensor waits."""
+class _Range:
+    """A range of the unnamed file that holds a part of a tensor."""
 
     position: int
     size: int
@@ -54,25 +54,25 @@ class _Piece:
 
 @dataclass
 class _Column:
-    """A tensor that grows."""
+    """A tensor of the shard, to which each episode appends rows."""
 
     dtype: np.dtype
     row_shape: tuple[int, ...]
     length: int = 0
     last_offset: int = 0
-    pieces: list[_Piece] = field(default_factory=list)
+    ranges: list[_Range] = field(default_factory=list)
 
 
 def write_shard(path: Path, episodes: Iterable[SourceEpisode | Omission]) -> WrittenShard:
-    """Writes ``episodes`` to the safetensors file ``path``; it appears whole or not at all.
+    """Write ``episodes`` to the safetensors file ``path``, atomically.
 
     Raises:
-        UserError: an episode is not as ``SourceEpisode`` describes it, or the file cannot be written.
+        UserError: an episode breaks the rules of ``SourceEpisode``, or the file cannot be written.
     """
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        waiting = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  closed below
-    shard = _Shard(path, waiting)
+        unnamed = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  closed below
+    shard = _Shard(path, unnamed)
     try:
         for episode in episodes:
             if isinstance(episode, Omission):
@@ -81,37 +81,37 @@ def write_shard(path: Path, episodes: Iterable[SourceEpisode | Omission]) -> Wri
                 shard.add(episode)
         write_atomic(path, shard.write)
     finally:
-        with contextlib.suppress(OSError):  # a full disk may refuse what is still buffered
-            waiting.close()
+        with contextlib.suppress(OSError):  # a full disk may refuse the last buffered bytes
+            unnamed.close()
     return WrittenShard(shard.rows, shard.actions.statistics(), merged_omissions(shard.omissions))
 
 
 class _Shard:
-    def __init__(self, path: Path, waiting: BinaryIO) -> None:
-        self.path, self.waiting = path, waiting
+    def __init__(self, path: Path, unnamed: BinaryIO) -> None:
+        self.path, self.unnamed = path, unnamed
         self.rows: list[dict[str, Any]] = []
         self.omissions: list[Omission] = []
         self.actions = _Actions()
         self.columns: dict[str, _Column] = {}
         self.groups: dict[tuple, int] = {}
         self.frames_of: dict[int, int] = defaultdict(int)
-        self.seen: set[tuple[str, str]] = set()
+        self.keys: set[tuple[str, str]] = set()
 
     def add(self, episode: SourceEpisode) -> None:
         _check(episode)
-        if (episode.split, episode.key) in self.seen:
+        if (episode.split, episode.key) in self.keys:
             raise UserError(f"episode {episode.key!r} of split {episode.split!r} comes twice; keys must differ")
-        self.seen.add((episode.split, episode.key))
+        self.keys.add((episode.split, episode.key))
         arrays, cameras = {}, []
         for name in sorted(episode.cameras):
             stored, camera = _encoded(episode, name)
             arrays |= stored
             cameras.append(camera)
-        for label in form.ROWS:
+        for label in store_format.ROWS:
             value = getattr(episode, label)
             if value is not None:
                 arrays[label] = np.ascontiguousarray(value)
-        arrays |= {form.array_name(name): np.ascontiguousarray(value) for name, value in episode.arrays.items()}
+        arrays |= {store_format.array_name(name): np.ascontiguousarray(value) for name, value in episode.arrays.items()}
         group = self.groups.setdefault(_signature(arrays, cameras), len(self.groups))
         for name, value in arrays.items():
             self._append(f"{group}.{name}", value, name.startswith("offsets."))
@@ -131,22 +131,22 @@ class _Shard:
                 "fps": episode.fps,
                 "text": episode.text,
                 "meta": _json(episode),
-                "crc32": form.checksum(arrays),
+                "crc32": store_format.checksum(arrays),
             }
         )
         self.frames_of[group] += len(episode)
 
     def _append(self, name: str, value: np.ndarray, offsets: bool) -> None:
         column = self.columns.setdefault(name, _Column(value.dtype, value.shape[1:]))
-        if offsets and column.pieces:  # those of the shard go on where the last file ended
+        if offsets and column.ranges:  # offsets of the shard continue after the last file
             value = value[1:] + column.last_offset
         if offsets:
             column.last_offset = int(value[-1])
         content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-        with _writing(self.path):
-            position = self.waiting.tell()
-            self.waiting.write(content.data)
-        column.pieces.append(_Piece(position, len(content)))
+        with writing(self.path):
+            position = self.unnamed.tell()
+            self.unnamed.write(content.data)
+        column.ranges.append(_Range(position, len(content)))
         column.length += len(value)
 
     def write(self, temporary: Path) -> None:
@@ -156,17 +156,17 @@ class _Shard:
             name: (self.columns[name].dtype, (self.columns[name].length, *self.columns[name].row_shape))
             for name in names
         }
-        self.waiting.flush()
+        self.unnamed.flush()
         with temporary.open("wb") as file:
-            file.write(form.encoded_header(shapes))
+            file.write(store_format.encoded_header(shapes))
             for name in names:
-                for piece in self.columns[name].pieces:
-                    self.waiting.seek(piece.position)
-                    file.write(self.waiting.read(piece.size))
+                for part in self.columns[name].ranges:
+                    self.unnamed.seek(part.position)
+                    file.write(self.unnamed.read(part.size))
 
 
 class _Actions:
-    """Gathers the actions of a shard for their statistics."""
+    """The actions of a shard, collected for their statistics."""
 
     def __init__(self) -> None:
         self.episodes: list[np.ndarray] = []
@@ -193,25 +193,25 @@ def _named(fields: tuple[ActionField, ...]) -> str:
 
 
 def encode_frames(frames: np.ndarray) -> list[bytes]:
-    """Frames uint8 ``[t h w 3]`` as JPEG files that lose little: quality 95, full colour resolution, accurate DCT.
+    """Return frames uint8 ``[t h w 3]`` as JPEG files of quality 95, full colour resolution and accurate DCT.
 
     Raises:
         MissingExtraError: simplejpeg is not installed.
     """
-    encode = form.simplejpeg().encode_jpeg
+    encode = store_format.simplejpeg().encode_jpeg
     return [encode(np.ascontiguousarray(frame), QUALITY, "RGB", "444", fastdct=False) for frame in frames]
 
 
 def _encoded(episode: SourceEpisode, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors of one camera, and what the index says of it."""
+    """Return the tensors of one camera, and its entry in the index."""
     frames = episode.cameras[name]
     height, width = (frames.height, frames.width) if isinstance(frames, JpegFrames) else frames.shape[1:3]
     camera = {"name": name, "height": int(height), "width": int(width), "encoding": "raw", "fast": False}
     files = _checked_files(episode, name, frames) if isinstance(frames, JpegFrames) else []
-    if max(height, width) <= form.LARGEST_RAW_SIDE:
+    if max(height, width) <= store_format.LARGEST_RAW_SIDE:
         if isinstance(frames, JpegFrames):
             frames = np.stack([decode_jpeg(file, fast=frames.fast) for file in files])
-        return {form.raw_name(name): np.ascontiguousarray(frames)}, camera
+        return {store_format.raw_name(name): np.ascontiguousarray(frames)}, camera
     camera["encoding"] = "jpeg"
     if isinstance(frames, JpegFrames):
         camera["fast"] = frames.fast
@@ -219,39 +219,41 @@ def _encoded(episode: SourceEpisode, name: str) -> tuple[dict[str, np.ndarray], 
         files = encode_frames(frames)
     offsets = np.cumsum([0, *map(len, files)], dtype=np.int64)
     blob = np.frombuffer(b"".join(files), np.uint8)
-    return {form.jpeg_name(name): blob, form.offsets_name(name): offsets}, camera
+    return {store_format.jpeg_name(name): blob, store_format.offsets_name(name): offsets}, camera
 
 
 def _checked_files(episode: SourceEpisode, name: str, frames: JpegFrames) -> list[bytes]:
-    """The JPEG files of a camera, each read once.
+    """Return the JPEG files of a camera, each read once.
 
     Raises:
-        UserError: one is no JPEG or of another size.
+        UserError: a file is no JPEG, or has another size than the camera.
     """
     files = []
     for index, file in enumerate(frames.files):
-        where = f"frame {index} of camera {name!r} of episode {episode.key!r}"
+        label = f"frame {index} of camera {name!r} of episode {episode.key!r}"
         try:
             height, width = jpeg_size(file)
         except MissingExtraError:
             raise
         except UserError as error:
-            raise UserError(f"{where}: {error}; repair or remove the episode") from error
+            raise UserError(f"{label}: {error}; repair or remove the episode") from error
         if (height, width) != (frames.height, frames.width):
-            raise UserError(f"{where} has {height} x {width} pixels; expected {frames.height} x {frames.width}")
+            raise UserError(f"{label} has {height} x {width} pixels; expected {frames.height} x {frames.width}")
         files.append(bytes(file))
     return files
 
 
 def _signature(arrays: dict[str, np.ndarray], cameras: list[dict[str, Any]]) -> tuple:
-    """Equal for episodes whose arrays fit end to end."""
+    """Return a key that is equal for episodes whose arrays can be put end to end."""
     shapes = tuple((name, str(value.dtype), value.shape[1:]) for name, value in sorted(arrays.items()))
     return shapes, tuple(camera["name"] for camera in cameras)
 
 
 def _check(episode: SourceEpisode) -> None:
-    """Raises UserError where an episode is not as SourceEpisode describes it."""
+    """Raise UserError if an episode breaks the rules of ``SourceEpisode``."""
     name = f"episode {episode.key!r}"
+    for text in (episode.key, episode.split, episode.text, *episode.cameras, *episode.arrays):
+        _check_text(name, text)
     if not episode.key:
         raise UserError(f"an episode of split {episode.split!r} has no key; expected its official name")
     if episode.camera not in episode.cameras:
@@ -288,7 +290,7 @@ def _check(episode: SourceEpisode) -> None:
 
 
 def _check_rows(name: str, label: str, value: np.ndarray, length: int, finite: bool) -> None:
-    if value.dtype not in form.DTYPES.values():
+    if value.dtype not in store_format.DTYPES.values():
         raise UserError(f"{name} has {label} of type {value.dtype}; expected numbers")
     if value.shape[:1] != (length,):
         raise UserError(f"{name} has {label} of shape {list(value.shape)}; expected a row for each of {length} frames")
@@ -297,17 +299,18 @@ def _check_rows(name: str, label: str, value: np.ndarray, length: int, finite: b
         raise UserError(f"{name} has NaN or infinity in {label} at frame {row}; remove or repair the episode")
 
 
+def _check_text(name: str, text: str) -> None:
+    """Raise UserError if a text cannot be stored, such as a file name that is not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{name} has the text {text!r}, which is no valid UTF-8; rename the file") from error
+
+
 def _json(episode: SourceEpisode) -> str:
     try:
-        return json.dumps(episode.meta, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(episode.meta, sort_keys=True, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"episode {episode.key!r} has a meta that is no plain JSON ({error})") from error
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turns what the disk says into one sentence about ``path``."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
+    _check_text(f"episode {episode.key!r}", text)
+    return text

@@ -1,10 +1,10 @@
-"""Converts a dataset into an episode store: one task a shard, in a process pool, and goes on where it was stopped.
+"""Writes an episode store: one task for each shard, in a pool of processes, resumable after any interruption.
 
     tasks = [ShardTask("train-00000", partial(read_shard, path)) for path in paths]
     convert_to_store(tasks, "stores/bridge", facts=StoreFacts(name="bridge"), workers=8)
 
-A cluster scheduler does the same in pieces: ``begin_store`` once, ``run_task`` anywhere for each task, ``finish_store``
-once. Every piece may be repeated: a finished shard is skipped, an unfinished one is not there.
+On a cluster, call ``begin_store`` once, ``run_task`` for each task on any machine, and ``finish_store`` once. Every
+call may be repeated: a finished shard is skipped, and an unfinished one leaves no file.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ from tqdm import tqdm
 
 from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.files import write_atomic
+from ivideogpt.core.files import write_atomic, writing
+from ivideogpt.core.reading import local_path, reading
 from ivideogpt.data.convert.source_episode import Omission, SourceEpisode, merged_omissions
 from ivideogpt.data.process_pool import processors, run_all
-from ivideogpt.data.store import format as form
+from ivideogpt.data.store import format as store_format
+from ivideogpt.data.store.byte_ranges import open_folder
+from ivideogpt.data.store.index import StoreIndex
 from ivideogpt.data.store.metadata import IndexFacts, PartFacts, StoreFacts, merged
 from ivideogpt.data.store.shard import write_shard
 
 _LOCK, _FACTS = ".lock", "facts.json"
-_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\..+")  # what core.files writes beside a file
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\..+")  # files that core.files has not moved to their place
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class ShardTask:
     read: Callable[[], Iterator[SourceEpisode | Omission]]
 
     def __post_init__(self) -> None:
-        """Raises UserError where the name cannot be that of a file."""
+        """Raise UserError if the name cannot be that of a file."""
         if not re.fullmatch(r"\w[\w.-]{0,199}", self.name, flags=re.ASCII):
             raise UserError(f"a shard is named {self.name!r}; expected letters, digits, '.', '_' and '-'")
 
@@ -85,21 +88,21 @@ class ConversionSummary:
 def convert_to_store(
     tasks: Sequence[ShardTask], folder: str | Path, *, facts: StoreFacts, workers: int | None = None
 ) -> ConversionSummary:
-    """Converts a dataset into the store ``folder``; the same call again goes on where a stopped one was.
+    """Convert a dataset into the store ``folder``; the same call resumes a conversion that was stopped.
 
     Args:
-        tasks: one a shard, in the official order of the episodes. Where the episodes have a ``number`` in their meta,
-            the order of the store is that of split and number instead. Of ``ShardTasks`` the omissions are kept too.
+        tasks: one for each shard, in the official order of the episodes. If the episodes have a ``number`` in their
+            meta, the order of the store is that of split and number instead. Omissions of ``ShardTasks`` are kept.
         folder: a new or empty folder, or that of an earlier conversion of this dataset.
-        facts: what the index says of the dataset.
+        facts: description of the dataset for the index.
         workers: processes; 0: this one; None: one for each processor.
 
     Returns:
         The counts of episodes, frames and omissions; the omissions are also in the notes of the index ("left_out").
 
     Raises:
-        UserError: the folder cannot be written, holds something else or is being converted into; the source cannot
-            be read; an episode is not as it should be.
+        UserError: the folder cannot be written, holds other files, or another conversion writes into it; the source
+            cannot be read; an episode breaks the rules of ``SourceEpisode``.
     """
     if workers is not None and workers < 0:
         raise UserError(f"workers is {workers}; expected 0 for this process, or a number of processes")
@@ -119,32 +122,32 @@ def convert_to_store(
 
 
 def begin_store(folder: str | Path, facts: StoreFacts, names: Sequence[str]) -> None:
-    """Makes the folder of a store, or finds that it is one of the same dataset.
+    """Create the folder of a store, or check that it is one of the same dataset.
 
     Args:
         folder: of the store.
-        facts: what the index will say of the dataset.
+        facts: description of the dataset.
         names: of all its shards, in order.
 
     Raises:
-        UserError: the folder cannot be written or holds something else; two shards have one name.
+        UserError: the folder cannot be written or holds other files; two shards have one name.
     """
     folder = _local(folder)
     if len(set(names)) < len(names):
         raise UserError(f"two shards are named {Counter(names).most_common(1)[0][0]!r}; expected different names")
     _check_target(folder, facts)
-    parts = [path for path in (folder / form.PARTS).glob("*.parquet") if not _TEMPORARY.fullmatch(path.name)]
-    others = sorted({path.stem for path in parts} - set(names))
-    if others:
-        raise UserError(f"{folder} holds the shard {others[0]!r}, which this conversion does not make; choose another")
-    for name in (form.SHARDS, form.PARTS):
-        with _one_sentence(folder):
+    parts = [path for path in (folder / store_format.PARTS).glob("*.parquet") if not _TEMPORARY.fullmatch(path.name)]
+    unknown = sorted({path.stem for path in parts} - set(names))
+    if unknown:
+        raise UserError(f"{folder} holds the shard {unknown[0]!r}, which this conversion does not make; choose another")
+    for name in (store_format.SHARDS, store_format.PARTS):
+        with writing(folder):
             (folder / name).mkdir(parents=True, exist_ok=True)
-    save_json(folder / form.PARTS / _FACTS, to_dict(facts))
+    save_json(folder / store_format.PARTS / _FACTS, to_dict(facts))
 
 
 def run_task(task: ShardTask, folder: str | Path) -> None:
-    """Converts one shard, if it is not finished.
+    """Convert one shard, if it is not finished.
 
     Raises:
         UserError: see ``convert_to_store``.
@@ -152,9 +155,9 @@ def run_task(task: ShardTask, folder: str | Path) -> None:
     folder = _local(folder)
     if _is_finished(folder, task.name):
         return
-    written = write_shard(folder / form.SHARDS / f"{task.name}.safetensors", task.read())
-    arrow = form.pyarrow()
-    table = arrow.Table.from_pylist(written.rows, schema=form.index_schema())
+    written = write_shard(folder / store_format.SHARDS / f"{task.name}.safetensors", task.read())
+    arrow = store_format.pyarrow()
+    table = arrow.Table.from_pylist(written.rows, schema=store_format.index_schema())
     part = PartFacts(task=task.name, actions=written.actions, omissions=written.omissions)
     _write_table(_part(folder, task.name), table, to_dict(part))
 
@@ -162,27 +165,29 @@ def run_task(task: ShardTask, folder: str | Path) -> None:
 def finish_store(
     folder: str | Path, names: Sequence[str], facts: StoreFacts, omissions: Iterable[Omission] = ()
 ) -> ConversionSummary:
-    """Writes the index of a store whose shards are all there.
+    """Write the index of a store whose shards are all finished.
 
     Args:
         folder: of the store.
         names: of its shards, in order.
-        facts: what the index says of the dataset.
-        omissions: what of the source no shard reads.
+        facts: description of the dataset.
+        omissions: parts of the source that no shard reads.
 
     Raises:
-        UserError: a shard is missing, or the shards do not fit together.
+        UserError: a shard is missing, or the shards differ in their actions or repeat an episode.
     """
-    folder, arrow = _local(folder), form.pyarrow()
+    folder, arrow = _local(folder), store_format.pyarrow()
     if missing := [name for name in names if not _is_finished(folder, name)]:
         raise UserError(f"{len(missing)} of {len(names)} shards of {folder} are missing, such as {missing[0]!r}")
-    tables = [form.read_table(_part(folder, name).read_bytes()) for name in names]
-    table = arrow.concat_tables([form.index_schema().empty_table(), *(t.replace_schema_metadata() for t in tables)])
+    tables, parts = zip(*(_load_part(_part(folder, name)) for name in names), strict=True) if names else ((), ())
+    table = arrow.concat_tables(
+        [store_format.index_schema().empty_table(), *(t.replace_schema_metadata() for t in tables)]
+    )
     if not len(table):
         raise UserError(f"the source of {facts.name} has no episodes; check the path")
-    parts = [from_dict(PartFacts, json.loads(part.schema.metadata[form.FACTS_KEY])) for part in tables]
     omissions = merged_omissions([*omissions, *(entry for part in parts for entry in part.omissions)])
-    facts = replace(facts, notes=facts.notes | {"left_out": [to_dict(entry) for entry in omissions]})
+    if omissions:
+        facts = replace(facts, notes=facts.notes | {"left_out": [to_dict(entry) for entry in omissions]})
     table = _ordered(table, folder)
     keys = Counter(zip(table["split"].to_pylist(), table["key"].to_pylist(), strict=True))
     if len(keys) < len(table):
@@ -191,50 +196,56 @@ def finish_store(
     sizes: dict[str, set[tuple[int, int]]] = {}
     for camera in table["cameras"].combine_chunks().flatten().to_pylist():
         sizes.setdefault(camera["name"], set()).add((camera["height"], camera["width"]))
-    said = IndexFacts(
-        format=form.FORMAT,
+    index_facts = IndexFacts(
+        format=store_format.FORMAT,
         dataset=facts,
         episodes=len(table),
         frames=sum(table["length"].to_pylist()),
-        cameras={name: tuple(sorted(found)) for name, found in sorted(sizes.items())},
+        cameras={name: tuple(sorted(camera_sizes)) for name, camera_sizes in sorted(sizes.items())},
         actions=merged([part.actions for part in parts if part.actions is not None]),
     )
-    _write_table(folder / form.INDEX, table, to_dict(said))
-    return ConversionSummary(episodes=said.episodes, frames=said.frames, omissions=omissions)
+    _write_table(folder / store_format.INDEX, table, to_dict(index_facts))
+    return ConversionSummary(episodes=index_facts.episodes, frames=index_facts.frames, omissions=omissions)
+
+
+def _load_part(path: Path) -> tuple[Any, PartFacts]:
+    """Return the rows of a finished shard for the index, and their description."""
+    with reading(path, "delete it and convert again"):
+        table = store_format.read_table(path.read_bytes())
+        return table, from_dict(PartFacts, json.loads(table.schema.metadata[store_format.FACTS_KEY]), where=str(path))
 
 
 def _ordered(table: Any, folder: Path) -> Any:
-    """By split and official number where the episodes have one, else as they are."""
+    """Return the rows sorted by split and official number if the episodes have one, else unchanged."""
     nulls = table["number"].null_count
     if nulls == len(table):
         return table
     if nulls:
         raise UserError(f"{nulls} of {len(table)} episodes of {folder} have no number; expected all or none of them to")
-    places = table["number"].to_pylist()
-    splits = table["split"].to_pylist()
-    return table.take(sorted(range(len(table)), key=lambda row: (splits[row], places[row])))
+    numbers, splits = table["number"].to_pylist(), table["split"].to_pylist()
+    return table.take(sorted(range(len(table)), key=lambda row: (splits[row], numbers[row])))
 
 
 def _write_table(path: Path, table: Any, facts: dict[str, Any]) -> None:
-    metadata = {form.FACTS_KEY: json.dumps(facts, ensure_ascii=False).encode()}
+    metadata = {store_format.FACTS_KEY: json.dumps(facts, ensure_ascii=False).encode()}
     table = table.replace_schema_metadata(metadata)
-    write = form.pyarrow().parquet.write_table
+    write = store_format.pyarrow().parquet.write_table
     write_atomic(path, lambda temporary: write(table, temporary, compression="zstd"))
 
 
 def _local(folder: str | Path) -> Path:
     if "://" in str(folder):
-        raise UserError(f"the store is to be written to {folder}; write it to a folder here, then copy it there")
-    return Path(folder)
+        raise UserError(f"a store cannot be written to {folder}; write it to a local folder, then copy it")
+    return local_path(folder)
 
 
 def _part(folder: Path, name: str) -> Path:
-    return folder / form.PARTS / f"{name}.parquet"
+    return folder / store_format.PARTS / f"{name}.parquet"
 
 
 def _is_finished(folder: Path, name: str) -> bool:
-    """Whether shard and part are there, the shard as long as it says."""
-    shard = folder / form.SHARDS / f"{name}.safetensors"
+    """Return whether shard and part exist and the shard has the length that its header declares."""
+    shard = folder / store_format.SHARDS / f"{name}.safetensors"
     if not _part(folder, name).is_file() or not shard.is_file():
         return False
     try:
@@ -244,78 +255,71 @@ def _is_finished(folder: Path, name: str) -> bool:
                 file.seek(start)
                 return file.read(stop - start)
 
-            form.read_header(read, shard.stat().st_size, str(shard))
+            store_format.read_header(read, shard.stat().st_size, str(shard))
     except UserError:
         return False
     return True
 
 
 def _check_target(folder: Path, facts: StoreFacts) -> None:
-    """Raises UserError where ``folder`` holds anything but a store of this dataset."""
-    with _one_sentence(folder):
+    """Raise UserError if ``folder`` holds anything but a store of this dataset."""
+    with writing(folder):
         if not folder.exists():
             return
         if not folder.is_dir():
             raise UserError(f"{folder} is a file; expected a folder for the store")
         names = {entry.name for entry in folder.iterdir() if not _TEMPORARY.fullmatch(entry.name)}
-    if strangers := sorted(names - {form.INDEX, form.SHARDS, form.PARTS}):
-        raise UserError(f"{folder} holds {strangers[0]!r} and is no episode store; choose a new or an empty folder")
-    if (folder / form.PARTS / _FACTS).is_file():
-        found = from_dict(StoreFacts, load_json(folder / form.PARTS / _FACTS))
-    elif (folder / form.INDEX).is_file():
-        schema = form.pyarrow().parquet.read_schema(folder / form.INDEX)
-        said = json.loads((schema.metadata or {}).get(form.FACTS_KEY, b"{}")).get("dataset", {})
-        found = StoreFacts(name=said.get("name", ""), options=said.get("options", {}))
+    if unknown := sorted(names - {store_format.INDEX, store_format.SHARDS, store_format.PARTS}):
+        raise UserError(f"{folder} holds {unknown[0]!r} and is no episode store; choose a new or an empty folder")
+    if (folder / store_format.PARTS / _FACTS).is_file():
+        path = folder / store_format.PARTS / _FACTS
+        earlier = from_dict(StoreFacts, load_json(path), where=str(path))
+    elif (folder / store_format.INDEX).is_file():
+        store_format.pyarrow()
+        earlier = StoreIndex(open_folder(folder)).facts.dataset
     else:
         return
-    if found.name != facts.name:
-        raise UserError(f"{folder} holds the store of {found.name!r}, not of {facts.name!r}; choose another folder")
-    if found.options != facts.options:
+    if earlier.name != facts.name:
+        raise UserError(f"{folder} holds the store of {earlier.name!r}, not of {facts.name!r}; choose another folder")
+    if earlier.options != facts.options:
         raise UserError(
-            f"{folder} was converted with {_listed(found.options)}, not with {_listed(facts.options)}; give the same, "
-            "or choose another folder"
+            f"{folder} was converted with {_in_words(earlier.options)}, not with {_in_words(facts.options)}; give the "
+            "same options, or choose another folder"
         )
 
 
-def _listed(options: dict[str, Any]) -> str:
+def _in_words(options: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in sorted(options.items())) or "no options"
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes what killed conversions left: temporary files, which nobody else writes while the lock is held."""
-    with _one_sentence(folder):
-        for place in (folder, folder / form.SHARDS, folder / form.PARTS):
+    """Remove the temporary files of killed conversions; nobody else writes any while the lock is held."""
+    with writing(folder):
+        for place in (folder, folder / store_format.SHARDS, folder / store_format.PARTS):
             for path in place.iterdir():
                 if _TEMPORARY.fullmatch(path.name):
                     path.unlink()
 
 
 @contextlib.contextmanager
-def _one_sentence(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}; choose another place") from error
-
-
-@contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Holds the folder against other conversions; the system lets go of it when a process dies.
+    """Hold a lock on the folder; the system releases it when the process dies.
 
     Raises:
         UserError: another process holds it.
     """
-    path = folder / form.PARTS / _LOCK
-    with _one_sentence(folder):
+    path = folder / store_format.PARTS / _LOCK
+    with writing(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
     with file:
-        if not _take(file.fileno()):
+        if not _lock(file.fileno()):
             raise UserError(f"another conversion is writing into {folder}; wait for it or choose another folder")
         yield
 
 
-def _take(descriptor: int) -> bool:
+def _lock(descriptor: int) -> bool:
+    """Return whether this process got the lock."""
     try:
         if os.name == "posix":
             import fcntl
