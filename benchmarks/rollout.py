@@ -33,7 +33,7 @@ from _subject import RECIPES, RolloutOptions, Subject, new_subject, sampling_for
 from einops import rearrange
 from torch import Tensor
 
-from ivideogpt.commands.bench import MachineSpeed, WeightFormat, limit_seconds, speed_probes
+from ivideogpt.commands.machine_speed import MachineSpeed, WeightFormat, limit_seconds, speed_probes
 from ivideogpt.commands.output import check_folder, print_json, print_table
 from ivideogpt.core.errors import MissingExtraError, UserError
 from ivideogpt.core.files import write_text_atomic

@@ -34,7 +34,7 @@ from _our_step import OurTokenizer, OurTransformer, new_perceptual, tiny_recipe
 from _subject import new_tokenizer, pictures
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from ivideogpt.commands.bench import matrix_product
+from ivideogpt.commands.machine_speed import matrix_product
 from ivideogpt.configs.official import oxe_64_act_free
 from ivideogpt.configs.recipe import Recipe
 from ivideogpt.core.config import check_at_least

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ivideogpt.commands.bench import MachineSpeed, bench_inputs, limit_seconds, weights_per_token
+from ivideogpt.commands.machine_speed import MachineSpeed, bench_inputs, limit_seconds, weights_per_token
 from ivideogpt.worldmodel.shipped import SHIPPED
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from ivideogpt import WorldModel
 from ivideogpt.cli import main
-from ivideogpt.commands.demo import HORIZON, MOVED, block_travel, contact_windows
 from ivideogpt.data.episode_files import load_episodes
+from ivideogpt.evaluation.pusht_protocol import HORIZON, MOVED, block_travel, contact_windows
 from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
 
 SHIPPED_FOLDER = SHIPPED["pusht-64"]
@@ -74,25 +74,9 @@ def test_fresh_episodes_are_measured_beside_what_they_are_compared_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("gym_pusht", reason="collecting needs the extra pusht")
-    assert main(["eval-demo", "--seeds", "20000:20003", "--output", str(tmp_path)]) == 0
+    words = ["evaluate", "pusht-64", "--protocol", "pusht", "--seeds", "20000:20003", "--output", str(tmp_path)]
+    assert main(words) == 0
     line = last_line(capsys.readouterr().out)
     assert set(line["figures"]) == {"imagined", "copy_last", "reconstruction", "permuted_actions"}
-    assert line["clips"] == 3
+    assert line["clips"] == 3 and (tmp_path / "results.json").is_file()
     assert len(list(tmp_path.glob("*.png"))) == 3
-
-
-def test_the_recipe_runs_from_simulator_to_checkpoint_and_resumes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("gym_pusht", reason="collecting needs the extra pusht")
-    command = [
-        *("train-demo", "--folder", str(tmp_path / "run"), "--data", str(tmp_path / "data")),
-        *("--train-seeds", "0:2", "--test-seeds", "10000:10002", "--precision", "float32"),
-        *("--tokenizer-steps", "2", "--forecast-steps", "2", "--transformer-steps", "2"),
-    ]
-    assert main(command) == 0
-    assert last_line(capsys.readouterr().out)["output"].endswith("checkpoint")
-    model = WorldModel.from_pretrained(tmp_path / "run" / "checkpoint")
-    assert "held_out_results" in model.config.metadata
-    assert len(load_episodes(tmp_path / "run" / "checkpoint" / EPISODES_FILE)) >= 1
-    assert main(command) == 0  # everything is done already

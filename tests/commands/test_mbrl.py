@@ -11,7 +11,7 @@ pytest.importorskip("gymnasium")
 
 from ivideogpt.cli import main  # noqa: E402
 from ivideogpt.commands.mbrl import environment_name  # noqa: E402
-from ivideogpt.configs.mbrl import MBRL, find_mbrl  # noqa: E402
+from ivideogpt.configs.registry import PRESETS, find_preset  # noqa: E402
 from ivideogpt.core.episode import Episode  # noqa: E402
 from ivideogpt.core.errors import UserError  # noqa: E402
 from ivideogpt.mbrl.demonstrations import check_demos, read_demos, scripted_demos  # noqa: E402
@@ -32,13 +32,13 @@ def refused(capsys, *words: str) -> str:
 
 def test_the_debug_run_ends_with_its_figures_and_goes_on_to_more_frames(tmp_path, capsys) -> None:
     folder = tmp_path / "run"
-    assert main(["mbrl", "debug", "--run", str(folder), "--set", *QUICK]) == 0
+    assert main(["mbrl", "debug", "--run", str(folder), *QUICK]) == 0
     said = last_line(capsys)
     assert said["env_frames"] == 80 and said["imagined_transitions"] > 0 and said["evaluations"] == 2
     assert isinstance(said["return"], float) and 0 <= said["success"] <= 1
     settings = json.loads((folder / "settings.json").read_text())
     assert (settings["preset"], settings["method"], settings["task"]) == ("debug", "mbpo", "reacher")
-    assert main(["mbrl", "debug", "num_train_frames=90", f"run={folder}", "--set", *QUICK]) == 0
+    assert main(["mbrl", "debug", "num_train_frames=90", f"run={folder}", *QUICK]) == 0
     assert last_line(capsys)["env_frames"] == 90
     assert main(["mbrl", "plot", str(folder), "--out", str(tmp_path / "curves")]) == 0
     assert (tmp_path / "curves" / "curves.png").is_file()
@@ -46,9 +46,9 @@ def test_the_debug_run_ends_with_its_figures_and_goes_on_to_more_frames(tmp_path
 
 def test_a_run_does_not_go_on_with_other_settings(tmp_path, capsys) -> None:
     folder = str(tmp_path / "run")
-    assert main(["mbrl", "debug", "--run", folder, "--no-imagination", "--set", *QUICK]) == 0
+    assert main(["mbrl", "debug", "--run", folder, "--no-imagination", *QUICK]) == 0
     capsys.readouterr()
-    said = refused(capsys, "debug", "--run", folder, "--no-imagination", "--set", *QUICK, "agent.batch_size=9")
+    said = refused(capsys, "debug", "--run", folder, "--no-imagination", *QUICK, "agent.batch_size=9")
     assert "other settings (agent)" in said
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "settings.json").write_text("{}")
@@ -61,7 +61,7 @@ def test_a_run_does_not_go_on_with_other_settings(tmp_path, capsys) -> None:
         (("metawrold",), "there is no preset 'metawrold' for mbrl; did you mean 'metaworld'"),
         (("debug", "task=reachr"), "reachr"),
         (("debug", "--compat", "oficial"), "expected none or official"),
-        (("debug", "--set", "agent.batch_sice=3"), "agent.batch_sice"),
+        (("debug", "agent.batch_sice=3"), "unknown option agent.batch_sice; did you mean 'agent.batch-size'?"),
         (("debug", "num_train_frames=10"), "nothing would ever be learned"),
         (("debug", "--model", "pusht-64"), "the environment shows 16"),
         (("reacher", "--model", "metaworld-64"), "takes actions of 4 numbers and the environment of 2"),
@@ -79,7 +79,7 @@ def test_what_cannot_be_is_said_in_one_sentence(tmp_path, capsys, monkeypatch, w
 def test_a_checkpoint_without_a_reward_head_offers_what_to_do(tmp_path, capsys, build) -> None:
     model = build("action_free")
     model.save_pretrained(tmp_path / "model")
-    words = ("debug", "--run", str(tmp_path / "run"), "--model", str(tmp_path / "model"), "--set", *QUICK)
+    words = ("debug", "--run", str(tmp_path / "run"), "--model", str(tmp_path / "model"), *QUICK)
     assert "set world_model.new_heads=true" in refused(capsys, *words)
     more = ("world_model.new_heads=true", "world_model.initial_updates=1")
     assert main(["mbrl", *words[:2], str(tmp_path / "other"), *words[3:], *more]) == 0
@@ -104,16 +104,16 @@ def test_names_of_tasks_are_understood_as_people_write_them() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", list(MBRL))
+@pytest.mark.parametrize("name", PRESETS["mbrl"])
 def test_every_preset_can_be_written_and_read(name) -> None:
     from ivideogpt.core.config import from_dict, to_dict
 
-    config = find_mbrl(name)
+    config = find_preset(name, "mbrl")
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
 
 
 def test_the_official_preset_has_the_published_settings() -> None:
-    config = find_mbrl("official")
+    config = find_preset("official", "mbrl")
     agent, world, imagination = config.agent, config.world_model, config.imagination
     assert (config.frames, config.random_frames, config.stack, config.action_repeat) == (100_002, 4000, 3, 2)
     assert (agent.batch_size, agent.updates, agent.learning_rate, agent.weight_decay) == (256, 2, 1e-4, 1e-6)
@@ -161,8 +161,9 @@ def test_official_demonstrations_are_imported_into_a_store_by_the_command(tmp_pa
     pytest.importorskip("pyarrow")
     official(tmp_path / "npz", "plate-slide")
     official(tmp_path / "npz", "hammer")
-    assert main(["demos", "import", str(tmp_path / "npz"), "--out", str(tmp_path / "demos"), "--workers", "0"]) == 0
-    assert last_line(capsys)["tasks"].keys() == {"plate-slide", "hammer"}
+    words = ["convert", "metaworld-npz", str(tmp_path / "npz"), str(tmp_path / "demos"), "--workers", "0"]
+    assert main(words) == 0
+    assert sum(last_line(capsys)["episodes"].values()) == 2
     (found,) = read_demos(tmp_path / "demos", "metaworld/hammer")
     assert np.abs(found.actions).max() == 1 and found.rewards.sum() == 5
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ivideogpt.cli import main
-from ivideogpt.commands.run_settings import data_facts, settle
+from ivideogpt.commands.run_settings import data_facts, keep_settings
 from ivideogpt.configs.registry import find_preset
 from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
@@ -34,7 +34,7 @@ def facts(*stores, **source):
 
 
 def keep(folder, data):
-    settle(folder, find_preset("debug"), "tokenizer", data, Ranks())
+    keep_settings(folder, find_preset("debug"), "tokenizer", data, Ranks())
 
 
 def test_a_store_that_has_moved_is_the_same_data(tmp_path, store):

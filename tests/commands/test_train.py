@@ -65,9 +65,9 @@ def test_a_world_model_trains_from_frames_or_from_tokens(trained, tmp_path, caps
 
 def test_a_model_starts_from_another_one(trained, tmp_path) -> None:
     words = ("train-transformer", "debug", "--data", trained / "t", "--steps", 1)
-    assert run(*words, "--tokenizer", trained / "tok", "--run", tmp_path / "a", "--set", "model.actions=false") == 0
+    assert run(*words, "--tokenizer", trained / "tok", "--run", tmp_path / "a", "model.actions=false") == 0
     assert WorldModel.from_pretrained(tmp_path / "a").action_dim == 0
-    assert run(*words, "--init", tmp_path / "a", "--run", tmp_path / "b", "--set", "transformer.learning_rate=0") == 0
+    assert run(*words, "--init", tmp_path / "a", "--run", tmp_path / "b", "transformer.learning_rate=0") == 0
     first, second = (WorldModel.from_pretrained(tmp_path / name) for name in "ab")
     assert second.action_dim == 1  # the head that the first lacks is new
     assert torch.equal(first.transformer.embed.weight, second.transformer.embed.weight)
@@ -78,13 +78,13 @@ def test_a_model_keeps_the_shape_of_the_one_it_starts_from(trained, tmp_path) ->
     words = ("train-transformer", "debug", "--data", trained / "t", "--steps", 1)
     assert run(*words, "--tokenizer", trained / "tok", "--run", tmp_path / "a") == 0
     other = ("model.slots=false", "model.forecast_width=0", "model.forecast_blocks=2", "model.symlog_rewards=true")
-    assert run(*words, "--init", tmp_path / "a", "--run", tmp_path / "b", "--set", *other) == 0
+    assert run(*words, "--init", tmp_path / "a", "--run", tmp_path / "b", *other) == 0
     first, second = (WorldModel.from_pretrained(tmp_path / name) for name in "ab")
     assert first.config.heads == second.config.heads and not second.config.symlog_rewards
 
 
 def test_an_action_layer_that_is_taken_over_keeps_its_units_and_a_reward_head_stays(trained, tmp_path) -> None:
-    words = ("train-transformer", "debug", "--steps", 1, "--set", "transformer.learning_rate=0")
+    words = ("train-transformer", "debug", "--steps", 1, "transformer.learning_rate=0")
     assert run(*words, "--data", trained / "t", "--tokenizer", trained / "tok", "--run", tmp_path / "a") == 0
 
     def other():
@@ -105,7 +105,7 @@ def test_an_action_layer_that_is_taken_over_keeps_its_units_and_a_reward_head_st
 
 def test_a_tokenizer_starts_from_another_one(trained, tmp_path) -> None:
     words = ("train-tokenizer", "debug", "--data", trained / "tok-data", "--init", trained / "tok", "--steps", 1)
-    settings = ("--set", "tokenizer.learning_rate=0", "tokenizer.codebook_decay=1.0")
+    settings = ("tokenizer.learning_rate=0", "tokenizer.codebook_decay=1.0")
     assert run(*words, "--run", tmp_path / "a", *settings) == 0
     assert run("tokenize", tmp_path / "a", "--data", trained / "tok-data", "--out", tmp_path / "t", "--frames", 6) == 0
     assert torch.equal(
@@ -113,7 +113,7 @@ def test_a_tokenizer_starts_from_another_one(trained, tmp_path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PRESETS["training"])
 def test_a_preset_fits_itself(name: str) -> None:
     recipe = find_preset(name)
     layout = recipe.tokenizer.tokenizer.layout
@@ -152,17 +152,17 @@ def test_wrong_settings_are_explained(setting, said) -> None:
         (("train-transformer", "debug"), "needs a trained tokenizer; give --tokenizer"),
         (("train-tokenizer", "debug", "--steps", "0"), "steps is 0; expected at least 1"),
         (("train-tokenizer", "debug", "--seed", "-1"), "seed is -1; expected at least 0"),
-        (("train-tokenizer", "debug", "--set", "tokenizer.learning_rate=-1"), "learning_rate is -1"),
-        (("train-tokenizer", "debug", "--set", "tokenizer.steps=3"), "no code would ever be placed"),
-        (("train-transformer", "debug", "--set", "transformer.batch_size=0"), "batch_size is 0; expected at least 1"),
-        (("train-tokenizer", "debug", "--set", "tokenizer.clip_norm=-1"), "clip_norm is -1"),
-        (("train-tokenizer", "debug", "--set", "tokenizer.codebook_decay=1.5"), "codebook_decay is 1.5; expected at"),
-        (("train-transformer", "debug", "--set", "transformer.betas=[0.9,1.5]"), "betas is [0.9, 1.5]; expected two"),
-        (("train-transformer", "debug", "--set", "model.transformer.attention_dropout=2"), "attention_dropout is 2"),
-        (("train-transformer", "debug", "--set", "transformer.weight_decay=-1"), "weight_decay is -1.0; expected at"),
-        (("train-transformer", "debug", "--set", "forecasts.0.unroll=-1"), "unroll is -1; expected at least 0"),
+        (("train-tokenizer", "debug", "tokenizer.learning_rate=-1"), "learning_rate is -1"),
+        (("train-tokenizer", "debug", "tokenizer.steps=3"), "no code would ever be placed"),
+        (("train-transformer", "debug", "transformer.batch_size=0"), "batch_size is 0; expected at least 1"),
+        (("train-tokenizer", "debug", "tokenizer.clip_norm=-1"), "clip_norm is -1"),
+        (("train-tokenizer", "debug", "tokenizer.codebook_decay=1.5"), "codebook_decay is 1.5; expected at"),
+        (("train-transformer", "debug", "transformer.betas=[0.9,1.5]"), "betas is [0.9, 1.5]; expected two"),
+        (("train-transformer", "debug", "model.transformer.attention_dropout=2"), "attention_dropout is 2"),
+        (("train-transformer", "debug", "transformer.weight_decay=-1"), "weight_decay is -1.0; expected at"),
+        (("train-transformer", "debug", "forecasts.0.unroll=-1"), "unroll is -1; expected at least 0"),
         (
-            ("train-transformer", "debug", "--tokenizer", "{tok}", "--data", "{t}", "--set", "stride=2"),
+            ("train-transformer", "debug", "--tokenizer", "{tok}", "--data", "{t}", "stride=2"),
             "tokens of stride 1",
         ),
         (("train-transformer", "debug", "--data", "{t}", "--mixture", "OXE_SELECT"), "holds tokens, whose stores are"),
@@ -180,7 +180,7 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(trained, tmp_path, ca
 def test_a_run_goes_on_with_the_settings_it_began_with(trained, tmp_path, capsys) -> None:
     words = ("train-transformer", "debug", "--tokenizer", trained / "tok", "--data", trained / "t", "--steps", 1)
     assert run(*words, "--run", tmp_path / "wm") == 0
-    assert run(*words, "--run", tmp_path / "wm", "--set", "transformer.batch_size=3") == 2
+    assert run(*words, "--run", tmp_path / "wm", "transformer.batch_size=3") == 2
     assert "was begun with transformer.batch_size 4, not 3" in capsys.readouterr().err
 
 
@@ -233,7 +233,7 @@ def test_adapters_start_from_a_model_go_on_and_leave_an_ordinary_one(trained, tm
     pytest.importorskip("peft", reason="adapters need the extra train")
     words = ("train-transformer", "debug", "--data", trained / "t")
     assert run(*words, "--tokenizer", trained / "tok", "--run", tmp_path / "a", "--steps", 1) == 0
-    words = (*words, "--set", "transformer.lora.rank=2", 'transformer.lora.targets=["q_proj","v_proj"]')
+    words = (*words, "transformer.lora.rank=2", 'transformer.lora.targets=["q_proj","v_proj"]')
     assert run(*words, "--tokenizer", trained / "tok", "--run", tmp_path / "b") == 2
     assert "lora.rank is 2, but adapters need trained weights" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()

@@ -47,7 +47,7 @@ def run(*words: object) -> int:
 def test_a_tokenizer_starts_from_a_vqgan_and_says_what_is_new(vqgan, tmp_path, capsys) -> None:
     folder, found = vqgan
     words = ("train-tokenizer", "debug", "--run", tmp_path / "run", "--vqgan", folder, "--steps", 1)
-    assert run(*words, "--set", *SETTINGS) == 0
+    assert run(*words, *SETTINGS) == 0
     said = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("new, "))
     assert "cond_encoder.cross_att_blocks" in said and "quant_linear" in said and "conv_in" not in said
     (folder,) = (tmp_path / "run" / "checkpoints").glob("*/tokenizer")
@@ -67,6 +67,6 @@ def test_it_starts_from_one_thing_only(tmp_path, capsys) -> None:
 
 def test_networks_of_another_shape_are_one_sentence(vqgan, tmp_path, capsys) -> None:
     words = ("train-tokenizer", "debug", "--run", tmp_path / "run", "--vqgan", vqgan[0])
-    assert run(*words, "--set", *SETTINGS, "tokenizer.tokenizer.layers_per_block=2") == 2
+    assert run(*words, *SETTINGS, "tokenizer.tokenizer.layers_per_block=2") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "has no encoder.down_blocks.0.resnets.1" in line

@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 def train(folder, run, *settings, command="train-tokenizer", steps=2):
     words = [command, "debug", "--data", f"{folder}/tok-data", "--run", str(run), "--steps", str(steps)]
     words += ["--tokenizer", f"{folder}/tok"] if command == "train-transformer" else []
-    assert main([*words, "--set", *settings]) == 0
+    assert main([*words, *settings]) == 0
 
 
 @pytest.mark.parametrize("command", ["train-tokenizer", "train-transformer"])

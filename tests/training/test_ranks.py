@@ -32,13 +32,13 @@ def losses(folder: Path) -> list[float]:
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     tokenizer = ("train-tokenizer", "debug", "--steps", 7)
     launch(1, *tokenizer, f"run={tmp_path / 'one'}")
-    parts = ("--set", "tokenizer.gradient_accumulation=2")
+    parts = ("tokenizer.gradient_accumulation=2",)
     launch(2, *tokenizer, f"run={tmp_path / 'two'}", "--data", tmp_path / "one-data", *parts)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert two[:4] == pytest.approx(one[:4], rel=1e-3)
     assert two == pytest.approx(one, rel=1e-2)  # then codes restart at random vectors of the first rank
     transformer = ("train-transformer", "debug", "--tokenizer", tmp_path / "one", "--data", tmp_path / "one-data")
-    settings = ("--steps", 4, "--set", "transformer.imagined_share=0")
+    settings = ("--steps", 4, "transformer.imagined_share=0")
     launch(1, *transformer, f"run={tmp_path / 'a'}", *settings)
     launch(2, *transformer, f"run={tmp_path / 'b'}", *settings, "transformer.gradient_accumulation=2")
     assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-3)

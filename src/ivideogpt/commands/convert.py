@@ -1,4 +1,4 @@
-"""``ivideogpt convert``: a dataset as its authors publish it becomes an episode store."""
+"""``ivideogpt convert``: turn a dataset, as its authors publish it, into an episode store."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ivideogpt.commands.output import print_json, print_table
+from ivideogpt.commands.output import check_folder, print_json, print_table
 from ivideogpt.core.config import suggestion, to_dict
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.catalog import DATASETS
 from ivideogpt.data.convert.importers import IMPORTERS, command_options
-from ivideogpt.data.store.metadata import StoreFacts
-from ivideogpt.data.store.reader import EpisodeStore
-from ivideogpt.data.store.writer import ConversionSummary, convert_to_store
+
+if TYPE_CHECKING:
+    from ivideogpt.data.store.metadata import StoreFacts
+    from ivideogpt.data.store.writer import ConversionSummary
 
 
 def convert(
@@ -56,6 +56,8 @@ def convert(
         revision: lerobot: of the dataset on the Hub.
         split: metaworld-npz: of all episodes: train (default), val, or test where they are to be held out.
     """
+    from ivideogpt.data.store.writer import convert_to_store
+
     if kind not in IMPORTERS:
         raise UserError(f"there is no kind {kind!r} of source; {suggestion(kind, IMPORTERS)}")
     given: dict[str, Any] = {
@@ -74,6 +76,7 @@ def convert(
     options |= {name: value for name, value in given.items() if value is not None}
     module = IMPORTERS[kind].load()
     _check_options(kind, module.tasks, options)
+    check_folder(Path(target))
     start = time.perf_counter()
     tasks = module.tasks(source, **options)
     facts = _facts(kind, module, source, options)
@@ -85,7 +88,7 @@ def convert(
 
 
 def _read_words(kind: str, words: tuple[str, ...]) -> tuple[Any, str, dict[str, Any]]:
-    """Source, target and the option that stands before them."""
+    """Return source, target and the option that stands before them."""
     word = IMPORTERS[kind].positional
     expected = [*([word.upper()] if word else []), "SRC", "DST"]
     if len(words) != len(expected):
@@ -105,7 +108,10 @@ def _check_options(kind: str, tasks: Callable[..., Any], options: Mapping[str, A
 
 
 def _facts(kind: str, module: Any, source: Any, options: Mapping[str, Any]) -> StoreFacts:
-    """What is said of the dataset: by its reader, and by the catalogue where the reader says nothing."""
+    """Describe the dataset, by its reader and, where that is silent, by the catalogue."""
+    from ivideogpt.data.catalog import DATASETS
+    from ivideogpt.data.store.metadata import StoreFacts
+
     if hasattr(module, "facts"):
         known = inspect.signature(module.facts).parameters
         facts = module.facts(source, **{name: value for name, value in options.items() if name in known})
@@ -119,6 +125,8 @@ def _facts(kind: str, module: Any, source: Any, options: Mapping[str, Any]) -> S
 
 
 def _print_store(kind: str, target: str, summary: ConversionSummary, seconds: float) -> None:
+    from ivideogpt.data.store.reader import EpisodeStore
+
     store = EpisodeStore(target)
     episodes, frames = Counter(store.splits), Counter[str]()
     for split, length in zip(store.splits, store.lengths.tolist(), strict=True):

@@ -1,17 +1,18 @@
-"""``ivideogpt data``: what an episode store holds, and whether it is whole."""
+"""``ivideogpt data``: print what an episode store holds, and check it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import tyro
 
 from ivideogpt.commands.output import check_folder, print_json, print_table
-from ivideogpt.data.contact_sheet import SheetRow, write_contact_sheet
-from ivideogpt.data.store.reader import EpisodeStore
+
+if TYPE_CHECKING:
+    from ivideogpt.data.contact_sheet import SheetRow
+    from ivideogpt.data.store.reader import EpisodeStore
 
 _LOOKED_AT, _COLUMNS = 8, 8
 
@@ -31,6 +32,11 @@ def data(
         sheet: write a PNG with frames of some episodes (of one, with --episode).
         episode: look at the episode of this key only.
     """
+    import numpy as np
+
+    from ivideogpt.data.contact_sheet import write_contact_sheet
+    from ivideogpt.data.store.reader import EpisodeStore
+
     if sheet is not None:
         check_folder(sheet.parent)
     store = EpisodeStore(folder)
@@ -53,7 +59,9 @@ def data(
 
 
 def _row(store: EpisodeStore, index: int) -> SheetRow:
-    """First, middle and last frame of an episode."""
+    """Return the first, middle and last frame of an episode."""
+    from ivideogpt.data.contact_sheet import SheetRow
+
     info = store.info(index)
     last = info["length"] - 1
     places = [0, last // 2, last]
@@ -62,7 +70,11 @@ def _row(store: EpisodeStore, index: int) -> SheetRow:
 
 
 def _print_episode(store: EpisodeStore, index: int) -> list[SheetRow]:
-    """Prints one episode, and returns a row of its frames for each camera."""
+    """Print one episode, and return a row of its frames for each camera."""
+    import numpy as np
+
+    from ivideogpt.data.contact_sheet import SheetRow
+
     info, whole = store.info(index), store[index]
     print(f"episode {info['key']} ({index} of {len(store)}), split {info['split']}, in {info['shard']}")
     for name in ("length", "fps", "text", "meta"):
@@ -89,6 +101,8 @@ def _print_episode(store: EpisodeStore, index: int) -> list[SheetRow]:
 
 
 def _print_store(store: EpisodeStore) -> None:
+    import numpy as np
+
     facts, dataset = store.facts, store.facts.dataset
     hours = _hours(store)
     long = f" ({hours:.2f} hours)" if hours is not None else ""
@@ -111,7 +125,9 @@ def _print_store(store: EpisodeStore) -> None:
 
 
 def _hours(store: EpisodeStore) -> float | None:
-    """How long all episodes are, or None where one does not know its rate."""
+    """Return the length of all episodes together; None where one has no frame rate."""
+    import numpy as np
+
     rates = store.rates
     return None if np.isnan(rates).any() else float((store.lengths / rates).sum() / 3600)
 

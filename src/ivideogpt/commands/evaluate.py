@@ -1,30 +1,26 @@
-"""``ivideogpt evaluate``: measure a checkpoint on held-out episodes by a protocol; a table, a report, a JSON line."""
+"""``ivideogpt evaluate``: measure a checkpoint on held-out episodes by a protocol."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ivideogpt.commands.inputs import check_is_store
 from ivideogpt.commands.output import check_folder, print_table
 from ivideogpt.core.errors import MissingExtraError, UserError
-from ivideogpt.core.files import write_text_atomic
-from ivideogpt.data.store.reader import EpisodeStore
-from ivideogpt.evaluation.evaluate import Evaluation
-from ivideogpt.evaluation.evaluate import evaluate as measure
-from ivideogpt.evaluation.frame_errors import IMAGE_METRICS, Metric, perceptual_metric
-from ivideogpt.evaluation.held_out import HeldOut, read_clips
-from ivideogpt.evaluation.protocols import Protocol, find_protocol, settle
-from ivideogpt.evaluation.pusht_metrics import IMAGE_SIZE, pusht_measures
-from ivideogpt.evaluation.rollouts import Measures
-from ivideogpt.evaluation.video_distances import VideoDistances
-from ivideogpt.reports.evaluation_page import report_page
-from ivideogpt.reports.evaluation_report import About, results, summary, table_rows
-from ivideogpt.reports.evaluation_sections import figure
-from ivideogpt.worldmodel.model_card import card_facts
-from ivideogpt.worldmodel.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from ivideogpt.evaluation.evaluate import Evaluation
+    from ivideogpt.evaluation.frame_errors import Metric
+    from ivideogpt.evaluation.held_out import HeldOut
+    from ivideogpt.evaluation.protocols import Protocol
+    from ivideogpt.evaluation.rollouts import Measures
+    from ivideogpt.evaluation.video_distances import VideoDistances
+    from ivideogpt.reports.evaluation_report import About
+    from ivideogpt.worldmodel.world_model import WorldModel
 
 #: What can be left out or asked for; PSNR, SSIM, MSE and the trust signal are always measured.
 PARTS = ("perceptual", "video", "tokens", "following")
@@ -36,8 +32,9 @@ MOST_VGG_FRAMES = 8000
 def evaluate(
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")],
     *,
-    data: str,
+    data: str | None = None,
     protocol: str = "single",
+    seeds: str | None = None,
     samples: int | None = None,
     clips: int | None = None,
     horizon: int | None = None,
@@ -62,7 +59,10 @@ def evaluate(
     Args:
         checkpoint: a folder, a Hub id, the name of a shipped model, or a run folder.
         data: an episode store, as ivideogpt convert writes it: a folder, or a URL that fsspec knows.
-        protocol: bair, robonet, vp2, or single (the checkpoint's own context and clip length, one future).
+        protocol: bair, robonet, vp2, single (the checkpoint's own context and clip length, one future), or pusht (where
+            agent and block are, in clips in which the block moves; episodes are recorded in the simulator).
+        seeds: pusht: of the recorded episodes, first:stop; from 10000 on they were never trained on. Default:
+            20000:20020.
         samples: futures of each clip; default: the protocol's.
         clips: how many, of episodes spread evenly over the split; default: one of every episode.
         horizon: frames to imagine; default: the protocol's.
@@ -83,16 +83,50 @@ def evaluate(
         device: auto, cpu or cuda.
         int8: on a CPU, imagine with weights of 8 bits: faster, a little less exact.
     """
+    from ivideogpt.core.files import write_text_atomic
+    from ivideogpt.data.store.reader import EpisodeStore
+    from ivideogpt.evaluation.evaluate import evaluate as measure
+    from ivideogpt.evaluation.frame_errors import IMAGE_METRICS
+    from ivideogpt.evaluation.held_out import read_clips
+    from ivideogpt.evaluation.protocols import find_protocol, settle
+    from ivideogpt.evaluation.pusht_protocol import PUSHT
+    from ivideogpt.reports.evaluation_page import report_page
+    from ivideogpt.reports.evaluation_report import About, results, summary
+    from ivideogpt.worldmodel.model_card import card_facts
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+    if protocol == PUSHT:
+        from ivideogpt.commands.evaluate_pusht import evaluate_pusht
+
+        evaluate_pusht(
+            checkpoint,
+            data=data,
+            seeds=seeds,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+            output=output,
+            device=device,
+            int8=int8,
+        )
+        return
+    if seeds is not None:
+        raise UserError(
+            f"seeds is {seeds}, but protocol {protocol} reads a store; leave it out, or give --protocol pusht"
+        )
+    if data is None:
+        raise UserError(f"protocol {protocol} needs episodes; give a store as --data")
+    check_is_store(data)
     parts, explicit = _parts(metrics)
     if network not in NETWORKS:
         raise UserError(f"network is {network!r}; expected one of {', '.join(NETWORKS)}")
     if output is not None:
         check_folder(output)
-    wanted = find_protocol(protocol)
+    chosen = find_protocol(protocol)
     store = EpisodeStore(data)
     model = WorldModel.from_pretrained(checkpoint, device=device, int8=int8)
     changes: dict[str, Any] = {"samples": samples, "split": split, "temperature": temperature, "top_k": top_k}
-    settled = settle(wanted, model, horizon=horizon, **changes)
+    settled = settle(chosen, model, horizon=horizon, **changes)
     options: dict[str, Any] = {"count": clips, "stride": stride, "camera": camera, "seed": seed}
     held_out = read_clips(model, store, settled, allow_mismatch=allow_mismatch, **options)
     name = model.config.name or Path(checkpoint).name or checkpoint
@@ -104,7 +138,7 @@ def evaluate(
     extra, video, left_out = _networks(model, parts, explicit, network, lpips, i3d)
     if model.config.heads.reward and held_out.clips.rewards is None:
         left_out += ("rewards: the episodes have none",)
-    found = measure(
+    evaluation = measure(
         model,
         held_out.clips,
         settled,
@@ -126,16 +160,16 @@ def evaluate(
         goal_conditioned=model.config.goal_conditioned,
     )
     report = folder / "report.html"
-    write_text_atomic(folder / "results.json", json.dumps(results(found, held_out, about), indent=1) + "\n")
-    write_text_atomic(report, report_page(found, held_out, about))
-    _print(found, held_out, about, settled)
+    write_text_atomic(folder / "results.json", json.dumps(results(evaluation, held_out, about), indent=1) + "\n")
+    write_text_atomic(report, report_page(evaluation, held_out, about))
+    _print(evaluation, held_out, about, settled)
     print(report)
     # Four decimals, as other commands print, would leave nothing of an MSE.
-    print(json.dumps(_short({**summary(found, held_out, about), "report": str(report)})))
+    print(json.dumps(_short({**summary(evaluation, held_out, about), "report": str(report)})))
 
 
 def _parts(metrics: str) -> tuple[tuple[str, ...], bool]:
-    """What to measure, and whether the user named it."""
+    """Return the parts to measure, and whether the user named them."""
     if not metrics:
         return PARTS, False
     parts = tuple(part.strip() for part in metrics.split(",")) if metrics != "none" else ()
@@ -148,7 +182,10 @@ def _parts(metrics: str) -> tuple[tuple[str, ...], bool]:
 def _networks(
     model: WorldModel, parts: tuple[str, ...], explicit: bool, network: str, lpips: Path | None, i3d: Path | None
 ) -> tuple[list[Metric], VideoDistances | None, tuple[str, ...]]:
-    """What needs weights of others; where they are not installed and were not asked for, a sentence instead."""
+    """Load metrics that need downloaded weights; where they are missing and not asked for, return a sentence."""
+    from ivideogpt.evaluation.frame_errors import perceptual_metric
+    from ivideogpt.evaluation.video_distances import VideoDistances
+
     extra: list[Metric] = []
     video, left_out = None, []
     if "perceptual" in parts:
@@ -178,37 +215,44 @@ def _networks(
 
 
 def _measures(model: WorldModel, held_out: HeldOut) -> Measures | None:
-    """Figures of the domain: of PushT, where agent and block are."""
+    """Return the measures of the domain: of PushT, the positions of agent and block."""
+    from ivideogpt.evaluation.pusht_metrics import IMAGE_SIZE, pusht_measures
+
     if held_out.dataset != "pusht" or model.tokenizer.config.resolution != IMAGE_SIZE:
         return None
-    return lambda true, found, context_frame: pusht_measures(true, found, context_frame=context_frame)
+    return lambda true, imagined, context_frame: pusht_measures(true, imagined, context_frame=context_frame)
 
 
-def _print(found: Evaluation, held_out: HeldOut, about: About, protocol: Protocol) -> None:
+def _print(evaluation: Evaluation, held_out: HeldOut, about: About, protocol: Protocol) -> None:
+    from ivideogpt.reports.evaluation_report import table_rows
+    from ivideogpt.reports.evaluation_sections import figure
+
     print(
-        f"{about.model} on {held_out.dataset}, split {held_out.split}: {len(found.clips)} clips, protocol "
+        f"{about.model} on {held_out.dataset}, split {held_out.split}: {len(evaluation.clips)} clips, protocol "
         f"{protocol.name}, {protocol.samples} future{'s' * (protocol.samples > 1)} of {protocol.horizon} frames each"
     )
     for whole, title in ((False, "future frames"), (True, "whole clip")):
         rows = [
-            [row.label, *(f"{row.figures[x.key].value:.{x.digits}f}" for x in found.metrics)]
-            for row in table_rows(found, whole=whole)
+            [row.label, *(f"{row.figures[x.key].value:.{x.digits}f}" for x in evaluation.metrics)]
+            for row in table_rows(evaluation, whole=whole)
         ]
-        print_table([title, *(metric.label for metric in found.metrics)], rows)
-    for span, distances in found.video.items():
+        print_table([title, *(metric.label for metric in evaluation.metrics)], rows)
+    for span, distances in evaluation.video.items():
         listed = ", ".join(f"{row.replace('_', ' ')} {value:.4g}" for row, value in distances.items())
-        print(f"{found.video_name}, {span.replace('_', ' ')}: {listed}")
-    if found.following is not None:
-        scores = (f"{row.replace('_', ' ')} {figure(one.value, 2)}" for row, one in found.following.score.items())
+        print(f"{evaluation.video_name}, {span.replace('_', ' ')}: {listed}")
+    if evaluation.following is not None:
+        scores = (f"{row.replace('_', ' ')} {figure(x.value, 2)}" for row, x in evaluation.following.score.items())
         print(f"action following, 0 to 1, against {', '.join(scores)}")
-    if found.reward_scores:
-        known = (f"{row.replace('_', ' ')} {figure(one.pearson.value, 2)}" for row, one in found.reward_scores.items())
-        print(f"correlation with the recorded rewards: {', '.join(known)}")
-    told = (f"{name} {figure(one.spearman.value, 2)}" for name, one in found.trust.items())
-    print(f"rank correlation with the error of a frame: {', '.join(told)}")
+    if evaluation.reward_scores:
+        rewards = (
+            f"{row.replace('_', ' ')} {figure(x.pearson.value, 2)}" for row, x in evaluation.reward_scores.items()
+        )
+        print(f"correlation with the recorded rewards: {', '.join(rewards)}")
+    signals = (f"{name} {figure(x.spearman.value, 2)}" for name, x in evaluation.trust.items())
+    print(f"rank correlation with the error of a frame: {', '.join(signals)}")
     for label, texts in (
         ("left out", about.left_out),
-        ("not as published", protocol.deviations(clips=len(found.clips), dataset=held_out.dataset)),
+        ("not as published", protocol.deviations(clips=len(evaluation.clips), dataset=held_out.dataset)),
         ("overlooked", held_out.mismatches),
     ):
         for text in texts:

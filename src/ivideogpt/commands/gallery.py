@@ -1,27 +1,19 @@
-"""``ivideogpt gallery``: one HTML page of held-out clips, what happened beside what the model imagines."""
+"""``ivideogpt gallery``: write one HTML page of held-out clips beside what the model imagines."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import tyro
 
 from ivideogpt.commands.output import check_folder, print_json, print_table
-from ivideogpt.core.checkpoint import resolve_checkpoint
-from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.files import write_text_atomic
-from ivideogpt.data.catalog import dataset_info
-from ivideogpt.data.episode_files import HELD_OUT, is_store, open_episodes
-from ivideogpt.data.media import read_episode
-from ivideogpt.decoding.sampling import Sampling
-from ivideogpt.reports.gallery_clips import Showcase, find_windows, imagine_showcase, other_actions
-from ivideogpt.reports.gallery_page import gallery_page
-from ivideogpt.worldmodel.model_card import card_facts
-from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
-from ivideogpt.worldmodel.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from ivideogpt.core.episode import Episode
+    from ivideogpt.reports.gallery_clips import Showcase
+    from ivideogpt.worldmodel.world_model import WorldModel
 
 
 def gallery(
@@ -54,6 +46,14 @@ def gallery(
         stride: recorded frames from one frame of a clip to the next; default: the dataset's, else the checkpoint's.
         device: auto, cpu or cuda.
     """
+    from ivideogpt.core.files import write_text_atomic
+    from ivideogpt.data.catalog import dataset_info
+    from ivideogpt.decoding.sampling import Sampling
+    from ivideogpt.reports.gallery_clips import find_windows, imagine_showcase, other_actions
+    from ivideogpt.reports.gallery_page import gallery_page
+    from ivideogpt.worldmodel.model_card import card_facts
+    from ivideogpt.worldmodel.world_model import WorldModel
+
     if futures < 1:
         raise UserError(f"futures is {futures}; expected at least 1")
     if output.suffix.lower() not in (".html", ".htm") or output.is_dir():
@@ -86,11 +86,14 @@ def gallery(
 
 
 def _remarks(model: WorldModel) -> dict[str, str]:
-    """What its makers wrote about the model; tables of figures stay in the card."""
+    """Return the remarks of the model's makers; tables of figures stay in the card."""
     return {str(k).replace("_", " "): v for k, v in model.config.metadata.items() if isinstance(v, str)}
 
 
 def _own_episodes(checkpoint: str) -> Path:
+    from ivideogpt.core.checkpoint import resolve_checkpoint
+    from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
+
     path = resolve_checkpoint(checkpoint, shipped=SHIPPED) / EPISODES_FILE
     if not path.is_file():
         raise UserError(f"checkpoint {checkpoint!r} comes without episodes; give some, for example --data FILE.npz")
@@ -98,7 +101,10 @@ def _own_episodes(checkpoint: str) -> Path:
 
 
 def _read(data: Path, dataset_name: str | None, camera_key: str | None, size: int) -> tuple[list[Episode], str]:
-    """Episodes, held-out ones where there are any, and a sentence for the page on what they are."""
+    """Read episodes, the held-out ones where there are any, and describe them in a sentence for the page."""
+    from ivideogpt.data.episode_files import HELD_OUT, is_store, open_episodes
+    from ivideogpt.data.media import read_episode
+
     holds_many = data.suffix == ".safetensors" or is_store(data)
     if not holds_many:
         episode = read_episode(data, dataset_name=dataset_name, camera_key=camera_key, size=size)
@@ -119,6 +125,8 @@ def _read(data: Path, dataset_name: str | None, camera_key: str | None, size: in
 
 
 def _print(showcases: list[Showcase], output: Path) -> None:
+    import torch
+
     ratios, similar = (torch.stack([getattr(x, name) for x in showcases]) for name in ("psnr", "ssim"))
     copied = [torch.stack([getattr(x, f"{name}_copy_last") for x in showcases]) for name in ("psnr", "ssim")]
     headings = [f"{len(showcases)} showcases", "PSNR (dB)", "SSIM"]

@@ -1,21 +1,19 @@
-"""``ivideogpt mbrl plot``: curves of runs of reinforcement learning, over their seeds; a table, a page, a JSON line."""
+"""``ivideogpt mbrl plot``: draw the learning curves of runs of reinforcement learning, over their seeds."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ivideogpt.commands.output import check_folder, print_json, print_table
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.files import write_text_atomic
-from ivideogpt.mbrl.results import Group, first_reached, grouped
-from ivideogpt.mbrl.run_reader import read_run
-from ivideogpt.reports.learning_curves import write_png
-from ivideogpt.reports.learning_curves_page import curves_page, duration, notes, number, percent
+
+if TYPE_CHECKING:
+    from ivideogpt.mbrl.results import Group
 
 
 def mbrl_plot(
@@ -24,13 +22,19 @@ def mbrl_plot(
     out: Path = Path("outputs/mbrl"),
     threshold: float | None = None,
 ) -> None:
-    """Draw what runs reached in the real simulator; runs that differ only in their seed are one line.
+    """Draw the returns of runs in the real simulator; runs that differ only in their seed are one line.
 
     Args:
         runs: folders that ivideogpt mbrl wrote; of any tasks, methods and seeds.
         out: folder for curves.png and curves.html.
         threshold: a return to mark; also says when each seed first reached it.
     """
+    from ivideogpt.core.files import write_text_atomic
+    from ivideogpt.mbrl.results import first_reached, grouped
+    from ivideogpt.mbrl.run_reader import read_run
+    from ivideogpt.reports.learning_curves import write_png
+    from ivideogpt.reports.learning_curves_page import curves_page, notes
+
     if threshold is not None and not math.isfinite(threshold):
         raise UserError(f"threshold is {threshold}; expected a number, the return to mark")
     check_folder(out)
@@ -49,11 +53,13 @@ def mbrl_plot(
     picture, page = out / "curves.png", out / "curves.html"
     write_png(picture, groups, threshold=threshold)
     write_text_atomic(page, curves_page(groups, threshold=threshold))
-    found = {group.label: _summary(group, threshold) for group in groups}
-    print_json({"curves": picture, "page": page, "groups": found})
+    summaries = {group.label: _summary(group, threshold) for group in groups}
+    print_json({"curves": picture, "page": page, "groups": summaries})
 
 
 def _row(group: Group) -> list[str]:
+    from ivideogpt.reports.learning_curves_page import duration, number, percent
+
     last = group.points[-1]
     returns, success = last.returns, last.success
     return [
@@ -70,8 +76,10 @@ def _row(group: Group) -> list[str]:
 
 
 def _summary(group: Group, threshold: float | None) -> Mapping[str, object]:
+    from ivideogpt.mbrl.results import first_reached
+
     last, best = group.points[-1], group.best
-    found: dict[str, object] = {
+    summary: dict[str, object] = {
         "seeds": [run.seed for run in group.runs],
         "env_frames": last.env_frames,
         "return": last.returns.value,
@@ -86,5 +94,5 @@ def _summary(group: Group, threshold: float | None) -> Mapping[str, object]:
         "imagined_transitions": group.imagined_transitions,
     }
     if threshold is not None:
-        found["first_reached"] = {str(seed): frames for seed, frames in first_reached(group, threshold).items()}
-    return found
+        summary["first_reached"] = {str(seed): frames for seed, frames in first_reached(group, threshold).items()}
+    return summary

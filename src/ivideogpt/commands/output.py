@@ -1,4 +1,4 @@
-"""What commands show people: pictures, videos, a table, and one JSON line last."""
+"""Output of commands: pictures, videos, a table, and one JSON line last."""
 
 from __future__ import annotations
 
@@ -7,26 +7,42 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.render import side_by_side, to_uint8, write_gif, write_mp4, write_strip
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_folder(folder: Path) -> None:
-    """Raises UserError where results cannot be written into ``folder``, before the work that makes them."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    """Check that results can be written into ``folder``, before the work that makes them.
+
+    Raises:
+        UserError: they cannot.
+    """
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"output is {_shortened(folder)}, which no folder can be called ({reason})") from error
     if not nearest.is_dir():
         raise UserError(f"output is {folder}, but {nearest} is a file; choose a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise UserError(f"output is {folder}, but {nearest} cannot be written; choose another folder")
 
 
+def _shortened(path: Path) -> str:
+    text = str(path)
+    return repr(text if len(text) <= 100 else f"{text[:100]}...")
+
+
 def write_pictures(
     folder: Path, stem: str, rows: Mapping[str, Tensor], context_frames: int, fps: float, gif: bool = True
 ) -> list[Path]:
-    """Writes ``stem.mp4``, ``stem.png`` (a strip) and ``stem.gif`` of rows of frames ``[t c h w]`` in [0, 1]."""
+    """Write ``stem.mp4``, ``stem.png`` (a strip) and ``stem.gif`` of rows of frames ``[t c h w]`` in [0, 1]."""
+    from ivideogpt.data.render import side_by_side, to_uint8, write_gif, write_mp4, write_strip
+
     pictures = {label: to_uint8(frames) for label, frames in rows.items()}
     together = side_by_side(pictures, context_frames=context_frames)
     paths = [folder / f"{stem}.mp4", folder / f"{stem}.png"]
@@ -39,7 +55,7 @@ def write_pictures(
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
-    """Prints a table; numbers with two decimals, right-aligned."""
+    """Print a table; numbers with two decimals, right-aligned."""
 
     def text(cell: str | float) -> str:
         if isinstance(cell, str):
@@ -56,7 +72,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str | float]]) 
 
 
 def print_json(values: Mapping[str, object]) -> None:
-    """Prints one line of JSON: floats with four decimals, NaN as null."""
+    """Print one line of JSON: floats with four decimals, NaN as null."""
 
     def plain(value: object) -> object:
         if isinstance(value, float):

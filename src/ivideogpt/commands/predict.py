@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import torch
 import tyro
 
+from ivideogpt.commands.inputs import check_is_store, check_range, choose_sampling
 from ivideogpt.commands.output import check_folder, print_json, print_table, write_pictures
-from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.catalog import dataset_info
-from ivideogpt.data.episode_files import is_store, load_episodes, resized
-from ivideogpt.data.media import read_episode
-from ivideogpt.decoding.sampling import Sampling
-from ivideogpt.evaluation.rollouts import imagine_with_progress
-from ivideogpt.metrics.image import psnr, ssim
-from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON, WorldModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ivideogpt.core.episode import Episode
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+#: Futures and frames that are imagined at most: what one batch and one video can hold.
+_MOST_FUTURES, _MOST_FRAMES = 1024, 100_000
 
 
 def predict(
@@ -34,8 +35,8 @@ def predict(
     stride: int | None = None,
     start: int = 0,
     episode: int = 0,
-    temperature: float = 1.0,
-    top_k: int = 100,
+    temperature: float | None = None,
+    top_k: int | None = None,
     greedy: bool = False,
     reanchor_every: int | None = None,
     output: Path | None = None,
@@ -57,27 +58,31 @@ def predict(
         stride: recorded frames from one frame of the clip to the next; default: the dataset's, else the checkpoint's.
         start: first recorded frame of the clip.
         episode: which episode of a store or a .safetensors file.
-        temperature: of the draw.
-        top_k: draw only from this many likeliest tokens; 0: all.
-        greedy: take the likeliest token.
+        temperature: of sampling; default: the checkpoint's.
+        top_k: sample from this many likeliest tokens only; 0: all; default: 100.
+        greedy: take the likeliest token instead of sampling.
         reanchor_every: imagined frames between two encodings of the context.
         output: folder for the results; default: outputs/predict/NAME.
         fps: frames a second of the videos.
         device: auto, cpu or cuda.
         int8: on a CPU, imagine with weights of 8 bits: faster, a little less exact.
     """
-    if repeat < 1:
-        raise UserError(f"repeat is {repeat}; expected at least 1")
-    if horizon is not None and horizon < 1:
-        raise UserError(f"horizon is {horizon}; expected at least 1")
+    import torch
+
+    from ivideogpt.data.catalog import dataset_info
+    from ivideogpt.evaluation.rollouts import imagine_with_progress
+    from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON, WorldModel
+
+    check_range(repeat=(repeat, 1, _MOST_FUTURES), horizon=(horizon, 1, _MOST_FRAMES))
     if not 0.01 <= fps <= 1000:
         raise UserError(f"fps is {fps}; expected 0.01 to 1000 frames a second")
     folder = output or Path("outputs") / "predict" / input.stem
     check_folder(folder)
-    sampling = Sampling(temperature=temperature, top_k=top_k or None, greedy=greedy)
+    check_is_store(input)
     if stride is None and dataset_name is not None:
         stride = dataset_info(dataset_name).stride()
     model = WorldModel.from_pretrained(checkpoint, device=device, context_frames=context_frames, int8=int8)
+    sampling = choose_sampling(model, temperature=temperature, top_k=top_k, greedy=greedy)
     recorded = _read(input, episode, dataset_name, camera_key, model.tokenizer.config.resolution)
     stride = model.config.frame_stride if stride is None else stride
     clip = _clip(model, _strided(recorded, start, stride), horizon)
@@ -114,6 +119,9 @@ def predict(
 
 
 def _read(path: Path, index: int, dataset_name: str | None, camera_key: str | None, size: int) -> Episode:
+    from ivideogpt.data.episode_files import is_store, load_episodes, resized
+    from ivideogpt.data.media import read_episode
+
     if is_store(path) and camera_key is None:
         from ivideogpt.data.store.reader import EpisodeStore  # needs the extra data
 
@@ -134,6 +142,8 @@ def _read(path: Path, index: int, dataset_name: str | None, camera_key: str | No
 
 
 def _strided(episode: Episode, start: int, stride: int) -> Episode:
+    from ivideogpt.core.episode import Episode
+
     if stride < 1:
         raise UserError(f"stride is {stride}; expected at least 1")
     if not 0 <= start < len(episode):
@@ -144,12 +154,16 @@ def _strided(episode: Episode, start: int, stride: int) -> Episode:
 
 
 def _clip(model: WorldModel, episode: Episode, horizon: int | None) -> Episode:
-    """Context and, as far as recorded, future; for a goal-conditioned model the goal comes first."""
+    """Return context and recorded future; for a goal-conditioned model the goal comes first."""
+    import numpy as np
+
+    from ivideogpt.core.episode import Episode
+
     count = model.context_frames
-    known = count - 1 if model.config.goal_conditioned else count
-    wanted = known + (horizon or model.segment_frames())
-    window = episode.window(0, min(wanted, len(episode)))
-    needed = known + 1 if model.config.goal_conditioned else known
+    given = count - 1 if model.config.goal_conditioned else count
+    length = given + (horizon or model.segment_frames())
+    window = episode.window(0, min(length, len(episode)))
+    needed = given + 1 if model.config.goal_conditioned else given
     if len(window) < needed:
         raise UserError(
             f"the input has {len(window)} frames after start and stride; expected at least {needed}: "
@@ -163,7 +177,9 @@ def _clip(model: WorldModel, episode: Episode, horizon: int | None) -> Episode:
 
 
 def _actions(model: WorldModel, clip: Episode, horizon: int) -> torch.Tensor | None:
-    """Actions ``[horizon a]`` in model units."""
+    """Return actions ``[horizon a]`` in model units."""
+    import torch
+
     if not model.action_dim:
         return None
     if clip.actions is None:
@@ -184,7 +200,9 @@ def _actions(model: WorldModel, clip: Episode, horizon: int) -> torch.Tensor | N
 
 
 def _figures(futures: torch.Tensor, true: torch.Tensor, last: torch.Tensor) -> dict[str, dict[str, float]]:
-    """Mean over frames of each future that the recording covers; "best" is the best of the futures by PSNR."""
+    """Return the mean over recorded frames of each future; "best" is the best of the futures by PSNR."""
+    from ivideogpt.metrics.image import psnr, ssim
+
     if not len(true):
         nothing = {name: float("nan") for name in ("psnr", "psnr_copy_last", "ssim")}
         return {"best": nothing, "mean": nothing, "copy_last": nothing}

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ivideogpt.commands.output import check_folder, print_json
-from ivideogpt.configs.recipe import Recipe, changed
-from ivideogpt.configs.registry import find_preset
-from ivideogpt.core.checkpoint import step_folders
-from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
 
-_Preset = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET")]
+if TYPE_CHECKING:
+    from ivideogpt.configs.recipe import Recipe
+    from ivideogpt.core.distributed import Ranks
+    from ivideogpt.data.mixtures import Mixture
+    from ivideogpt.data.tokens import TokenStore
+
+_Preset = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET", help_behavior_hint="")]
+
+
+def load_settings(typed: Mapping[str, str]) -> Recipe:
+    """Load the settings that options change: those of the run that goes on, else those of the preset."""
+    from ivideogpt.commands.run_settings import kept_recipe
+
+    return kept_recipe(Path(typed["run"]) if "run" in typed else None, typed.get("preset"))
 
 
 def train_tokenizer(
-    preset: _Preset,
+    preset: _Preset = None,
     *,
+    settings: Recipe,
     data: str | None = None,
     mixture: str | None = None,
     run: Path,
     init: str | None = None,
     vqgan: str | None = None,
     steps: int | None = None,
-    set: tuple[str, ...] = (),  # noqa: A002  the name of the option
     seed: int | None = None,
     workers: int = 0,
     device: str = "auto",
@@ -37,7 +47,9 @@ def train_tokenizer(
     """Train a tokenizer on episode stores; the same command again goes on where a stopped run ended.
 
     Args:
-        preset: debug, pusht-64, robot-64, metaworld-64, or official-... (docs/migrating.md lists them).
+        preset: debug, pusht-64, robot-64, metaworld-64, or official-... (docs/migrating.md lists them); its settings
+            are options too, which `PRESET --help` lists. Default: the settings of the run that goes on.
+        settings: the settings of the preset.
         data: a store, a mixture file (.toml, .json), or with --mixture a folder of stores; debug makes its own.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
         run: folder for checkpoints, metrics.jsonl, curves and samples.
@@ -45,15 +57,16 @@ def train_tokenizer(
         vqgan: an image model's VQGAN to start from, as official-oxe-256-act-free does: amused/amused-256, or a folder
             with config.json and diffusion_pytorch_model.safetensors; what it lacks is new.
         steps: stop after this many updates, without changing the schedule.
-        set: settings to change, such as tokenizer.batch_size=16; the run folder's settings.json lists all.
         seed: of weights, data order and everything else that is random.
         workers: processes that read clips.
         device: auto, cpu or cuda.
         precision: auto, float32 or bfloat16.
         tracker: draws curves: tensorboard (auto: where it is installed), wandb, trackio or none.
     """
-    from ivideogpt.commands.training_stages import Machine, find_tokenizer, read_mixture, tokenizer_stage
+    from ivideogpt.commands.training_stages import Machine, find_tokenizer, tokenizer_stage
+    from ivideogpt.core.distributed import Ranks
     from ivideogpt.core.trackers import choose_tracker
+    from ivideogpt.data.tokens import TokenStore
     from ivideogpt.models.tokenizer import CompressiveTokenizer
     from ivideogpt.training.vqgan_weights import tokenizer_from_vqgan
 
@@ -62,7 +75,9 @@ def train_tokenizer(
     if init is not None and vqgan is not None:
         raise UserError(f"init is {init} and vqgan is {vqgan}; a tokenizer starts from one of them: leave one out")
     tracker, ranks = choose_tracker(tracker), Ranks.join(device)
-    recipe, stores = _recipe(preset, set, seed), read_mixture(_data(preset, data, run, ranks), mixture)
+    recipe, stores = _seeded(settings, seed), _open_data(preset, data, mixture, run, ranks)
+    if isinstance(stores, TokenStore):
+        raise UserError(f"{data} holds tokens; a tokenizer is trained on frames: give an episode store as --data")
     initial = None if init is None else CompressiveTokenizer.from_pretrained(find_tokenizer(init))
     if initial is not None:
         wanted = recipe.tokenizer.tokenizer.context_frames
@@ -74,7 +89,7 @@ def train_tokenizer(
         if ranks.is_first:
             print(f"new, as the VQGAN has none of that shape: {', '.join(fresh)}")
     machine = Machine(device=device, precision=precision, workers=workers, ranks=ranks, tracker=tracker)
-    tokenizer_stage(recipe, stores, run, machine, initial=initial, until=steps)
+    tokenizer_stage(recipe, stores, run, machine, initial=initial, until=steps, preset=preset)
     if machine.ranks.is_first:
         _report(run)
 
@@ -132,15 +147,15 @@ def tokenize(
 
 
 def train_transformer(
-    preset: _Preset,
+    preset: _Preset = None,
     *,
+    settings: Recipe,
     data: str | None = None,
     mixture: str | None = None,
     tokenizer: str | None = None,
     run: Path,
     init: str | None = None,
     steps: int | None = None,
-    set: tuple[str, ...] = (),  # noqa: A002  the name of the option
     seed: int | None = None,
     workers: int = 0,
     device: str = "auto",
@@ -150,25 +165,29 @@ def train_transformer(
     """Train a world model around a trained tokenizer; the same command again goes on where a stopped run ended.
 
     Args:
-        preset: debug, pusht-64, robot-64, metaworld-64, or official-... (docs/migrating.md lists them).
+        preset: debug, pusht-64, robot-64, metaworld-64, or official-... (docs/migrating.md lists them); its settings
+            are options too, which `PRESET --help` lists. Default: the settings of the run that goes on.
+        settings: the settings of the preset.
         data: what `ivideogpt tokenize` wrote, a store, a mixture file (.toml, .json), or with --mixture a folder of
             stores; debug makes its own.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
-        tokenizer: a tokenizer's folder, a run, a checkpoint or a shipped model; default: that of --init.
+        tokenizer: a tokenizer's folder, a run, a checkpoint or a shipped model; default: that of --init, or
+            of the run that goes on.
         run: folder for checkpoints (each a whole model), metrics.jsonl, curves and samples.
         init: a world model to start from: a folder, a run, a Hub id or a shipped model; its shape replaces the
             preset's, and heads that it lacks are new.
         steps: stop after this many updates, without changing the schedule.
-        set: settings to change, such as transformer.learning_rate=1e-4; the run folder's settings.json lists all.
         seed: of weights, data order and everything else that is random.
         workers: processes that read clips.
         device: auto, cpu or cuda.
         precision: auto, float32 or bfloat16.
         tracker: draws curves: tensorboard (auto: where it is installed), wandb, trackio or none.
     """
-    from ivideogpt.commands.training_stages import Machine, find_tokenizer, read_mixture, transformer_stage
+    from ivideogpt.commands.training_stages import Machine, find_tokenizer, transformer_stage
+    from ivideogpt.core.checkpoint import step_folders
+    from ivideogpt.core.distributed import Ranks
     from ivideogpt.core.trackers import choose_tracker
-    from ivideogpt.data.tokens import FACTS, TokenStore
+    from ivideogpt.data.tokens import TokenStore
     from ivideogpt.models.tokenizer import CompressiveTokenizer
     from ivideogpt.worldmodel.config import WorldModelConfig
     from ivideogpt.worldmodel.world_model import WorldModel
@@ -176,14 +195,10 @@ def train_transformer(
     check_folder(run)
     _check(steps, seed)
     tracker, ranks = choose_tracker(tracker), Ranks.join(device)
-    recipe = _recipe(preset, set, seed)
-    where = _data(preset, data, run, ranks)
-    kept = (Path(where) / FACTS).is_file()
-    if kept and mixture is not None:
-        raise UserError(f"mixture is {mixture!r}, but {where} holds tokens, whose stores are settled; leave it out")
-    if kept and recipe.augmentation_of("transformer") is not None and ranks.is_first:
-        print(f"{where} holds tokens of frames that are not augmented; give the stores as --data to augment them")
-    stores = TokenStore(where) if kept else read_mixture(where, mixture)
+    recipe, stores = _seeded(settings, seed), _open_data(preset, data, mixture, run, ranks)
+    is_augmented = recipe.augmentation_of("transformer") is not None
+    if isinstance(stores, TokenStore) and is_augmented and ranks.is_first:
+        print(f"{stores.folder} holds tokens of frames that are not augmented; give the stores as --data instead")
     initial = None if init is None else WorldModel.from_pretrained(init)
     if initial is not None:
         recipe = replace(recipe, model=recipe.model.like(initial), forecasts=())
@@ -191,17 +206,19 @@ def train_transformer(
         network = CompressiveTokenizer.from_pretrained(find_tokenizer(tokenizer))
     elif initial is not None:
         network = initial.tokenizer
+    elif step_folders(run):
+        network = CompressiveTokenizer.from_pretrained(find_tokenizer(str(run)))
     else:
         raise UserError("a transformer needs a trained tokenizer; give --tokenizer, or a model to start from as --init")
     machine = Machine(device=device, precision=precision, workers=workers, ranks=ranks, tracker=tracker)
     about = WorldModelConfig(name=run.name)
-    transformer_stage(recipe, stores, network, run, machine, about=about, initial=initial, until=steps)
+    transformer_stage(recipe, stores, network, run, machine, about=about, initial=initial, until=steps, preset=preset)
     if machine.ranks.is_first:
         _report(run)
 
 
-def _recipe(preset: str, settings: tuple[str, ...], seed: int | None) -> Recipe:
-    recipe = changed(find_preset(preset), settings)
+def _seeded(recipe: Recipe, seed: int | None) -> Recipe:
+    """Return the recipe with one seed for all trainings."""
     if seed is None:
         return recipe
     return replace(
@@ -219,22 +236,38 @@ def _check(steps: int | None, seed: int | None) -> None:
         raise UserError(f"seed is {seed}; expected at least 0")
 
 
-def _data(preset: str, data: str | None, run: Path, ranks: Ranks) -> str:
-    """What to train on; the preset debug makes its own."""
-    if data is not None:
-        return data
-    if preset != "debug":
-        raise UserError(f"preset {preset} needs data; give --data, a folder that `ivideogpt convert` wrote")
+def _open_data(
+    preset: str | None, data: str | None, mixture: str | None, run: Path, ranks: Ranks
+) -> Mixture | TokenStore:
+    """Return the stores or the tokens to train on; the preset debug records its own, a run goes on with those it had.
+
+    Raises:
+        UserError: there are none.
+    """
+    from ivideogpt.commands.run_settings import kept_data
+    from ivideogpt.commands.training_stages import read_mixture
+    from ivideogpt.data.tokens import FACTS, TokenStore
     from ivideogpt.envs.record.moving_square import collect_squares
 
-    folder = run.parent / f"{run.name}-data"
-    if ranks.is_first:
-        collect_squares(folder)
-    ranks.wait()
-    return str(folder)
+    if data is None and mixture is None and (kept := kept_data(run)) is not None:
+        return kept
+    if data is None and preset == "debug":
+        data = str(run.parent / f"{run.name}-data")
+        if ranks.is_first:
+            collect_squares(data)
+        ranks.wait()
+    if data is None:
+        raise UserError(f"preset {preset} needs data; give --data, a folder that `ivideogpt convert` wrote")
+    if not (Path(data) / FACTS).is_file():
+        return read_mixture(data, mixture)
+    if mixture is not None:
+        raise UserError(f"mixture is {mixture!r}, but {data} holds tokens, whose stores are known; leave --mixture out")
+    return TokenStore(data)
 
 
 def _report(run: Path) -> None:
+    from ivideogpt.core.checkpoint import step_folders
+
     steps, checkpoint = step_folders(run)[-1]
     print(f"after {steps} updates: {checkpoint}")
     print_json({"steps": steps, "metrics": run / "metrics.jsonl", "output": checkpoint})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ivideogpt.commands.run_settings import data_facts, run_settings, settle
+from ivideogpt.commands.run_settings import data_facts, keep_settings, run_settings
 from ivideogpt.commands.training_samples import imagination_figures, reconstruction_figures
 from ivideogpt.configs.recipe import Recipe
 from ivideogpt.core.checkpoint import step_folders
@@ -117,6 +117,7 @@ def tokenizer_stage(
     *,
     initial: CompressiveTokenizer | None = None,
     until: int | None = None,
+    preset: str | None = None,
 ) -> CompressiveTokenizer:
     """Trains a tokenizer in a run folder, or goes on there.
 
@@ -127,13 +128,14 @@ def tokenizer_stage(
         machine: where it runs.
         initial: weights to start from.
         until: stops after this many updates without changing the schedule.
+        preset: name of the preset, for the run's settings.json.
 
     Raises:
         UserError: the data or the folder does not fit.
     """
     config = recipe.tokenizer
     facts = data_facts(OpenMixture(mixture, recipe.tokenizer_clips()))
-    run = machine.run(folder, config, run_settings(recipe, "tokenizer", facts))
+    run = machine.run(folder, config, run_settings(recipe, "tokenizer", facts, preset))
     train = ClipLoader(
         mixture,
         recipe.tokenizer_clips(),
@@ -155,7 +157,7 @@ def tokenizer_stage(
     def evaluate(tokenizer: CompressiveTokenizer, step: int) -> dict[str, float]:
         return {} if measured is None else reconstruction_figures(tokenizer, measured, run, step)
 
-    settle(folder, recipe, "tokenizer", facts, machine.ranks)
+    keep_settings(folder, recipe, "tokenizer", facts, machine.ranks, preset)
     return train_tokenizer(config, train, run, initial=initial, evaluate=evaluate, until=until)
 
 
@@ -169,6 +171,7 @@ def transformer_stage(
     about: WorldModelConfig | None = None,
     initial: WorldModel | None = None,
     until: int | None = None,
+    preset: str | None = None,
 ) -> WorldModel:
     """Trains the transformer of a world model in a run folder, or goes on there; a forecast is trained before it.
 
@@ -181,6 +184,7 @@ def transformer_stage(
         about: what the checkpoint says of itself beside what follows from recipe and data.
         initial: a world model whose weights it starts from, wherever they fit.
         until: stops after this many updates of the transformer without changing the schedule.
+        preset: name of the preset, for the run's settings.json.
 
     Raises:
         UserError: the data, the tokenizer or the folder does not fit; adapters have no model to start from.
@@ -222,8 +226,8 @@ def transformer_stage(
         return LiveTokens(model, loader)
 
     facts = data_facts(opened, tokens=tokens, tokenizer=tokenizer)
-    settle(folder, recipe, "transformer", facts, machine.ranks)
-    settings = run_settings(recipe, "transformer", facts)
+    keep_settings(folder, recipe, "transformer", facts, machine.ranks, preset)
+    settings = run_settings(recipe, "transformer", facts, preset)
     for number, forecast in enumerate(recipe.forecasts, 1):
         run = machine.run(folder, forecast, settings, part=f"forecast-{number}")
         frames = forecast.clip_frames(context)

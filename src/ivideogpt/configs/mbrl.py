@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ivideogpt.configs.robot import debug_recipe
-from ivideogpt.core.config import suggestion
-from ivideogpt.core.errors import UserError
 from ivideogpt.mbrl.config import MbrlConfig
 from ivideogpt.mbrl.imagined_episodes import ImaginationConfig
 from ivideogpt.mbrl.world_model_source import Scratch, WorldConfig
@@ -189,24 +186,3 @@ def debug() -> MbrlConfig:
         save_every=20,
         log_every=10,
     )
-
-
-#: Every run by name.
-MBRL: Mapping[str, Callable[[], MbrlConfig]] = {
-    "metaworld": metaworld,
-    "official": official,
-    "pusht": pusht,
-    "reacher": reacher,
-    "debug": debug,
-}
-
-
-def find_mbrl(name: str) -> MbrlConfig:
-    """The run ``name``.
-
-    Raises:
-        UserError: there is none; the message names the closest one.
-    """
-    if name not in MBRL:
-        raise UserError(f"there is no preset {name!r} for mbrl; {suggestion(name, MBRL)}")
-    return MBRL[name]()

@@ -1,32 +1,56 @@
-"""All presets by name."""
+"""Every preset by name, of world models and of reinforcement learning.
+
+Presets are imported when they are used: listing their names imports nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from ivideogpt.configs.metaworld import metaworld_recipe
-from ivideogpt.configs.official import OFFICIAL
-from ivideogpt.configs.pusht import pusht_recipe
-from ivideogpt.configs.recipe import Recipe
-from ivideogpt.configs.robot import debug_recipe, robot_recipe
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
 
-PRESETS: Mapping[str, Callable[[], Recipe]] = {
-    "debug": debug_recipe,
-    "pusht-64": pusht_recipe,
-    "robot-64": robot_recipe,
-    "metaworld-64": metaworld_recipe,
-    **{name: official.recipe for name, official in OFFICIAL.items()},
+#: The function of each preset, "module:function" inside ``ivideogpt.configs``.
+PRESETS: Mapping[str, Mapping[str, str]] = {
+    # ``Recipe``: train-tokenizer and train-transformer
+    "training": {
+        "debug": "robot:debug_recipe",
+        "pusht-64": "pusht:pusht_recipe",
+        "robot-64": "robot:robot_recipe",
+        "metaworld-64": "metaworld:metaworld_recipe",
+        "official-oxe-64-act-free": "official:oxe_64_act_free",
+        "official-oxe-64-act-free-medium": "official:oxe_64_act_free_medium",
+        "official-oxe-64-goal-cond": "official:oxe_64_goal_cond",
+        "official-oxe-256-act-free": "official:oxe_256_act_free",
+        "official-bair-64-act-free": "official:bair_64_act_free",
+        "official-bair-64-act-cond": "official:bair_64_act_cond",
+        "official-robonet-64-act-cond": "official:robonet_64_act_cond",
+        "official-robonet-256-act-cond": "official:robonet_256_act_cond",
+        "official-vp2-robosuite-64-act-cond": "official:vp2_64_act_cond",
+        "official-vp2-robodesk-64-act-cond": "official:vp2_64_act_cond",
+    },
+    # ``MbrlConfig``: mbrl
+    "mbrl": {
+        "metaworld": "mbrl:metaworld",
+        "official": "mbrl:official",
+        "pusht": "mbrl:pusht",
+        "reacher": "mbrl:reacher",
+        "debug": "mbrl:debug",
+    },
 }
 
 
-def find_preset(name: str) -> Recipe:
-    """The preset ``name``.
+def find_preset(name: str, kind: Literal["training", "mbrl"] = "training") -> Any:
+    """Return the settings of a preset: a ``Recipe``, or an ``MbrlConfig`` for the kind "mbrl".
 
     Raises:
-        UserError: there is none; the message names the closest one.
+        UserError: there is no such preset; the message names the closest one.
     """
-    if name not in PRESETS:
-        raise UserError(f"there is no preset {name!r}; {suggestion(name, PRESETS)}")
-    return PRESETS[name]()
+    presets = PRESETS[kind]
+    if name not in presets:
+        command = " for mbrl" if kind == "mbrl" else ""
+        raise UserError(f"there is no preset {name!r}{command}; {suggestion(name, presets)}")
+    module, _, function = presets[name].partition(":")
+    return getattr(importlib.import_module(f"ivideogpt.configs.{module}"), function)()

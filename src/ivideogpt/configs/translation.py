@@ -138,7 +138,7 @@ def _training(
         else:
             notes.append(f"--report_to {given['report_to']} is gone: there is {' and '.join(_TRACKERS)}")
     if different:
-        found += ["--set", *as_settings(different)]
+        found += [*as_settings(different)]
     size = settings[f"{training}.batch_size"]
     notes = [
         f"batches are of {size} clips, those of {gpus} official GPUs together; --gpus N says another number",

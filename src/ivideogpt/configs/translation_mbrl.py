@@ -60,7 +60,7 @@ def translate_mbrl(pasted: Pasted) -> tuple[list[str], list[str]]:
         options["run"] = f"runs/{folder}"
     words = [*MBRL_PROGRAMS[pasted.program], *(f"{name}={_text(value)}" for name, value in options.items())]
     if settings:
-        words += ["--set", *(f"{name}={json.dumps(value)}" for name, value in settings.items())]
+        words += [*(f"{name}={json.dumps(value)}" for name, value in settings.items())]
     return words, notes
 
 

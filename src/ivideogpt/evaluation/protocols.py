@@ -120,7 +120,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         resize=True,
         datasets=("vp2_robodesk", "vp2_robosuite"),
     ),
-    "single": Protocol(name="single"),
+    "single": Protocol(name="single", resize=True),
 }
 
 

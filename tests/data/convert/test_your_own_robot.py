@@ -49,7 +49,7 @@ def test_the_commands_of_the_page_train_a_model_on_a_store(recordings, monkeypat
     small = {
         "train-tokenizer": ["--steps", "1"],
         "tokenize": ["--workers", "0"],
-        "train-transformer": ["--steps", "1", "--set", "forecasts.0.steps=1", "forecasts.1.steps=1"],
+        "train-transformer": ["--steps", "1", "forecasts.0.steps=1", "forecasts.1.steps=1"],
         "predict": ["--horizon", "2"],
     }
     for words in commands:

@@ -122,6 +122,19 @@ class DragPolicy:
         return float(np.exp(self._random.uniform(np.log(low), np.log(high))))
 
 
+@dataclass(frozen=True, kw_only=True)
+class PushTRecording:
+    """Settings of recorded PushT episodes.
+
+    Attributes:
+        length: frames of an episode, at 10 a second.
+        shard: episodes of a file.
+    """
+
+    length: int = 48
+    shard: int = 100
+
+
 def _inside(point: np.ndarray) -> np.ndarray:
     return np.clip(point, _LOW, _HIGH)
 

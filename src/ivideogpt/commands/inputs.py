@@ -1,0 +1,94 @@
+"""Options that several commands share: sampling, ranges of numbers, and folders of episodes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ivideogpt.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ivideogpt.decoding.sampling import Sampling
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+_MOST_INSPECTED = 1000
+
+
+def choose_sampling(
+    model: WorldModel, *, temperature: float | None = None, top_k: int | None = None, greedy: bool = False
+) -> Sampling:
+    """Return the checkpoint's sampling with the options that were given.
+
+    Args:
+        model: whose checkpoint says the temperature.
+        temperature: of sampling; None: the checkpoint's.
+        top_k: sample from this many likeliest tokens; 0: from all; None: the default.
+        greedy: take the likeliest token.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    from ivideogpt.decoding.sampling import Sampling
+
+    sampling = Sampling(temperature=model.config.temperature, greedy=greedy)
+    if temperature is not None:
+        sampling = replace(sampling, temperature=temperature)
+    return sampling if top_k is None else replace(sampling, top_k=top_k or None)
+
+
+def check_range(**options: tuple[int | None, int, int]) -> None:
+    """Check numbers, each with the least and the most that it may be; None is not checked.
+
+    Raises:
+        UserError: a number is out of range; it is named.
+    """
+    for name, (value, least, most) in options.items():
+        if value is not None and value < least:
+            raise UserError(f"{name} is {value}; expected at least {least}")
+        if value is not None and value > most:
+            raise UserError(f"{name} is {value}; expected at most {most}")
+
+
+def check_is_store(path: str | Path) -> None:
+    """Check that a folder is not a dataset that must be converted first, or something else than episodes.
+
+    Raises:
+        UserError: it is; the message says what the folder holds and which command converts it.
+    """
+    folder = Path(path)
+    try:
+        if "://" in str(path) or not folder.is_dir() or (folder / "index.parquet").is_file():
+            return
+        names = {entry.name for entry, _ in zip(folder.iterdir(), range(_MOST_INSPECTED), strict=False)}
+    except (OSError, ValueError):
+        return
+    kind, advice = _describe(folder, names)
+    if kind:
+        raise UserError(f"{path} is {kind}, not an episode store; {advice}")
+
+
+def _describe(folder: Path, names: set[str]) -> tuple[str, str]:
+    """Return the kind of a folder and what to do with it; ("", "") where it is unknown."""
+    convert = "convert it first: ivideogpt convert"
+    suffixes = {name.rpartition(".")[2].lower() for name in names if "." in name}
+    if "meta" in names and (folder / "meta" / "info.json").is_file():
+        return "a LeRobot dataset", f"{convert} lerobot {folder} STORE"
+    versions = [name for name in names if re.fullmatch(r"\d+\.\d+\.\d+", name)]
+    tfds = [folder, *(folder / name for name in versions)]
+    is_tfds = any((place / "features.json").is_file() or (place / "dataset_info.json").is_file() for place in tfds)
+    if is_tfds or any(".tfrecord" in name for name in names):
+        name = folder.parent.name if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) else folder.name
+        return "an RLDS dataset", f"{convert} oxe {name} {folder} STORE"
+    if "tokens.json" in names:
+        return "a folder of tokens", "give the store that they were made from"
+    if "checkpoints" in names and "settings.json" in names:
+        return "the folder of a run", "give the store that it was trained on"
+    if "config.json" in names or {"tokenizer", "transformer"} <= names:
+        return "a checkpoint", "give episodes"
+    if suffixes & {"hdf5", "h5"}:
+        return "a folder of HDF5 files", f"{convert} KIND {folder} STORE (ivideogpt convert --help lists the kinds)"
+    if suffixes & {"mp4", "npz", "webm", "avi", "mkv", "mov"}:
+        return "a folder of recordings", f"{convert} video {folder} STORE"
+    return "", ""
