@@ -25,10 +25,10 @@ play: .venv/serve.stamp  ## play the shipped model in the browser
 	.venv/bin/ivideogpt serve
 
 train-demo: .venv/pusht.stamp  ## train the shipped model again, from simulator to checkpoint
-	.venv/bin/ivideogpt train-demo
+	IVIDEOGPT=.venv/bin/ivideogpt PYTHON=.venv/bin/python runs/pusht.sh
 
 eval-demo: .venv/pusht.stamp  ## measure the shipped model on fresh episodes (SEEDS=20000:20020)
-	.venv/bin/ivideogpt eval-demo --seeds $(SEEDS)
+	.venv/bin/ivideogpt evaluate pusht-64 --protocol pusht --seeds $(SEEDS)
 
 test: .venv/all.stamp  ## run the test suite
 	.venv/bin/python -m pytest

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from ivideogpt import Episode
-from ivideogpt.cli import VERBS, _options
+from ivideogpt.cli import COMMANDS
+from ivideogpt.commands.collect import RECORDERS
+from ivideogpt.commands.reference import options
+from ivideogpt.commands.reference import page as commands_page
+from ivideogpt.configs.registry import PRESETS, find_preset
 from ivideogpt.data.episode_files import save_episodes
 from ivideogpt.worldmodel.shipped import SHIPPED
 
@@ -65,12 +69,23 @@ def test_no_path_of_one_machine_is_shown(page):
 def verb_of(words):
     """The verb, of one word or two, that a command line begins with."""
     pair = " ".join(words[:2])
-    return pair if pair in VERBS else words[0]
+    return pair if pair in COMMANDS else words[0]
 
 
-def test_the_table_of_commands_is_the_table_of_verbs():
-    rows = [re.match(r"`ivideogpt ([^`]+)", cells[0]) for cells in table_rows(README)]
-    assert [verb_of(row[1].split()) for row in rows if row] == list(VERBS)
+def test_the_page_of_commands_is_the_one_that_the_commands_write():
+    assert text(ROOT / "docs" / "commands.md") == commands_page()
+    assert "docs/commands.md" in text(README)
+
+
+def known_options(name):
+    """The options of a command, those of its settings included."""
+    settings = [None]
+    if name == "collect":
+        settings = [recorder.settings() for recorder in RECORDERS.values()]
+    elif COMMANDS[name].settings:
+        kind = "mbrl" if name == "mbrl" else "training"
+        settings = [find_preset(preset, kind) for preset in PRESETS[kind]]
+    return {option for default in settings for option in options(COMMANDS[name].load(), default)}
 
 
 @a_page
@@ -80,9 +95,9 @@ def test_command_lines_use_options_that_exist(page):
         words = line.split("#")[0].split()
         if words[:1] == ["ivideogpt"] and re.match(r"[a-z]", words[1]):
             verb = verb_of(words[1:])
-            assert verb in VERBS, line
-            known = _options(VERBS[verb].load())
-            for option in re.findall(r"--([\w-]+)", line):
+            assert verb in COMMANDS, line
+            known = known_options(verb)
+            for option in re.findall(r"--([\w.-]+)", line):
                 known_here = option.removeprefix("no-") in known or option == "help"
                 assert known_here, f"{line}: ivideogpt {verb} has no --{option}"
 

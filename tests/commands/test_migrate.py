@@ -1,16 +1,17 @@
 """``ivideogpt migrate``: official commands become ours, and nothing of them is lost without a word."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from ivideogpt.cli import VERBS, _parse, main
+from ivideogpt.cli import COMMANDS, main
+from ivideogpt.commands.arguments import assign, parse
 from ivideogpt.configs.nearest import differences, tokenizer_settings
 from ivideogpt.configs.official import OFFICIAL, official_script
 from ivideogpt.configs.pasted import read_commands
-from ivideogpt.configs.recipe import changed
 from ivideogpt.configs.registry import find_preset
 
 SCRIPTS = Path(__file__).parents[2] / "../shared/data/official_scripts.json"
@@ -54,6 +55,19 @@ def migrated(capsys):
     return run
 
 
+def settings_of(words):
+    """The settings among the words of a command of ours, by name."""
+    pairs = [word.split("=", 1) for word in words if re.match(r"[a-z]\w*(\.\w+)*=", word)]
+    own = ("run", "task", "num_train_frames", "seed", "demo", "model")
+    return {name: value for name, value in pairs if name not in own}
+
+
+def understood(words):
+    """The call that the command line makes of the words of a command of ours."""
+    command = COMMANDS[words[1]]
+    return parse(command.load(), words[2:], "ivideogpt", command.settings_loader())
+
+
 def option(words, name):
     return words[words.index(name) + 1]
 
@@ -65,7 +79,7 @@ def test_an_official_command_becomes_a_preset_without_settings(migrated):
     assert option(words, "--run") == "log_vqgan/bair_tokenizer_ft"
     assert option(words, "--init") == "pretrained_models/ivideogpt-oxe-64-act-free/tokenizer"
     assert (option(words, "--workers"), option(words, "--precision")) == ("16", "bfloat16")
-    assert "--set" not in words and "--seed" not in words
+    assert not settings_of(words) and "--seed" not in words
     assert any(note.startswith("--model_type is gone: ") for note in notes)
 
 
@@ -73,7 +87,7 @@ def test_a_script_becomes_all_its_commands(migrated, tmp_path):
     (tmp_path / "bair.sh").write_text(f"cd somewhere\n{TOKENIZER}\n{TRANSFORMER}")
     (first, second), notes = migrated(f"bash {tmp_path}/bair.sh")
     assert first[1:3] == ["train-tokenizer", "official-bair-64-act-free"]
-    assert second[1:3] == ["train-transformer", "official-bair-64-act-cond"] and "--set" not in second
+    assert second[1:3] == ["train-transformer", "official-bair-64-act-cond"] and not settings_of(second)
     assert option(second, "--tokenizer") == "{log_directory_of_finetuned_tokenizer}/unwrapped_model"
     assert option(second, "--init") == "pretrained_models/ivideogpt-oxe-64-act-free"
     assert any(note.startswith("--load_internal_llm is gone: ") for note in notes)
@@ -87,7 +101,7 @@ def test_each_official_script_becomes_its_preset(name, migrated):
         flags = {flag: value for flag, value in command.items() if flag != "program"}
         pasted = [f"--{flag}" if value is True else f"--{flag}={value}" for flag, value in flags.items()]
         ((words,), _) = migrated("--", "accelerate", "launch", command["program"], *pasted)
-        assert "--set" not in words
+        assert not settings_of(words)
         if command["program"] == "train_gpt.py":
             assert words[1:3] == ["train-transformer", name]
         else:
@@ -126,7 +140,7 @@ def test_amuseds_vqgan_is_a_start_of_its_own_kind(migrated):
 def test_a_discriminator_keeps_its_rate_and_its_schedule(migrated):
     pasted = "--resolution 64 --rand_select --learning_rate 3e-4 --discr_lr_scheduler cosine --lr_scheduler constant"
     ((words,), notes) = migrated("--", "python", "train_tokenizer.py", *pasted.split())
-    training = changed(find_preset(words[2]), words[words.index("--set") + 1 :]).tokenizer
+    training = assign(find_preset(words[2]), settings_of(words)).tokenizer
     assert (training.learning_rate, training.discriminator_learning_rate) == (3e-4, 1e-4)
     assert (training.schedule, training.discriminator_schedule) == ("constant", "cosine")
     assert any(note.startswith("tokenizer and discriminator warm up alike") for note in notes)
@@ -135,7 +149,7 @@ def test_a_discriminator_keeps_its_rate_and_its_schedule(migrated):
 def test_what_differs_is_set_and_the_settings_say_what_the_flags_said(migrated):
     pasted = "--resolution 64 --rand_select --learning_rate 3e-4 --strong_aug --selected_params --disc_start 7"
     ((words,), _) = migrated("--gpus", 2, "--", "python", "train_tokenizer.py", *pasted.split())
-    recipe = changed(find_preset(words[2]), words[words.index("--set") + 1 :])
+    recipe = assign(find_preset(words[2]), settings_of(words))
     assert recipe.tokenizer.learning_rate == 3e-4 and recipe.tokenizer.codes == "frozen"
     assert recipe.tokenizer.batch_size == 32 and recipe.tokenizer.loss.discriminator_start == 4
     assert recipe.augmentation_of("tokenizer").hue == 0.5
@@ -154,7 +168,7 @@ def test_adapters_are_set_only_where_they_were_asked_for(migrated):
 
 def test_flags_that_were_not_typed_count_at_their_official_defaults(migrated):
     ((words,), _) = migrated("--", "accelerate", "launch", "train_gpt.py", "--pretrained_model_name_or_path", "t")
-    settings = dict(word.split("=") for word in words[words.index("--set") + 1 :])
+    settings = settings_of(words)
     assert settings["transformer.schedule"] == "constant" and settings["transformer.learning_rate"] == "5e-05"
     assert settings["transformer.clip_frames"] == "2" and settings["transformer.batch_size"] == "32"
 
@@ -235,7 +249,7 @@ def test_keys_of_reinforcement_learning_become_settings_in_frames_of_ours(migrat
         "succ_bonus=0 lr=3e-4"
     )
     ((words,), notes) = migrated("--", "python", "mbrl/train_metaworld_mbpo.py", *keys.split())
-    settings = dict(word.split("=", 1) for word in words[words.index("--set") + 1 :])
+    settings = settings_of(words)
     assert json.loads(settings.pop("environment")) == {"action_repeat": 2, "success_bonus": 0.0}
     assert settings == {
         "imagination.every": "200",
@@ -246,7 +260,7 @@ def test_keys_of_reinforcement_learning_become_settings_in_frames_of_ours(migrat
         "imagination.rows": "8",
         "agent.learning_rate": "0.0003",
     }
-    assert callable(_parse(VERBS["mbrl"].load(), words[2:], "ivideogpt"))
+    assert callable(understood(words))
     assert not notes
 
 
@@ -259,7 +273,7 @@ def test_keys_of_reinforcement_learning_without_a_counterpart_say_why(migrated):
 @pytest.mark.parametrize("pasted", [TOKENIZER, TRANSFORMER])
 def test_what_is_printed_is_understood_by_the_command_line(pasted, migrated):
     ((words,), _) = migrated(pasted)
-    assert callable(_parse(VERBS[words[1]].load(), words[2:], "ivideogpt"))
+    assert callable(understood(words))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ivideogpt.cli import VERBS, _options
+from ivideogpt.cli import COMMANDS
+from ivideogpt.commands.reference import options
 from ivideogpt.configs.migration_page import page
 from ivideogpt.configs.migration_table import CONFIGURATIONS, PROGRAMS
 from ivideogpt.configs.official import OFFICIAL
@@ -70,8 +71,8 @@ def test_options_and_settings_in_the_table_exist(program):
         for text in re.findall(r"`([^`]+)`", f"{flag.ours} {flag.note}"):
             verb = text.split()[1] if text.startswith("ivideogpt ") else VERB.get(program, "convert")
             for option in re.findall(r"--([\w-]+)", text):
-                assert option in _options(VERBS[verb].load()), f"{flag.name}: ivideogpt {verb} has no --{option}"
-            for setting in re.findall(r"([\w.]+)=", text.partition("--set ")[2]):
+                assert option in options(COMMANDS[verb].load()), f"{flag.name}: ivideogpt {verb} has no --{option}"
+            for setting in re.findall(r"(?<![\w.])((?:tokenizer|model|transformer)\.[\w.]+|augmentation)=", text):
                 value = settings
                 for part in setting.split("."):
                     assert part in value, f"{flag.name}: there is no setting {setting}"
@@ -96,5 +97,5 @@ def test_the_page_has_a_row_for_each_flag_and_each_preset():
 def test_the_page_names_every_option_of_predict():
     text = page()
     part = text[text.index("## inference/predict.py") : text.index("## datasets/oxe_data_converter.py")]
-    missing = set(_options(VERBS["predict"].load())) - set(re.findall(r"--([a-z0-9-]+)", part)) - {"checkpoint"}
+    missing = set(options(COMMANDS["predict"].load())) - set(re.findall(r"--([a-z0-9-]+)", part)) - {"checkpoint"}
     assert not missing

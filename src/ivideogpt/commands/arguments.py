@@ -21,11 +21,11 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, TypeVar, Union
 
 import tyro
 
+from ivideogpt.commands.option_types import option_type_rules
 from ivideogpt.core.config import from_dict, suggestion, to_dict
 from ivideogpt.core.errors import UserError
 
@@ -59,20 +59,20 @@ def parse(
         UserError: an unknown option, a missing or a wrong value.
         SystemExit: after ``--help``.
     """
-    hints = _hints(function)
+    hints = resolved_hints(function)
     settings, words = None, list(arguments)
     if load_settings is not None:
         typed = _typed_options(arguments, hints)
-        positional = next(name for name, hint in hints.items() if _is_positional(hint))
+        positional = next(name for name, hint in hints.items() if is_positional(hint))
         if positional in typed or not {"-h", "--help"} & set(arguments):
             settings = load_settings(typed)
             settings, words = _assign_groups(words, settings, hints)
-    words = _tyro_words(words, _options(hints, settings), program, is_strict=settings is not None)
+    words = _tyro_words(words, option_types(hints, settings), program, is_strict=settings is not None)
     with _one_sentence_errors(program, hints):
-        return tyro.cli(_bind(function, hints, settings), prog=program, args=words, registry=_registry())
+        return tyro.cli(_bind(function, hints, settings), prog=program, args=words, registry=option_type_rules())
 
 
-def _hints(function: Callable[..., object]) -> dict[str, Any]:
+def resolved_hints(function: Callable[..., object]) -> dict[str, Any]:
     """Return the resolved type of each parameter but ``settings``, whose type may be expensive to import."""
     names = {name: hint for name, hint in function.__annotations__.items() if name not in ("return", SETTINGS)}
     typed = types.SimpleNamespace(__annotations__=names)
@@ -97,7 +97,7 @@ def _bind(function: Callable[..., object], hints: Mapping[str, Any], settings: A
             annotations[name] = Annotated[cls, tyro.conf.arg(name="")]
         else:
             # The description says what is done without the option; "(default: None)" would add nothing.
-            is_silent = parameter.default in (None, ()) and not _is_positional(hints[name])
+            is_silent = parameter.default in (None, ()) and not is_positional(hints[name])
             hint = hints[name]
             annotations[name] = Annotated[hint, tyro.conf.arg(help_behavior_hint="")] if is_silent else hint
         parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
@@ -126,7 +126,7 @@ def _copied(cls: type, settings: Any) -> Any:
 # Words
 
 
-def _options(hints: Mapping[str, Any], settings: Any) -> dict[str, Any]:
+def option_types(hints: Mapping[str, Any], settings: Any) -> dict[str, Any]:
     """Return the type of each option by name, such as "transformer.learning-rate"."""
     options: dict[str, Any] = {}
 
@@ -151,7 +151,7 @@ def _options(hints: Mapping[str, Any], settings: Any) -> dict[str, Any]:
 def _typed_options(arguments: Sequence[str], hints: Mapping[str, Any]) -> dict[str, str]:
     """Return the values of the command's own options, read without knowing its settings."""
     own = {name.replace("_", "-"): name for name in hints}
-    positional = [name for name, hint in hints.items() if _is_positional(hint)]
+    positional = [name for name, hint in hints.items() if is_positional(hint)]
     typed: dict[str, str] = {}
     words = list(arguments)
     while words:
@@ -172,7 +172,8 @@ def _typed_options(arguments: Sequence[str], hints: Mapping[str, Any]) -> dict[s
     return typed
 
 
-def _is_positional(hint: Any) -> bool:
+def is_positional(hint: Any) -> bool:
+    """Whether a parameter of this type is a word of its own, without a name."""
     return tyro.conf.Positional in getattr(hint, "__metadata__", ())
 
 
@@ -182,7 +183,7 @@ def _assign_groups(arguments: Sequence[str], settings: Any, hints: Mapping[str, 
     Returns:
         The settings, and the other words.
     """
-    options = _options(hints, settings)
+    options = option_types(hints, settings)
     words: list[str] = []
     rest = list(arguments)
     while rest:
@@ -258,7 +259,7 @@ def _tyro_words(
     Raises:
         UserError: there is no such option.
     """
-    flags = {name for name, hint in options.items() if not _is_positional(hint)}
+    flags = {name for name, hint in options.items() if not is_positional(hint)}
     flags |= {_negated(name) for name in flags if options[name] is bool}
     words: list[str] = []
     rest = list(arguments)
@@ -299,7 +300,7 @@ def _negated(name: str) -> str:
 def _spelled(name: str, value: str | None, hint: Any, program: str) -> list[str]:
     if value is None:
         return [f"--{name}"]
-    if _is_positional(hint):
+    if is_positional(hint):
         return [value]
     if hint is bool:
         if value.lower() not in ("true", "false"):
@@ -316,73 +317,6 @@ def _items(text: str) -> list[str]:
         with contextlib.suppress(ValueError):
             return [item if isinstance(item, str) else json.dumps(item) for item in json.loads(text)]
     return [item.strip() for item in text.split(",")] if text else []
-
-
-# Types
-
-
-def _registry() -> tyro.constructors.ConstructorRegistry:
-    """Return the rules for types that tyro would show as "{None}|INT" or as subcommands."""
-    registry = tyro.constructors.ConstructorRegistry()
-    registry.primitive_rule(_optional_rule)
-    registry.primitive_rule(_json_rule)
-    return registry
-
-
-def _optional_rule(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
-    """Read ``X | None`` as an X, or as null."""
-    inner = _optional(info.type)
-    if inner is None:
-        return None
-    choices: tuple[Any, ...] = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
-    if not choices and inner not in (int, float, str, Path):
-        return None
-    convert = inner if not choices else {str(choice): choice for choice in choices}.__getitem__
-
-    def read(words: list[str]) -> Any:
-        return None if words[0] == "null" else convert(words[0])
-
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="{" + ",".join(map(str, choices)) + "}" if choices else inner.__name__.upper(),
-        instance_from_str=read,
-        is_instance=lambda value: value is None or isinstance(value, inner if not choices else object),
-        str_from_instance=lambda value: ["null" if value is None else str(value)],
-        choices=(*map(str, choices), "null") if choices else None,
-    )
-
-
-def _json_rule(info: tyro.constructors.PrimitiveTypeInfo) -> Any:
-    """Read dictionaries and optional dataclasses as JSON."""
-    inner: Any = _optional(info.type)
-    is_optional_dataclass = isinstance(inner, type) and is_dataclass(inner)
-    if typing.get_origin(info.type) is not dict and not is_optional_dataclass:
-        return None
-
-    def read(words: list[str]) -> Any:
-        if is_optional_dataclass and words[0] == "null":
-            return None
-        try:
-            value = json.loads(words[0])
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            raise ValueError(f"{words[0]!r} is no JSON object; expected one such as '{{\"name\": 1}}'")
-        return from_dict(inner, value, where="the value") if is_optional_dataclass else value
-
-    def write(value: Any) -> list[str]:
-        return [json.dumps(to_dict(value) if is_dataclass(value) else value)]
-
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1, metavar="JSON", instance_from_str=read, is_instance=lambda value: True, str_from_instance=write
-    )
-
-
-def _optional(hint: Any) -> Any:
-    """Return X for ``X | None``, and None for every other type."""
-    members = [member for member in typing.get_args(hint) if member is not type(None)]
-    is_optional = typing.get_origin(hint) in _UNIONS and len(members) == len(typing.get_args(hint)) - 1 == 1
-    return members[0] if is_optional else None
 
 
 # Errors

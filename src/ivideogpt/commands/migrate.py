@@ -8,14 +8,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ivideogpt.configs.official import GPUS, OFFICIAL, official_script
-from ivideogpt.configs.pasted import Pasted, read_commands
-from ivideogpt.configs.translation import Ours, translate
 from ivideogpt.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ivideogpt.configs.pasted import Pasted
+    from ivideogpt.configs.translation import Ours
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}|<[^<>]*>")
 
@@ -36,6 +37,10 @@ def migrate(
             else 4, as the official scripts.
         run: run it too.
     """
+    from ivideogpt.configs.official import GPUS
+    from ivideogpt.configs.pasted import read_commands
+    from ivideogpt.configs.translation import translate
+
     if gpus is not None and gpus < 1:
         raise UserError(f"gpus is {gpus}; expected at least 1")
     found = [
@@ -55,7 +60,9 @@ def migrate(
 
 
 def _text(command: str) -> str:
-    """What was pasted, or what the file that it names holds."""
+    """Return the pasted text, or the text of the file that it names."""
+    from ivideogpt.configs.official import OFFICIAL, official_script
+
     script = next((word for word in command.split() if word.endswith(".sh")), None)
     if script is None or ".py" in command:
         return command

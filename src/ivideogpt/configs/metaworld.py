@@ -1,4 +1,4 @@
-"""Six tasks of Meta-World in one small model, with rewards; for `ivideogpt demos collect all`."""
+"""Six tasks of Meta-World in one small model, with rewards; for `ivideogpt collect metaworld/all`."""
 
 from __future__ import annotations
 

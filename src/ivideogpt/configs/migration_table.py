@@ -1,7 +1,7 @@
 """Every flag of the official programs, and what takes its place here: the table behind ``ivideogpt migrate``.
 
     flag = PROGRAMS["train_gpt.py"]["max_train_steps"]
-    flag.ours      # "`--set transformer.steps=N`"
+    flag.ours      # "`transformer.steps=N`"
 
 ``presets.translation`` turns a pasted command into ours, ``presets.migrating_page`` writes docs/migrating.md.
 
@@ -47,7 +47,7 @@ class Flag:
 
 def _set(name: str, default: Value, setting: str, note: str = "", kind: type | None = None) -> Flag:
     """It is a setting of the preset."""
-    return Flag(name, default, f"`--set {setting}=N`", note, kind)
+    return Flag(name, default, f"`{setting}=N`", note, kind)
 
 
 def _gone(name: str, default: Value, why: str, kind: type | None = None) -> Flag:
@@ -68,7 +68,7 @@ _TRAIN_TOKENIZER = (
     _set("log_steps", 50, "tokenizer.log_every", "half, as max_train_steps"),
     _gone("validation_steps", 5000, _EACH_CHECKPOINT),
     _gone("log_image_steps", 100, _EACH_CHECKPOINT),
-    Flag("vae_loss", "l1", "`--set tokenizer.loss.l1_weight=N tokenizer.loss.l2_weight=N`"),
+    Flag("vae_loss", "l1", "`tokenizer.loss.l1_weight=N tokenizer.loss.l2_weight=N`"),
     Flag("pretrained_model_name_or_path", None, "`--init FOLDER`", "for aMUSEd's VQGAN `--vqgan FOLDER`"),
     _gone("model_config_name_or_path", None, "the official code fails with it; the preset has the shape"),
     _gone("discriminator_config_name_or_path", None, "a discriminator starts from random weights"),
@@ -110,7 +110,7 @@ _TRAIN_TOKENIZER = (
     _set("segment_horizon", 16, "tokenizer.horizon", "minus the context frames"),
     _set("video_stepsize", 1, "video_stepsize"),
     Flag("rand_select", False, "always", "except with `model.goal_conditioned`"),
-    Flag("rand_shuffle", False, "`--set model.goal_conditioned=true`"),
+    Flag("rand_shuffle", False, "`model.goal_conditioned=true`"),
     _gone("model_type", "vqgan", f"ctx_vqgan is {_ONLY_KIND}"),
     Flag("dataset_path", "/data2/tensorflow_datasets", "`--data FOLDER`", "of converted stores"),
     _gone("dataset_size", None, "all episodes are used", kind=int),
@@ -122,19 +122,19 @@ _TRAIN_TOKENIZER = (
     Flag("exp_name", None, "`--run FOLDER`", "its last part"),
     _set("disc_depth", 4, "tokenizer.discriminator.depth"),
     _set("perc_weight", 1.0, "tokenizer.loss.perceptual_weight"),
-    Flag("recon_weight", 1.0, "`--set tokenizer.loss.l1_weight=N`", "or l2_weight, as vae_loss says"),
+    Flag("recon_weight", 1.0, "`tokenizer.loss.l1_weight=N`", "or l2_weight, as vae_loss says"),
     Flag("oxe_data_mixes_type", "frac", "`--mixture NAME`", "a single dataset needs none: `--data STORE`"),
-    Flag("strong_aug", False, "`--set augmentation={...}`", "its five ranges"),
+    Flag("strong_aug", False, "`augmentation={...}`", "its five ranges"),
     Flag("sthsth_root_path", "/data/something-something-v2/20bn-something-something-v2-frames-64", "`--data`", _SSV2),
     _gone("skip_first_val", False, _EACH_CHECKPOINT),
     _gone("start_global_step", 0, _RUN),
     _set("balanced_loss", False, "tokenizer.loss.balanced"),
-    Flag("selected_params", False, '`--set tokenizer.codes="frozen"`', "frozen codes take no part in clipping either"),
-    Flag("no_aug", False, "`--set augmentation=null`"),
+    Flag("selected_params", False, '`tokenizer.codes="frozen"`', "frozen codes take no part in clipping either"),
+    Flag("no_aug", False, "`augmentation=null`"),
 )
 
 _TRAIN_GPT = (
-    Flag("config_name", "configs/llama/config.json", "the preset, or `--set model.transformer.num_layers=N` ..."),
+    Flag("config_name", "configs/llama/config.json", "the preset, or `model.transformer.num_layers=N` ..."),
     _set("llama_attn_drop", None, "model.transformer.attention_dropout", kind=float),
     _set("per_device_train_batch_size", 8, "transformer.batch_size", "of all GPUs and accumulated batches together"),
     _gone("per_device_eval_batch_size", None, _EACH_CHECKPOINT, kind=int),
@@ -160,18 +160,18 @@ _TRAIN_GPT = (
     Flag("report_to", "tensorboard", "`--tracker NAME`", _TRACKER),
     Flag("mixed_precision", None, "`--precision float32` or `bfloat16`", "no float16"),
     Flag("exp_name", None, "`--run FOLDER`", "its last part"),
-    Flag("lora", False, "`--set transformer.lora.rank=8`", "only with `--init`; a checkpoint holds merged weights"),
+    Flag("lora", False, "`transformer.lora.rank=8`", "only with `--init`; a checkpoint holds merged weights"),
     _set("lora_r", 8, "transformer.lora.rank", "0: all weights are trained"),
     _set("lora_alpha", 32.0, "transformer.lora.alpha"),
     _set("lora_dropout", 0.0, "transformer.lora.dropout", "not that of lm_head"),
     _set("gradient_checkpointing", False, "transformer.gradient_checkpointing"),
     _set("max_grad_norm", None, "transformer.clip_norm", "null: no clipping", kind=float),
-    Flag("reward_prediction", False, "`--set model.rewards=true`", "trained here; the official loss leaves it out"),
+    Flag("reward_prediction", False, "`model.rewards=true`", "trained here; the official loss leaves it out"),
     _gone("start_completed_steps", None, _RUN, kind=int),
     Flag(
         "action_recon",
         None,
-        "`--set model.action_reconstruction=true transformer.action_reconstruction_weight=N`",
+        "`model.action_reconstruction=true transformer.action_reconstruction_weight=N`",
         kind=float,
     ),
     _set("segment_length", 2, "transformer.clip_frames"),
@@ -182,15 +182,15 @@ _TRAIN_GPT = (
     Flag("sthsth_root_path", "/data/something-something-v2/20bn-something-something-v2-frames-64", "`--data`", _SSV2),
     Flag("resolution", 256, "read from the tokenizer"),
     Flag("dataloader_num_workers", 4, "`--workers N`"),
-    Flag("strong_aug", False, "`--set augmentation={...}`", "its five ranges"),
-    Flag("no_aug", False, "`--set augmentation=null`"),
+    Flag("strong_aug", False, "`augmentation={...}`", "its five ranges"),
+    Flag("no_aug", False, "`augmentation=null`"),
     Flag("oxe_data_mixes_type", "select", "`--mixture NAME`", "a single dataset needs none: `--data STORE`"),
     _set("log_steps", 100, "transformer.log_every"),
     _gone("validation_steps", 5000, _EACH_CHECKPOINT),
     _gone("skip_first_val", False, _EACH_CHECKPOINT),
     _gone("latest_checkpoint_only", False, _LAST_TWO),
     _gone("special_token", True, "always so, also there"),
-    Flag("action_conditioned", False, "`--set model.actions=true`"),
+    Flag("action_conditioned", False, "`model.actions=true`"),
     Flag("action_dim", 4, "read from the data"),
     Flag("embed_no_wd", False, "always"),
     _set("goal_conditioned", False, "model.goal_conditioned"),

@@ -99,7 +99,7 @@ _OPTIONS = ("task", "num_train_frames", "demo", "demos", "seed", "device", "run"
 def _flag(name: str, default: Value, ours: str, note: str) -> Flag:
     if not ours:
         return Flag(name, default, "", note)
-    return Flag(name, default, f"`{ours}=...`" if ours in _OPTIONS else f"`--set {ours}=...`", note)
+    return Flag(name, default, f"`{ours}=...`" if ours in _OPTIONS else f"`{ours}=...`", note)
 
 
 #: Every key.

@@ -71,7 +71,7 @@ def transformer_settings(given: Mapping[str, Any], gpus: int) -> dict[str, Any]:
     if shape is None:
         raise UserError(
             f"config_name is {given['config_name']}; expected {' or '.join(_TRANSFORMERS)} of configs/llama: give one "
-            "of them, and the sizes to our command as --set model.transformer.num_layers=N and so on"
+            "of them, and the sizes to our command as model.transformer.num_layers=N and so on"
         )
     settings = {
         "transformer.steps": given["max_train_steps"],

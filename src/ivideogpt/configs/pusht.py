@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from ivideogpt.configs.recipe import Recipe
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import TransformerConfig
@@ -84,22 +82,3 @@ def pusht_recipe() -> Recipe:
         stride=1,
         temperature=TEMPERATURE,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushTTraining:
-    """From simulator to checkpoint.
-
-    The transformer's settings are those of the shipped weights. Their tokenizer came about in two runs (see
-    docs/decisions.md); this recipe makes one of the same shape in a single run.
-
-    Attributes:
-        train_seeds, test_seeds: of the episodes, "first:stop"; seeds from 10000 on are held out.
-        episode_frames: frames of an episode.
-        recipe: how the model is trained on them.
-    """
-
-    train_seeds: str = "0:3200"
-    test_seeds: str = "10000:10100"
-    episode_frames: int = 48
-    recipe: Recipe = field(default_factory=pusht_recipe)

@@ -14,7 +14,7 @@ from ivideogpt.data.convert.source_episode import SourceEpisode
 from ivideogpt.data.episode_files import is_store
 from ivideogpt.data.store.reader import EpisodeStore
 
-#: Where `ivideogpt demos import` and `demos collect` put those of an environment by default, and where they are found.
+#: Folder of the demonstrations of each environment, where `ivideogpt mbrl` looks for them.
 DEMOS = Path("demos")
 #: Recorded where there are none; as many as the official code comes with.
 SCRIPTED = 5

@@ -1,0 +1,78 @@
+"""Every command of ``ivideogpt`` by name. A new command is a function and one row here.
+
+Nothing is imported before a command is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line.
+
+    Attributes:
+        target: the function that runs it, "module:function".
+        summary: one line of help.
+        settings: the function that loads the default settings, "module:function", for a command with settings.
+    """
+
+    target: str
+    summary: str
+    settings: str = ""
+
+    def load(self) -> Callable[..., object]:
+        """Import the function that runs the command."""
+        return _imported(self.target)
+
+    def settings_loader(self) -> Callable[[Mapping[str, str]], Any] | None:
+        """Import the function that loads the default settings; None for a command without settings."""
+        return _imported(self.settings) if self.settings else None
+
+
+def _imported(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+COMMANDS: Mapping[str, Command] = {
+    "demo": Command("ivideogpt.commands.demo:demo", "imagine a held-out episode with the shipped model"),
+    "predict": Command("ivideogpt.commands.predict:predict", "imagine the future of a video or an episode of your own"),
+    "gallery": Command(
+        "ivideogpt.commands.gallery:gallery", "write a web page of held-out clips beside what the model imagines"
+    ),
+    "serve": Command("ivideogpt.commands.serve:serve", "play a world in a browser, one action at a time"),
+    "collect": Command(
+        "ivideogpt.commands.collect:collect",
+        "record episodes in a simulator into an episode store",
+        settings="ivideogpt.commands.collect:load_settings",
+    ),
+    "convert": Command("ivideogpt.commands.convert:convert", "turn a downloaded dataset into an episode store"),
+    "data": Command("ivideogpt.commands.data:data", "print what an episode store holds, and check it"),
+    "train-tokenizer": Command(
+        "ivideogpt.commands.train:train_tokenizer",
+        "train a tokenizer on episode stores",
+        settings="ivideogpt.commands.train:load_settings",
+    ),
+    "tokenize": Command("ivideogpt.commands.train:tokenize", "store the tokens of episodes, to train from"),
+    "train-transformer": Command(
+        "ivideogpt.commands.train:train_transformer",
+        "train a world model around a tokenizer",
+        settings="ivideogpt.commands.train:load_settings",
+    ),
+    "evaluate": Command(
+        "ivideogpt.commands.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"
+    ),
+    "bench": Command("ivideogpt.commands.bench:bench", "measure how fast a model imagines on this machine"),
+    "mbrl": Command(
+        "ivideogpt.commands.mbrl:mbrl",
+        "train an agent on real and imagined episodes",
+        settings="ivideogpt.commands.mbrl:load_settings",
+    ),
+    "mbrl plot": Command("ivideogpt.commands.mbrl_plot:mbrl_plot", "draw the learning curves of such runs"),
+    "migrate": Command("ivideogpt.commands.migrate:migrate", "print the command here for one of thuml/iVideoGPT"),
+}
