@@ -17,7 +17,9 @@ from ivideogpt.data.convert import frame_files, lerobot
 from ivideogpt.data.convert.frame_files import frames_at
 from ivideogpt.data.convert.lerobot_metadata import describe
 from ivideogpt.data.convert.source_episode import JpegFrames
+from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.shard import encode_frames
+from ivideogpt.data.store.writer import convert_to_store
 
 arrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -206,6 +208,35 @@ def test_every_row_and_every_frame_is_the_right_one(tmp_path, version):
         assert episode.text == TASKS[index % 2] and episode.fps == FPS and episode.camera == TOP
 
 
+@pytest.mark.parametrize("version", WRITERS)
+def test_the_end_of_an_episode_that_the_last_row_holds_is_kept(tmp_path, version, monkeypatch):
+    """A row's reward and end follow its action, and the last action leads to no recorded frame."""
+    recorded = rows
+
+    def rows_with_a_late_end(episode, image_kind="PNG"):
+        count = LENGTHS[episode]
+        ends = {"next.done": np.arange(count) == count - 1, "next.reward": np.eye(count, dtype=np.float32)[-1]}
+        return recorded(episode, image_kind) | ends
+
+    monkeypatch.setitem(globals(), "rows", rows_with_a_late_end)
+    root = WRITERS[version](tmp_path / "data", version=version)
+    for index, episode in enumerate(episodes(root)):
+        assert episode.terminated.tolist() == [False] * (LENGTHS[index] - 2) + [True, False]
+        assert episode.rewards.tolist() == [0] * (LENGTHS[index] - 2) + [1, 0]
+        assert episode.meta["last_reward"] == 1 and episode.meta["replaced_reward"] == 0
+        assert episode.meta["last_action"] == recorded(index)["action"][-1]
+    summary = convert_to_store(lerobot.tasks(root), tmp_path / "store", facts=StoreFacts(name="cubes"), workers=0)
+    assert "3 ends of episodes (moved to the last recorded transition)" in str(summary)
+
+
+@both
+def test_an_end_before_the_last_row_stays_where_it_is(tmp_path, version):
+    episode = episodes(WRITERS[version](tmp_path))[0]  # the last row repeats the one before
+    assert episode.terminated.tolist() == [False] * 5 + [True, False]
+    assert episode.rewards[-2] == LENGTHS[0] - 2 and episode.meta["last_reward"] == LENGTHS[0] - 1
+    assert "replaced_reward" not in episode.meta
+
+
 @both
 def test_names_and_ranges_of_the_numbers_are_kept(tmp_path, version):
     episode = episodes(WRITERS[version](tmp_path))[0]
@@ -238,7 +269,7 @@ def test_jpeg_cells_are_kept_and_paths_are_followed(tmp_path):
     write_rows(root / "data" / "chunk-000" / "episode_000000.parquet", rows(0) | {WRIST: cells})
     assert np.array_equal(episodes(root)[0].cameras[WRIST], drawn(0))
     (root / "images" / "2.png").unlink()
-    with pytest.raises(UserError, match="images/2.png, row 2 of observation.images.wrist of episode 0, cannot be read"):
+    with pytest.raises(UserError, match="images/2.png, row 2 of observation.images.wrist of episode 0, is not there"):
         episodes(root)
 
 
@@ -255,6 +286,7 @@ def test_an_episode_deep_in_a_long_video_is_found(tmp_path):
     path = root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
     listing = parquet.read_table(path).to_pydict()
     listing[f"videos/{TOP}/from_timestamp"][2] = 9.0001  # a rounded sum of durations
+    listing[f"videos/{TOP}/to_timestamp"][2] = 9.5001
     write_rows(path, listing)
     assert np.array_equal(episodes(root)[2].cameras[TOP], drawn(2))
 
@@ -268,7 +300,7 @@ def test_frames_that_are_stored_in_another_order_than_shown_are_found(tmp_path, 
         stamps = [packet.pts for packet in container.demux(video=0) if packet.pts is not None]
     assert stamps != sorted(stamps)
     numbers = list(range(first, min(first + 25, 300)))
-    found = frames_at(tmp_path / "a.mp4", numbers, FPS)
+    found = frames_at(tmp_path / "a.mp4", [number / FPS for number in numbers], FPS)
     assert np.abs(found.astype(int) - frames[numbers]).max() < 5
 
 
@@ -280,11 +312,11 @@ def test_many_large_frames_become_the_jpeg_files_that_a_store_would_keep(tmp_pat
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    assert np.array_equal(frames_at(tmp_path / "a.mp4", range(9), FPS), frames)
+    assert np.array_equal(frames_at(tmp_path / "a.mp4", np.arange(9) / FPS, FPS), frames)
     monkeypatch.setattr(frame_files, "LARGEST_ARRAY", 4 * frames[0].nbytes)
     files = [image(frame) for frame in frames]
     for found in (
-        frames_at(tmp_path / "a.mp4", range(9), FPS),
+        frames_at(tmp_path / "a.mp4", np.arange(9) / FPS, FPS),
         frame_files.whole_video(tmp_path / "a.mp4")[0],
         frame_files.image_frames(((str(i), file) for i, file in enumerate(files)), "images"),
     ):
@@ -399,9 +431,16 @@ def test_facts_of_a_folder_are_its_name(tmp_path):
         ({"codebase_version": "v4.0"}, "codebase_version 'v4.0'"),
         ({"fps": 0}, "says fps 0; expected a number above 0"),
         ({"fps": None}, "info.json has no 'fps'; it has codebase_version"),
+        ({"fps": True}, "says fps True"),
+        ({"splits": [1]}, r"says splits \[1\]"),
+        ({"chunks_size": "many"}, "chunks_size is 'many'"),
+        ({"total_episodes": 4}, "total_episodes 4, but 3 are listed"),
+        ({"data_path": "data/{episode_index:999999999d}.parquet"}, "data_path in .*; it may use"),
+        ({"data_path": "data/{episode_index.__class__}.parquet"}, "data_path in .*; it may use"),
+        ({"features": {"observation.images.top": feature("video", 8, 8, 3, info=[1])}}, "LeRobot description"),
         ({"features": ["action"]}, "expected an entry for each column"),
         ({"data_path": "data/{chunk}.parquet"}, "data_path .*; it may use"),
-        ({"data_path": "../{episode_index}.parquet", "video_path": None}, "leaves the folder of the dataset"),
+        ({"data_path": "../{episode_index}.parquet", "video_path": None}, "lies outside of it"),
         ({"splits": {"train": "all"}}, "split 'train' is 'all'; expected numbers of episodes"),
         ({"features": {"action": feature("float32", 2)}}, "has no camera; expected a feature of dtype video or image"),
     ],
@@ -438,6 +477,111 @@ def test_a_video_that_is_too_short_is_refused(tmp_path):
     encode(root / "videos" / "chunk-000" / TOP / "episode_000001.mp4", drawn(1)[:11])
     with pytest.raises(UserError, match=r"episode_000001.mp4 has no frame at 1.100 s \(11 of 14 frames were found"):
         episodes(root)
+
+
+def change_listing(root, **columns):
+    path = root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+    write_rows(path, parquet.read_table(path).to_pydict() | columns)
+
+
+def test_rows_are_found_in_another_file_than_the_list_names(tmp_path):
+    root = write_v3(tmp_path / "data")
+    tables = [rows(index) for index in range(len(LENGTHS))]
+    write_rows(root / "data" / "chunk-000" / "file-000.parquet", tables[0])
+    write_rows(root / "data" / "chunk-000" / "file-001.parquet", *tables[1:])  # the list says file 0 for all
+    stored = episodes(root)
+    assert [np.array_equal(episode.cameras[TOP], drawn(index)) for index, episode in enumerate(stored)] == [True] * 3
+    assert [episode.meta["source"][-11:] for episode in stored] == ["000.parquet", "001.parquet", "001.parquet"]
+    summary = convert_to_store(lerobot.tasks(root), tmp_path / "store", facts=StoreFacts(name="cubes"), workers=0)
+    assert "2 wrong file names" in str(summary)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (np.arange(14) / 9.3, "episode 1 .* has row 13 at 2.098 s of the video, outside .* 0.700 s to 2.100 s"),
+        (0.7 + np.arange(14) / 10, "episode 1 .* has row 7 at 2.100 s of the video, outside"),
+        (np.arange(14) / 10 - 0.7, "episode 1 .* has row 0 at 0.000 s of the video, outside"),
+        ([float("nan")] * 14, "timestamps that are no number of seconds"),
+    ],
+)
+def test_rows_outside_of_their_window_are_refused(tmp_path, times, message):
+    root = write_v3(tmp_path)
+    timed = rows(1) | {"timestamp": arrow.array(np.float32(times))}
+    write_rows(root / "data" / "chunk-000" / "file-000.parquet", rows(0), timed, rows(2))
+    with pytest.raises(UserError, match=message):
+        episodes(root)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        (
+            "to_timestamp",
+            [0.9, 2.1, 0.5],
+            r"episodes 0 and 1 share frames of .*file-000.mp4: the first ends at 0.900 s",
+        ),
+        ("to_timestamp", [0.7, 0.7, 0.5], "episode 1 .* from 0.7 s to 0.7 s; expected an end after the start"),
+        ("to_timestamp", [0.7, float("nan"), 0.5], "to_timestamp is nan; expected seconds"),
+        ("from_timestamp", [0.0, -0.7, 0.0], "from_timestamp is -0.7; expected seconds"),
+    ],
+)
+def test_windows_that_cannot_be_right_are_refused(tmp_path, column, values, message):
+    root = write_v3(tmp_path)
+    change_listing(root, **{f"videos/{TOP}/{column}": values})
+    with pytest.raises(UserError, match=message):
+        lerobot.tasks(root)
+
+
+@pytest.mark.parametrize("rate", [20, 30, 60])
+def test_of_a_video_with_a_higher_rate_the_nearest_frames_are_taken(tmp_path, rate):
+    shades = np.arange(2 * rate, dtype=np.uint8)
+    frames = np.broadcast_to(shades[:, None, None, None], (len(shades), HEIGHT, WIDTH, 3))
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264rgb", rate=rate, options={"qp": "0"})
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "rgb24"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    times = np.arange(15) / 10 + 0.4 / rate  # a clock that is a little late
+    assert frames_at(tmp_path / "a.mp4", times, 10)[:, 0, 0, 0].tolist() == [row * rate // 10 for row in range(15)]
+
+
+def test_tasks_that_are_one_text_are_one_instruction(tmp_path):
+    root = write_v3(tmp_path)
+    change_listing(root, tasks=["pick it"] * 3)
+    (root / "meta" / "tasks.parquet").unlink()
+    assert episodes(root)[0].text == "pick it"
+    change_listing(root, tasks=[0.5] * 3)
+    with pytest.raises(UserError, match="file-000.parquet says tasks 0.5; expected a list of texts"):
+        lerobot.tasks(root)
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/hostname"])
+def test_images_outside_of_the_dataset_are_refused(tmp_path, path):
+    (tmp_path / "secret.png").write_bytes(image(drawn(0)[0]))
+    root = write_v2(tmp_path / "data")
+    write_rows(root / "data/chunk-000/episode_000000.parquet", rows(0) | {WRIST: [{"bytes": None, "path": path}] * 7})
+    with pytest.raises(UserError, match="lies outside of it"):
+        episodes(root)
+
+
+@pytest.mark.parametrize("line", ['{"length": "text"}', '{"length": [1]}', '{"tasks": 0.5}', '{"episode_index": -1}'])
+def test_lists_of_other_types_are_refused(tmp_path, line):
+    root = write_v2(tmp_path)
+    path = root / "meta" / "episodes.jsonl"
+    path.write_text(json.dumps({"episode_index": 0, "length": 7} | json.loads(line)))
+    with pytest.raises(UserError, match="episodes.jsonl says"):
+        lerobot.tasks(root)
+
+
+def test_what_is_left_out_is_said(tmp_path):
+    omitted = [str(entry) for entry in lerobot.tasks(write_v2(tmp_path), cameras=[TOP]).omissions]
+    assert omitted == [
+        "1 depth cameras (only RGB pictures are stored: observation.images.depth)",
+        f"1 cameras (not chosen: {WRIST})",
+        "1 columns (they hold no numbers: note)",
+    ]
 
 
 def change(root, **columns):

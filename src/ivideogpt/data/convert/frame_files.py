@@ -21,8 +21,10 @@ from ivideogpt.data.video_files import open_video, upright_frame
 _DAMAGED = (OSError, ValueError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError)
 _ORIENTATION, _UPRIGHT = 0x0112, 1
 _END_OF_JPEG = b"\xff\xd9"
-# A video is entered this many frames early: a key frame may be stored before frames that are shown earlier.
+# Seeking in a video goes this many frames too far back: a key frame may be stored before frames that are shown earlier.
 _EARLIER = 16
+# Part of a frame period that timestamps of parquet (float32) and of a video (ticks) may differ by.
+_ROUNDING = 0.02
 #: Frames of a video that take more bytes than this are encoded as they come.
 LARGEST_ARRAY = 256 * 2**20
 
@@ -39,7 +41,7 @@ def first_frames(video: bytes, count: int, name: str, *, swap_colours: bool = Fa
     Raises:
         UserError: it cannot be decoded, or has fewer frames.
     """
-    gathered = _Gathered(name, "bgr24" if swap_colours else "rgb24")
+    gathered = _FrameList(name, "bgr24" if swap_colours else "rgb24")
     with open_video(io.BytesIO(video), name) as (container, stream):
         for picture in container.decode(stream):
             gathered.add(picture)
@@ -54,7 +56,7 @@ def whole_video(path: Path) -> tuple[Frames, float | None]:
     Raises:
         UserError: the file cannot be decoded, or has no frames.
     """
-    gathered = _Gathered(str(path))
+    gathered = _FrameList(str(path))
     with open_video(path) as (container, stream):
         rate = float(stream.average_rate) if stream.average_rate else None
         for picture in container.decode(stream):
@@ -64,50 +66,72 @@ def whole_video(path: Path) -> tuple[Frames, float | None]:
     return gathered.frames(), rate
 
 
-def frames_at(path: Path, numbers: Sequence[int], rate: float) -> Frames:
-    """Frames of a video by their number.
+def frames_at(path: Path, seconds: Sequence[float], rate: float) -> Frames:
+    """Return the frames of a video that are shown nearest to given times.
+
+    The video may have a higher rate than the recording.
 
     Args:
         path: the file.
-        numbers: ascending; frame n is the one shown n / ``rate`` seconds after the first.
-        rate: frames a second of the recording.
+        seconds: ascending times after the first frame of the video.
+        rate: frames a second of the recording; a frame that is further away than half a period is not taken.
 
     Raises:
-        UserError: the file cannot be decoded, or does not hold all of these frames.
+        UserError: the file cannot be decoded, lacks one of these frames, or has one frame for two times.
     """
-    for early in (True, False):  # where the way in by the index misses frames, the file is read from its beginning
-        found = _search(path, numbers, rate, early)
-        if len(found) == len(numbers):
-            return found.frames()
+    for early in (True, False):  # where seeking by the index misses frames, the file is read from its beginning
+        gathered = _nearest(path, seconds, rate, early)
+        if len(gathered) == len(seconds):
+            return gathered.frames()
     raise UserError(
-        f"{path} has no frame at {numbers[len(found)] / rate:.3f} s ({len(found)} of {len(numbers)} frames were found, "
+        f"{path} has no frame at {seconds[len(gathered)]:.3f} s ({len(gathered)} of {len(seconds)} frames were found, "
         f"{rate:g} a second); the video and the rows of the episode do not fit together"
     )
 
 
-def _search(path: Path, numbers: Sequence[int], rate: float, early: bool) -> _Gathered:
-    """The frames ``numbers``, up to the first one that is not there."""
-    found = _Gathered(str(path))
+def _nearest(path: Path, seconds: Sequence[float], rate: float, early: bool) -> _FrameList:
+    """Return the frames nearest to ``seconds``, up to the first time that has none; see ``frames_at``."""
+    gathered, period = _FrameList(str(path)), 1 / rate
     with open_video(path) as (container, stream):
         if stream.time_base is None:
             raise UserError(f"{path} does not say when its frames are shown; convert it again")
         start, tick = stream.start_time or 0, float(stream.time_base)
-        if early and numbers[0] > _EARLIER:
-            container.seek(start + int((numbers[0] - _EARLIER) / rate / tick), stream=stream)
+        early = early and seconds[0] > _EARLIER * period
+        if early:
+            container.seek(start + int((seconds[0] - _EARLIER * period) / tick), stream=stream)
+        before: tuple[float, av.VideoFrame] | None = None
+        is_taken = False  # whether the frame before is taken
         for picture in container.decode(stream):
             if picture.pts is None:
                 raise UserError(f"{path} does not say when its frames are shown; convert it again")
-            number = round((picture.pts - start) * tick * rate)
-            if number > numbers[len(found)]:
-                break
-            if number == numbers[len(found)]:
-                found.add(picture)
-                if len(found) == len(numbers):
-                    break
-    return found
+            time = (picture.pts - start) * tick
+            if before is None and early and time > seconds[0]:
+                return gathered  # seeking went too far: an earlier frame may be nearer
+            is_current_taken = False
+            while len(gathered) < len(seconds) and seconds[len(gathered)] <= time:
+                target = seconds[len(gathered)]
+                is_before_nearer = before is not None and target - before[0] < time - target
+                distance = target - before[0] if before is not None and is_before_nearer else time - target
+                if distance > (0.5 + _ROUNDING) * period:
+                    return gathered
+                if is_taken if is_before_nearer else is_current_taken:
+                    raise UserError(f"{path} has one frame for two rows of the episode at {target:.3f} s; correct fps")
+                if before is not None and is_before_nearer:
+                    gathered.add(before[1])
+                    is_taken = True
+                else:
+                    gathered.add(picture)
+                    is_current_taken = True
+            if len(gathered) == len(seconds):
+                return gathered
+            before, is_taken = (time, picture), is_current_taken
+        # The last frame of the video may be nearest to a time shortly after it.
+        if before is not None and not is_taken and seconds[len(gathered)] - before[0] <= (0.5 + _ROUNDING) * period:
+            gathered.add(before[1])
+    return gathered
 
 
-class _Gathered:
+class _FrameList:
     """Frames of a video as they come: an array, or JPEG files as a store keeps them once they would fill the memory."""
 
     def __init__(self, name: str, order: str = "rgb24") -> None:
@@ -172,7 +196,7 @@ def image_frames(images: Iterable[tuple[str, bytes]], name: str, *, swap_colours
     height, width = sizes[0]
     if as_they_are:
         return JpegFrames(files=[content for _, content in files], height=height, width=width)
-    gathered = _Gathered(name)
+    gathered = _FrameList(name)
     for label, content in files:
         pixels = read_image(content, label)
         gathered.put(pixels[..., ::-1] if swap_colours else pixels)
