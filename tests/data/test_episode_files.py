@@ -1,10 +1,15 @@
 """Episode files give back what was put in, or say in one sentence why not."""
 
+import io
+import json
+import struct
 from functools import partial
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
@@ -112,3 +117,55 @@ def test_a_store_gives_held_out_episodes_first_and_no_more_than_asked_for(tmp_pa
 def _three(splits):
     frames = np.zeros((2, 8, 8, 3), np.uint8)
     return (SourceEpisode(key=str(k), split=split, cameras={"image": frames}) for k, split in enumerate(splits))
+
+
+ENTRIES = {
+    "an entry is a number": [7],
+    "frames is huge": [{"key": "a", "split": "train", "frames": 10**30, "meta": {}}],
+    "frames is a list": [{"key": "a", "split": "train", "frames": [1], "meta": {}}],
+    "frames does not divide the picture": [{"key": "a", "split": "train", "frames": 3, "meta": {}}],
+    "frames is 0": [{"key": "a", "split": "train", "frames": 0, "meta": {}}],
+    "the key is a number": [{"key": 3, "split": "train", "frames": 5, "meta": {}}],
+    "meta is a list": [{"key": "a", "split": "train", "frames": 5, "meta": []}],
+    "an episode that has no tensors": [{"key": "a", "split": "train", "frames": 5, "meta": {}}] * 2,
+    "the list is a number": 3,
+    "the list is an object": {"key": "a"},
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_list_of_episodes_of_other_types_is_explained(tmp_path, name):
+    path = tmp_path / "some.safetensors"
+    save_episodes(path, [_episode("a")])
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    head = json.loads(content[8 : 8 + length])
+    head["__metadata__"]["episodes"] = json.dumps(ENTRIES[name])
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    with pytest.raises(UserError, match=r"some\.safetensors is damaged"):
+        load_episodes(path)
+
+
+def test_tensors_of_other_types_are_explained(tmp_path):
+    for label, wrong in (("actions", np.zeros((5, 2), np.uint8)), ("terminated", np.full(5, np.nan, np.float32))):
+        path = tmp_path / "some.safetensors"
+        save_episodes(path, [_episode("a")])
+        tensors = load_file(path)
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata()
+        save_file(tensors | {f"0.{label}": wrong}, path, metadata=metadata)
+        with pytest.raises(UserError, match=f"{label} of episode 0 has type"):
+            load_episodes(path)
+
+
+def test_frames_that_would_fill_the_memory_are_refused(tmp_path):
+    path = tmp_path / "some.safetensors"
+    picture = io.BytesIO()
+    Image.new("RGB", (10_000, 10_000)).save(picture, "PNG")
+    entry = {"key": "a", "split": "train", "frames": 10, "meta": {}}
+    metadata = {"format": "ivideogpt-episodes-1", "episodes": json.dumps([entry])}
+    save_file({"0.frames": np.frombuffer(picture.getvalue(), np.uint8)}, path, metadata=metadata)
+    with pytest.raises(UserError, match="made to fill the memory"):
+        load_episodes(path)

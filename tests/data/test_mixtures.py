@@ -113,3 +113,16 @@ def test_unreadable_files_are_named(tmp_path, monkeypatch):
 def test_a_mixture_without_sources_is_refused():
     with pytest.raises(UserError, match="no sources"):
         Mixture(sources=())
+
+
+@pytest.mark.parametrize("width", [0, -1, 10**12])
+def test_an_action_width_that_no_robot_has_is_refused(tmp_path, width):
+    (tmp_path / "m.json").write_text(json.dumps({"sources": [{"path": "a"}], "action_width": width}))
+    with pytest.raises(UserError, match=f"action_width is {width}; expected 1 to 4096"):
+        load_mixture(tmp_path / "m.json")
+
+
+def test_a_deep_mixture_file_is_one_sentence(tmp_path):
+    (tmp_path / "m.toml").write_text("a = " + "[" * 5000)
+    with pytest.raises(UserError, match=r"m\.toml cannot be read as TOML"):
+        load_mixture(tmp_path / "m.toml")

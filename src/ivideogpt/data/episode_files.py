@@ -1,46 +1,53 @@
-"""Episode files: many episodes in one .safetensors file.
+"""Episode files: many episodes in one ``.safetensors`` file.
 
-An episode's frames are one tall PNG (t * h rows, lossless) in a uint8 tensor ``<index>.frames``, its other arrays
-lie raw in ``<index>.actions`` and so on, and the header's metadata lists keys, splits and meta as JSON.
+The frames of an episode are one tall PNG (t * h rows, lossless) in a uint8 tensor ``<index>.frames``. Its other arrays
+are raw tensors ``<index>.actions`` and so on. The metadata of the header lists keys, splits and meta as JSON.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image, PngImagePlugin
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import write_atomic
+from ivideogpt.core.reading import check_is_file, check_unpacked_size, local_path, reading
 from ivideogpt.data.augment import resize
 
 FORMAT = "ivideogpt-episodes-1"
 #: Splits that no model is trained on.
 HELD_OUT = ("val", "test")
-_ROWS = ("actions", "rewards", "terminated", "state")
+# Arrays of an episode, with the kind of their numbers and their axes.
+_ROWS = {"actions": ("f", 2), "rewards": ("f", 1), "terminated": ("b", 1), "state": ("f", 2)}
+_ENTRY = {"key": str, "split": str, "frames": int, "meta": dict}
 
 
 def save_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
-    """Writes ``episodes`` to one file; the file appears whole or not at all.
+    """Write ``episodes`` to one file, atomically.
 
     Args:
-        path: ends in ``.safetensors``; its folder is made.
+        path: ends in ``.safetensors``; its folder is created.
         episodes: any number of them; their lengths and image sizes may differ.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     tensors: dict[str, np.ndarray] = {}
     entries = []
     for index, episode in enumerate(episodes):
-        tensors[f"{index}.frames"] = _pack_frames(episode.frames)
+        tensors[f"{index}.frames"] = _png(episode.frames)
         for label in _ROWS:
             value = getattr(episode, label)
             if value is not None:
@@ -51,44 +58,43 @@ def save_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
 
 
 def load_episodes(path: str | Path) -> list[Episode]:
-    """All episodes of one file, in the order they were saved.
+    """Return all episodes of one file, in the order they were saved.
 
     Raises:
         UserError: the file is missing, damaged or not an episode file.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = local_path(path)
+    if not path.exists():
         raise UserError(f"there is no episode file {path}; check the path or collect episodes first")
-    try:
+    check_is_file(path, "episode file")
+    with reading(path, "delete it and collect or convert it again"):
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                found = metadata.get("format")
-                raise UserError(f"{path} is not an episode file: its format is {found!r}, not {FORMAT!r}")
+                stated = metadata.get("format")
+                raise UserError(f"{path} is not an episode file: its format is {stated!r}, not {FORMAT!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
-            entries = json.loads(metadata["episodes"])
-        return [_unpack(index, entry, tensors) for index, entry in enumerate(entries)]
-    except UserError:
-        raise
-    except (SafetensorError, OSError, KeyError, ValueError, SyntaxError) as error:  # SyntaxError: Pillow's bad PNG
-        raise UserError(f"{path} is damaged ({error}); delete it and collect or convert it again") from error
+        entries = json.loads(metadata["episodes"])
+        if not isinstance(entries, list):
+            raise ValueError("its list of episodes is no list")
+        return [_unpack(path, index, entry, tensors) for index, entry in enumerate(entries)]
 
 
 def is_store(path: Path) -> bool:
-    """Whether ``path`` is the folder of an episode store."""
-    return (path / "index.parquet").is_file()
+    """Return whether ``path`` is the folder of an episode store."""
+    return (local_path(path) / "index.parquet").is_file()
 
 
 def open_episodes(path: str | Path, *, most: int = 200, size: int | None = None) -> list[Episode]:
-    """The episodes of an episode file, or some of an episode store: held-out ones before others.
+    """Return the episodes of an episode file, or some of an episode store, held-out ones first.
 
     Args:
         path: a ``.safetensors`` file, or the folder of a store.
-        most: episodes of a store.
+        most: number of episodes of a store.
         size: frames of a store are resized to size x size pixels (bilinear, antialiased, without a crop).
 
     Raises:
-        UserError: there is neither, or it is damaged.
+        UserError: there is no such file or store, or it is damaged.
     """
     if Path(path).suffix == ".safetensors":
         return load_episodes(path)
@@ -100,23 +106,38 @@ def open_episodes(path: str | Path, *, most: int = 200, size: int | None = None)
 
 
 def resized(episode: Episode, size: int | None) -> Episode:
-    """The episode with frames of size x size pixels; None: as it is."""
+    """Return the episode with frames of size x size pixels; None: the same episode."""
     if size is None or episode.frames.shape[1:3] == (size, size):
         return episode
     frames = resize(torch.from_numpy(episode.frames), size)
     return replace(episode, frames=rearrange(frames, "t c h w -> t h w c").numpy())
 
 
-def _pack_frames(frames: np.ndarray) -> np.ndarray:
-    """Frames uint8 ``[t h w 3]`` as the bytes of a PNG, uint8 ``[n]``."""
+def _png(frames: np.ndarray) -> np.ndarray:
+    """Return frames uint8 ``[t h w 3]`` as the bytes of one tall PNG, uint8 ``[n]``."""
     buffer = io.BytesIO()
     Image.fromarray(rearrange(frames, "t h w c -> (t h) w c")).save(buffer, "PNG")
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def _unpack(index: int, entry: dict, tensors: dict[str, np.ndarray]) -> Episode:
-    # Image.open would refuse long episodes as "decompression bombs"; these pictures are ours.
-    with PngImagePlugin.PngImageFile(io.BytesIO(tensors[f"{index}.frames"].tobytes())) as image:
-        frames = rearrange(np.array(image), "(t h) w c -> t h w c", t=entry["frames"])
+def _unpack(path: Path, index: int, entry: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Episode:
+    """Return one episode of the list.
+
+    Raises:
+        Exception: of any kind, where the entry or a tensor is damaged.
+    """
+    for name, kind in _ENTRY.items():
+        if type(entry[name]) is not kind:
+            raise ValueError(f"{name} of episode {index} is {str(entry[name])[:80]!r}")
     rows = {label: tensors.get(f"{index}.{label}") for label in _ROWS}
+    for label, (kind, axes) in _ROWS.items():
+        value = rows[label]
+        if value is not None and (value.dtype.kind, value.ndim) != (kind, axes):
+            raise ValueError(f"{label} of episode {index} has type {value.dtype} and {value.ndim} axes")
+    # Image.open would refuse long episodes as decompression bombs; the size is checked here instead.
+    content = tensors[f"{index}.frames"].tobytes()
+    with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
+        width, height = image.size
+        check_unpacked_size(f"episode {index} of {path}", unpacked=3 * width * height, stored=len(content))
+        frames = rearrange(np.array(image), "(t h) w c -> t h w c", t=entry["frames"])
     return Episode(frames=frames, key=entry["key"], split=entry["split"], meta=entry["meta"], **rows)

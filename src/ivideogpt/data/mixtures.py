@@ -1,4 +1,4 @@
-"""Weighted mixtures of episode stores: the official ones by name, and your own from a small file.
+"""Weighted mixtures of episode stores: the official mixtures by name, and your own from a small file.
 
     mixture = named_mixture("OXE_SELECT", "stores")     # stores/bridge, stores/kuka, ...
     mixture = load_mixture("mixture.toml")
@@ -6,9 +6,9 @@
 A file of your own, in TOML (or the same keys in JSON):
 
     [[sources]]
-    path = "stores/bridge"       # as seen from the file; or a URL
+    path = "stores/bridge"       # relative to the folder of the file; or a URL
     weight = 3.0
-    stride = 2                   # this and what follows may be left out
+    stride = 2                   # optional, like all that follow
     camera = "wrist_image"
 """
 
@@ -24,9 +24,11 @@ from typing import Any
 
 from ivideogpt.core.config import from_dict, load_json, suggestion
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.reading import check_is_file, local_path, reading
 
 # The official loader gives Something-Something stride 1 whatever the step size is.
 _FIXED_STRIDES = {"sthsth": 1}
+LARGEST_ACTION_WIDTH = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,9 @@ class MixtureSource:
 
     Attributes:
         path: folder of the store, or a URL that fsspec knows.
-        weight: how often clips come from it, relative to the others.
-        stride: distance between used frames; None: as the clips or the dataset say.
-        camera: None: the one that the catalogue uses.
+        weight: share of the clips that come from it, relative to the other sources.
+        stride: distance between used frames; None: the stride of the clips, or of the dataset.
+        camera: None: the main camera of the catalogue.
         split: episodes of this split only; None: all.
         embodiment: sources of one name share an embodiment id; "": the name of the dataset.
     """
@@ -50,7 +52,7 @@ class MixtureSource:
     embodiment: str = ""
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
+        """Raise UserError if a number is out of range."""
         if not 0 < self.weight < float("inf"):
             raise UserError(f"the weight of {self.path} is {self.weight}; expected a number above 0")
         if self.stride is not None and self.stride < 1:
@@ -63,21 +65,23 @@ class Mixture:
 
     Attributes:
         sources: at least one.
-        action_width: numbers of an action in a batch; narrower action spaces are padded with zeros. None: those of the
-            widest source.
+        action_width: dimensions of an action in a batch, at most 4096; narrower action spaces are padded with zeros.
+            None: those of the widest source.
     """
 
     sources: tuple[MixtureSource, ...]
     action_width: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError where there is no source."""
+        """Raise UserError if there is no source, or the width is out of range."""
         if not self.sources:
             raise UserError("a mixture has no sources; give at least one")
+        if self.action_width is not None and not 1 <= self.action_width <= LARGEST_ACTION_WIDTH:
+            raise UserError(f"action_width is {self.action_width}; expected 1 to {LARGEST_ACTION_WIDTH}")
 
     @property
     def probabilities(self) -> tuple[float, ...]:
-        """Share of the clips that comes from each source; they sum to 1."""
+        """Share of the clips that come from each source; the shares sum to 1."""
         total = sum(source.weight for source in self.sources)
         return tuple(source.weight / total for source in self.sources)
 
@@ -88,12 +92,12 @@ def _official() -> dict[str, dict[str, Any]]:
 
 
 def mixture_names() -> list[str]:
-    """The official mixtures, and the names that the official ``--oxe_data_mixes_type`` calls them by."""
+    """Return the official mixtures, and their names in the official option ``--oxe_data_mixes_type``."""
     return [*_official()["mixtures"], *_official()["aliases"]]
 
 
 def mixture_weights(name: str) -> dict[str, float]:
-    """The weight of each dataset of an official mixture, as the official table has it.
+    """Return the weight of each dataset of an official mixture, as the official table has it.
 
     Raises:
         UserError: there is no such mixture; the message names the closest one.
@@ -101,18 +105,18 @@ def mixture_weights(name: str) -> dict[str, float]:
     Source: thuml/iVideoGPT ``dataset_mixes.py``; the same, but a dataset that is listed twice is one with both weights.
     """
     table = _official()
-    found = table["mixtures"].get(table["aliases"].get(name, name))
-    if found is None:
+    weights = table["mixtures"].get(table["aliases"].get(name, name))
+    if weights is None:
         raise UserError(f"there is no mixture {name!r}; {suggestion(name, mixture_names())}")
-    return dict(found)
+    return dict(weights)
 
 
 def named_mixture(name: str, folder: str | Path, *, split: str | None = "train") -> Mixture:
-    """An official mixture of the stores in ``folder``, each in a folder with the name of its dataset.
+    """Return an official mixture of the stores in ``folder``, each in a folder with the name of its dataset.
 
     Args:
         name: such as "OXE_SELECT" or, with Something-Something, "OXE_SELECT_STHSTH"; see ``mixture_names``.
-        folder: holds the stores; may be a URL.
+        folder: of the stores; may be a URL.
         split: of the episodes.
 
     Raises:
@@ -127,17 +131,18 @@ def named_mixture(name: str, folder: str | Path, *, split: str | None = "train")
 
 
 def load_mixture(path: str | Path) -> Mixture:
-    """Reads a mixture from a TOML or JSON file; relative paths in it start at the file's folder.
+    """Load a mixture from a TOML or JSON file; relative paths in it are relative to the file's folder.
 
     Raises:
         UserError: the file is missing or damaged, has an unknown key (the message names the closest one), or is TOML
-            and this Python cannot read that.
+            and this Python cannot read TOML.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.suffix not in (".toml", ".json"):
-        raise UserError(f"{path} is no mixture file; expected a name that ends in .toml or .json")
+        raise UserError(f"{path} is no mixture file; expected a file name that ends in .toml or .json")
     mixture = from_dict(Mixture, _load_toml(path) if path.suffix == ".toml" else load_json(path), where=str(path))
-    return replace(mixture, sources=tuple(replace(one, path=_resolve(one.path, path)) for one in mixture.sources))
+    sources = (replace(source, path=_resolve(source.path, path)) for source in mixture.sources)
+    return replace(mixture, sources=tuple(sources))
 
 
 def _resolve(store: str, file: Path) -> str:
@@ -148,16 +153,15 @@ def _load_toml(path: Path) -> dict[str, Any]:
     toml = _toml_reader()
     if toml is None:
         raise UserError(f"{path} needs Python 3.11 or the package tomli; install it, or write the mixture as JSON")
-    try:
+    if not path.exists():
+        raise UserError(f"{path} does not exist; expected a TOML file there")
+    check_is_file(path, "TOML file")
+    with reading(path, "correct it", fault="cannot be read as TOML"):
         return toml.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; expected a TOML file there") from None
-    except (OSError, ValueError) as error:  # TOMLDecodeError is a ValueError
-        raise UserError(f"{path} cannot be read as TOML ({error}); correct it") from error
 
 
 def _toml_reader() -> Any:
-    """``tomllib`` (Python 3.11), ``tomli`` where it is installed, or None."""
+    """Return ``tomllib`` (Python 3.11), ``tomli`` if it is installed, or None."""
     for name in ("tomllib", "tomli"):
         try:
             return importlib.import_module(name)
