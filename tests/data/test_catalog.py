@@ -4,11 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data import catalog
 from ivideogpt.data.catalog import DATASETS, dataset_info
+from ivideogpt.data.media import read_episode
 from ivideogpt.data.mixtures import mixture_weights
 
 OFFICIAL = Path(__file__).parents[2] / "../shared/data/official_datasets.json"
@@ -137,6 +139,18 @@ def test_views_of_one_source_have_its_licence_and_size():
             assert (info.licence, info.licence_url, info.gib) == (source.licence, source.licence_url, source.gib)
 
 
-def test_no_licence_and_no_size_is_of_a_dataset_that_is_not_there():
-    known = {(info.source or info.name).removesuffix("_converted_externally_to_rlds") for info in DATASETS.values()}
-    assert set(catalog._LICENCES) <= known and set(catalog._GIB) <= known
+def test_a_new_dataset_is_one_row(monkeypatch, tmp_path):
+    row = catalog.oxe_row(
+        "new_arm", base_stride=10, camera="front", further_cameras=("wrist",), version="2.0.0", gib=1.5
+    )
+    monkeypatch.setitem(DATASETS, "new_arm", row)
+    info = dataset_info("new_arm")
+    assert (info.camera_key, info.loader_camera_key, info.converter_camera_key) == ("front",) * 3
+    assert info.source == "new_arm" and info.url == "gs://gresearch/robotics/new_arm/2.0.0"
+    assert info.stride() == 3 and info.further_cameras == ("wrist",)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", wrist=frames[::-1], front=frames)
+    episode = read_episode(tmp_path / "a.npz", dataset_name="new_arm")
+    assert np.array_equal(episode.frames, frames) and episode.meta["dataset"] == "new_arm"
+    with pytest.raises(UserError, match="did you mean 'new_arm'"):
+        dataset_info("new_ar")
