@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -96,6 +97,7 @@ def test_seeds_of_episodes_differ_between_runs_environments_and_episodes() -> No
 
 
 def test_an_evaluation_plays_the_same_episodes_each_time_as_many_in_each_environment() -> None:
+    torch.manual_seed(2)  # with most others it stands still
     agent = DrQv2(16, 2, 1, AgentConfig(channels=2, hidden_size=8, feature_size=4))
     environments = make_vector("test/Uneven-v0", 2, frame_stack=2)
     first, again = (evaluate(agent, environments, 6, seed=0, stack=2) for _ in range(2))
@@ -103,4 +105,8 @@ def test_an_evaluation_plays_the_same_episodes_each_time_as_many_in_each_environ
     assert first.returns == again.returns and first.lengths == again.lengths
     assert len(first.frames) == first.lengths[0] + 1
     one_by_one = evaluate(agent, make_vector("test/Uneven-v0", 1, frame_stack=2), 3, seed=0, stack=2)
-    assert one_by_one.returns == first.returns[::2]  # those of the first environment
+    assert one_by_one.lengths == first.lengths[::2]  # those of the first environment
+    # Convolutions and products of another number of rows add in another order: up to 4e-7 in an action of size 1 was
+    # measured (AVX2), and an episode has up to 5 actions.
+    assert one_by_one.returns == pytest.approx(first.returns[::2], abs=5 * 4e-7)
+    assert len({round(total, 3) for total in one_by_one.returns}) == len(set(one_by_one.lengths)) > 1

@@ -36,7 +36,7 @@ class Projection(nn.Linear):
 
     Attributes:
         int8: in inference mode on a CPU the weight is rounded to 8 bits with a scale for each row, and what it is
-            multiplied with to 7 or 8 bits with a scale for each call.
+            multiplied with to 8 bits, or to twice 7, with a scale for each call.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
@@ -82,15 +82,26 @@ def packed_product(weight: Tensor) -> Product:
 
 
 def int8_product(weight: Tensor) -> Product:
-    """The product with ``weight`` float32 ``[out in]`` rounded to 8 bits."""
+    """The product with ``weight`` float32 ``[out in]`` rounded to 8 bits.
+
+    Where sums of products overflow, inputs may have 7 bits only, which errs by several percent where a few inputs are
+    much larger than the rest; there a second product adds what that rounding left over (docs/decisions.md).
+    """
     scales = (weight.abs().amax(dim=1) / _INT8).clamp(min=torch.finfo(torch.float32).tiny).double()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch means to move quantised tensors to another package some day
         zeros = torch.zeros(len(weight), dtype=torch.long)
         rounded = torch.quantize_per_channel(weight.contiguous(), scales, zeros, 0, torch.qint8)
         packed = torch.ops.quantized.linear_prepack(rounded, None)
-    multiply, narrow = torch.ops.quantized.linear_dynamic, not _sums_without_overflow()
-    return lambda x: multiply(x, packed, narrow)
+    multiply = torch.ops.quantized.linear_dynamic
+    if _sums_without_overflow():
+        return lambda x: multiply(x, packed, False)
+
+    def in_two_parts(x: Tensor) -> Tensor:
+        coarse = torch.quantize_per_tensor_dynamic(x, torch.quint8, True).dequantize()
+        return multiply(x, packed, True).add_(multiply(x - coarse, packed, True))
+
+    return in_two_parts
 
 
 def set_int8(module: nn.Module, on: bool = True) -> None:
@@ -129,8 +140,12 @@ def _packed_dtypes() -> tuple[torch.dtype, ...]:
 
 @functools.cache
 def _sums_without_overflow() -> bool:
-    """Whether the processor adds products of 8 bits in 32; on others only inputs of 7 bits are safe."""
-    try:
-        return bool(torch.cpu._is_vnni_supported())
-    except AttributeError:
-        return False
+    """Whether products of 8 bits are added without loss; x86 without VNNI adds pairs of them in 16 bits, which overflow.
+
+    Tried, not looked up: settings such as ATEN_CPU_CAPABILITY do not decide which kernel fbgemm takes.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rounded = torch.quantize_per_tensor(torch.ones(8, 64), 1 / _INT8, 0, torch.qint8)
+        packed = torch.ops.quantized.linear_prepack(rounded, None)
+    return bool((torch.ops.quantized.linear_dynamic(torch.ones(1, 64), packed, False) > 63).all())
