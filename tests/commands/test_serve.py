@@ -96,7 +96,7 @@ def test_it_plays_and_ends_with_ctrl_c(checkpoints, tmp_path):
             first = process.stdout.readline()
             assert first.startswith("plain with 3 episodes to start from: http://127.0.0.1:")
             address = first.split()[-1]
-            with urllib.request.urlopen(f"{address}api/world", timeout=60) as answer:
+            with urllib.request.urlopen(f"{address}api/world", timeout=600) as answer:
                 assert [entry["name"] for entry in json.load(answer)["episodes"]] == ["e0", "e1", "e2"]
             with connect(address.replace("http", "ws") + "ws") as player:
                 assert json.loads(player.recv())["type"] == "hello"
@@ -106,7 +106,7 @@ def test_it_plays_and_ends_with_ctrl_c(checkpoints, tmp_path):
                 assert decode_frame(player.recv())[0]["step"] == 1
                 # With a player still there.
                 process.send_signal(signal.SIGINT)
-                out, err = process.communicate(timeout=30)
+                out, err = process.communicate(timeout=600)
         finally:
             process.kill()
     assert process.returncode == 0

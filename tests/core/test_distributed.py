@@ -58,7 +58,7 @@ def two(tmp_path_factory):
         capture_output=True,
         text=True,
         env=environment,
-        timeout=240,
+        timeout=3000,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]

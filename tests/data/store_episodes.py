@@ -58,7 +58,7 @@ def read_until_stopped(first: int, count: int, stop: str) -> Iterator[SourceEpis
     for index, one in enumerate(read(first, count)):
         if index == count // 2 and not Path(stop).exists():
             Path(stop).write_text(str(os.getpid()))
-            time.sleep(300)
+            time.sleep(3000)
         yield one
 
 

@@ -178,6 +178,7 @@ def test_a_row_of_zeros_survives_8_bits(layer):
     set_int8(layer)
     with torch.inference_mode():
         y = layer(torch.randn(3, LARGE[1]))
+        assert layer(torch.zeros(0, LARGE[1])).shape == (0, LARGE[0])
     assert torch.isfinite(y).all() and (y[:, 7] == 0).all()
 
 

@@ -18,6 +18,8 @@ from PIL import Image
 from ivideogpt.evaluation.pusht_metrics import locate_agent
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+# Guards against hangs: no load of the machine may reach them.
+playwright.expect.set_options(timeout=300_000)
 CHROMIUM = shutil.which("chromium")
 NEEDED = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
@@ -55,14 +57,14 @@ def server(tmp_path_factory):
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(600)
 
 
 def _wait_until_healthy(address: str, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(600):
+    for _ in range(6000):
         assert process.poll() is None, log.read_text()
         try:
-            with urllib.request.urlopen(f"{address}/healthz", timeout=5):
+            with urllib.request.urlopen(f"{address}/healthz", timeout=60):
                 return
         except OSError:
             time.sleep(0.1)
@@ -86,7 +88,7 @@ def visit(server, browser):
         context = browser.new_context(**{"viewport": DESKTOP, "color_scheme": "light"} | options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(300_000)
         page.add_init_script(SOCKETS)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
@@ -115,12 +117,30 @@ def newest(page) -> int:
     return int(page.locator("#timeline").get_attribute("max"))
 
 
+def settled(page) -> int:
+    """The newest step once no other has come for half a second; what moves on and on never settles."""
+    last = None
+    for _ in range(600):
+        if last == (last := newest(page)):
+            return last
+        page.wait_for_timeout(500)
+    pytest.fail("it moves on and on")
+
+
 def pixels(page, canvas: str = "#picture-0 canvas") -> np.ndarray:
     """uint8 ``[h w 3]`` as the canvas shows it."""
     read = "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
     rgba = np.array(page.locator(canvas).evaluate(read), dtype=np.uint8)
     side = math.isqrt(len(rgba) // 4)
     return rgba.reshape(side, side, 4)[..., :3]
+
+
+def until_shown(page, picture: np.ndarray) -> None:
+    for _ in range(600):
+        if np.array_equal(pixels(page), picture):
+            return
+        page.wait_for_timeout(100)
+    assert np.array_equal(pixels(page), picture)
 
 
 def agent(page, canvas: str = "#picture-0 canvas") -> np.ndarray:

@@ -4,8 +4,10 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from ivideogpt.core.episode import Episode
+from ivideogpt.serve import guard, library, players
 from ivideogpt.serve.app import create_app, server_of
 from ivideogpt.serve.players import Players
 from ivideogpt.serve.protocol import decode_frame
@@ -34,7 +37,7 @@ class Client:
     def tell(self, kind: str, **fields: object) -> None:
         self.socket.send(json.dumps({"type": kind, **fields}))
 
-    def hear(self, timeout: float = 20) -> dict[str, Any]:
+    def hear(self, timeout: float = 600) -> dict[str, Any]:
         """The next message; of a frame its header with its ``picture``."""
         received = self.socket.recv(timeout=timeout)
         if isinstance(received, str):
@@ -79,7 +82,7 @@ class Served:
         return f"http://127.0.0.1:{self.port}"
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        return httpx.request(method, self.address + path, timeout=60, **options)
+        return httpx.request(method, self.address + path, timeout=600, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self.request("GET", path, **options)
@@ -113,7 +116,23 @@ def serving(model: WorldModel, episodes: list[Episode], **options: Any) -> Itera
                 yield served
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(600)
+
+
+@dataclass
+class Clock:
+    """What the server takes for seconds since some moment; it stands still."""
+
+    now: float
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of what expires and of what comes too often: only the test moves it, so that load cannot."""
+    made = Clock(time.monotonic())
+    for module in (guard, library, players):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: made.now))
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,20 @@ import av
 import numpy as np
 
 from . import browser as shared
-from .browser import CUT, agent, newest, pixels, playwright, png, scrub, steps, until_past, until_step
+from .browser import (
+    CUT,
+    agent,
+    newest,
+    pixels,
+    playwright,
+    png,
+    scrub,
+    settled,
+    steps,
+    until_past,
+    until_shown,
+    until_step,
+)
 
 pytestmark = shared.NEEDED
 server, browser, visit = shared.server, shared.browser, shared.visit
@@ -44,10 +57,7 @@ def test_the_agent_follows_a_drag(visit):
     page.mouse.move(x, y, steps=8)
     until_past(page, 12)
     page.mouse.up()
-    page.wait_for_timeout(500)
-    last = newest(page)
-    page.wait_for_timeout(500)
-    assert newest(page) == last  # let go: nothing moves any more
+    last = settled(page)  # let go: nothing moves any more
     ring = page.locator("#picture-0 .target").bounding_box()
     assert abs(ring["x"] + 16 - x) < 3 and abs(ring["y"] + 16 - y) < 3
     before, after = np.linalg.norm(start - target), np.linalg.norm(agent(page) - target)
@@ -140,8 +150,7 @@ def test_a_fork_while_the_picture_is_held_lets_go(visit):
     page.keyboard.press("f")
     playwright.expect(page.locator("#picture-1")).to_be_visible()
     playwright.expect(page.locator("#play")).to_have_text("Play")
-    page.wait_for_timeout(400)
-    last = newest(page)
+    last = settled(page)
     page.mouse.move(box["x"] + 90, box["y"] + 90)
     page.wait_for_timeout(400)
     assert newest(page) == last
@@ -203,8 +212,7 @@ def test_a_lost_connection_comes_back_into_the_same_world(visit):
     until_past(page, 3)
     scrub(page, 2)
     playwright.expect(page.locator("[data-world='0'] .at")).to_contain_text("step 2")
-    page.wait_for_timeout(300)
-    assert np.array_equal(pixels(page), seen[1])
+    until_shown(page, seen[1])
     assert page.evaluate("sessionStorage.getItem('ivideogpt.session')") == session
     assert page.locator("#toast").is_hidden()
 

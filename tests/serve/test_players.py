@@ -24,7 +24,7 @@ def gate(monkeypatch):
 
     def wait(session, action=None):
         opened.log.append((id(session), threading.get_ident()))
-        assert opened.wait(20)
+        assert opened.wait(600)
         return step(session, action)
 
     monkeypatch.setattr(Session, "step", wait)
@@ -32,7 +32,7 @@ def gate(monkeypatch):
     opened.set()
 
 
-def eventually(condition, seconds=10):
+def eventually(condition, seconds=600):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not come about"
@@ -167,12 +167,13 @@ def test_a_message_far_too_large_ends_that_connection_and_no_other(served):
     assert bystander.step()["step"] == 1
 
 
-def test_a_flood_ends_that_connection_and_no_other(start):
+def test_a_flood_ends_that_connection_and_no_other(start, clock):
     served = start(limits=Limits(messages_per_second=20))
     bystander, bad = served.player(), served.player()
     bystander.open()
-    for _ in range(200):  # a slow machine sends them in more than a second
-        bad.tell("settings", settings={})
+    with contextlib.suppress(ConnectionClosed):
+        for _ in range(200):
+            bad.tell("settings", settings={})
     code, said = bad.farewell()
     assert code == 4429 and said == "more than 20 messages a second came; send fewer"
     assert bystander.step()["step"] == 1
@@ -257,11 +258,10 @@ def test_the_server_answers_while_a_frame_is_computed(served, gate):
     gate.clear()
     player.tell("step", action="episode")
     eventually(lambda: gate.log)
-    began = time.monotonic()
+    # All of it while the frame waits: a server that did not answer would wait until the gate opens, below.
     assert served.get("/healthz").status_code == 200
     assert served.get("/api/world").status_code == 200
     assert other.ask("settings", settings={})["type"] == "state"
-    assert time.monotonic() - began < 2
     gate.set()
     assert player.hear()["step"] == 1
 
@@ -347,7 +347,7 @@ def test_a_second_connection_takes_over(served, gate):
     assert second.step()["step"] == 2
 
 
-def test_idle_sessions_expire_and_free_their_memory(start):
+def test_idle_sessions_expire_and_free_their_memory(start, clock):
     served = start(limits=Limits(idle_seconds=2.0))
     idle, busy = served.player(), served.player()
     idle.open()
@@ -356,7 +356,7 @@ def test_idle_sessions_expire_and_free_their_memory(start):
     worlds = served.players.get(idle.hello["session"]).worlds
     session, cache = (weakref.ref(x) for x in (worlds.worlds[0].session, worlds.worlds[0].session._segment.cache))
     for _ in range(12):
-        time.sleep(0.25)
+        clock.now += 0.25
         busy.step()
     code, said = idle.farewell()
     assert code == 4408 and "nothing came for a while" in said
@@ -367,12 +367,14 @@ def test_idle_sessions_expire_and_free_their_memory(start):
     assert busy.step()["step"] == 13
 
 
-def test_a_session_without_a_connection_expires_too(start):
+def test_a_session_without_a_connection_expires_too(start, clock):
     served = start(limits=Limits(idle_seconds=0.4))
     player = served.player()
     player.open()
     session = weakref.ref(served.players.get(player.hello["session"]).worlds.worlds[0].session)
     player.socket.close()
+    eventually(lambda: served.players.get(player.hello["session"]).connection is None)
+    clock.now += 0.5
     eventually(lambda: len(served.players) == 0)
     gc.collect()
     assert session() is None

@@ -98,6 +98,8 @@ def int8_product(weight: Tensor) -> Product:
         return lambda x: multiply(x, packed, False)
 
     def in_two_parts(x: Tensor) -> Tensor:
+        if not x.numel():  # has no largest and smallest
+            return multiply(x, packed, True)
         coarse = torch.quantize_per_tensor_dynamic(x, torch.quint8, True).dequantize()
         return multiply(x, packed, True).add_(multiply(x - coarse, packed, True))
 
@@ -140,7 +142,7 @@ def _packed_dtypes() -> tuple[torch.dtype, ...]:
 
 @functools.cache
 def _sums_without_overflow() -> bool:
-    """Whether products of 8 bits are added without loss; x86 without VNNI adds pairs of them in 16 bits, which overflow.
+    """Whether products of 8 bits are added without loss: x86 without VNNI adds pairs of them in 16 bits.
 
     Tried, not looked up: settings such as ATEN_CPU_CAPABILITY do not decide which kernel fbgemm takes.
     """
