@@ -43,7 +43,7 @@ def explained(lived, tmp_path, *, late: bool) -> float:
     model = new_model_from(lived[0], scratch, run, seed=0)
     world = WorldConfig(checkpoint=None, batch_size=16, segment_frames=6, tokenizer_every=0, learning_rate=5e-3)
     learner, random = WorldLearner(model, world, Compat(late_rewards=late), run), np.random.default_rng(1)
-    for _ in range(200):
+    for _ in range(120):
         learner.update(lived[0], random, tokenizer=False)
     apart = lived[1].segments(64, 5, np.random.default_rng(2))
     frames = as_floats(apart.frames)
