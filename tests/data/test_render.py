@@ -96,7 +96,7 @@ def test_a_grid_shows_all_clips_of_a_row_next_to_each_other_and_rows_below_one_a
 
 @pytest.mark.parametrize("counts", [(2, 1), (0, 0)])
 def test_rows_of_a_grid_that_do_not_match_are_a_user_error(frames, counts):
-    with pytest.raises(UserError, match="expected as many in each"):
+    with pytest.raises(UserError, match="expected equally many in each"):
         grid({"true": [frames] * counts[0], "ours": [frames] * counts[1]})
 
 

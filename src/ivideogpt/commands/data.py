@@ -43,7 +43,7 @@ def data(
     if episode is None:
         store.check()
         looked_at = np.unique(np.linspace(0, len(store) - 1, _LOOKED_AT).round().astype(int)).tolist()
-        rows = [_row(store, index) for index in looked_at]  # a bad one is named
+        rows = [row for index in looked_at for row in _rows(store, index)]  # a damaged episode is named
         _print_store(store)
     else:
         looked_at = [store.find(episode)]
@@ -58,15 +58,22 @@ def data(
     print_json(_summary(store) | {"episode": episode, "verified": verify, "sheet": sheet})
 
 
-def _row(store: EpisodeStore, index: int) -> SheetRow:
-    """Return the first, middle and last frame of an episode."""
+def _rows(store: EpisodeStore, index: int) -> list[SheetRow]:
+    """Return the first, middle and last frame of an episode, a row for each camera, the main camera first."""
     from ivideogpt.data.contact_sheet import SheetRow
 
     info = store.info(index)
     last = info["length"] - 1
-    places = [0, last // 2, last]
-    lines = [info["key"], f"{info['split']}, {info['length']} frames", info["text"]]
-    return SheetRow(lines=lines, frames=store.clip(index, places).frames, captions=[f"frame {p}" for p in places])
+    frames = [0, last // 2, last]
+    captions = [f"frame {frame}" for frame in frames]
+    names = sorted((camera["name"] for camera in info["cameras"]), key=lambda name: name != info["camera"])
+    rows = []
+    for name in names:
+        lines = [info["key"], f"{info['split']}, {info['length']} frames", info["text"]]
+        if len(names) > 1:
+            lines.insert(1, f"camera {name}")
+        rows.append(SheetRow(lines=lines, frames=store.camera(index, name, frames), captions=captions))
+    return rows
 
 
 def _print_episode(store: EpisodeStore, index: int) -> list[SheetRow]:

@@ -1,4 +1,4 @@
-"""Recordings, episode stores, clips and pictures."""
+"""Recordings, episode stores, training clips, and pictures of episodes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from ivideogpt.data.mixtures import Mixture, MixtureSource, load_mixture, named_mixture
     from ivideogpt.data.store.reader import EpisodeStore
 
-# Loaded when first used: converting needs no torch.
-_HOMES = {
+# Imported at first use: converting needs no torch.
+_MODULES = {
     "Augmentation": "augment",
     "ClipLoader": "loader",
     "ClipSpec": "clips",
@@ -36,9 +36,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Finds a public name in the module that holds it."""
-    if name not in _HOMES:
+    """Return a public name from the module that defines it."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'ivideogpt.data' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"ivideogpt.data.{_HOMES[name]}"), name)
+    return getattr(import_module(f"ivideogpt.data.{_MODULES[name]}"), name)

@@ -1,10 +1,10 @@
-"""Augmentation of whole clips: one crop and one change of colour for all frames of a clip.
+"""Augmentation of clips: one crop and one change of colours for all frames of a clip.
 
-    drawn = draw_augmentation(Augmentation(), height, width, np.random.default_rng(0))
-    pixels = augment(frames, drawn, size=64)     # uint8 [t h w 3] to float32 [t 3 64 64] in [0, 1], on the same device
+    draw = draw_augmentation(Augmentation(), height, width, np.random.default_rng(0))
+    pixels = augment(frames, draw, size=64)      # uint8 [t h w 3] to float32 [t 3 64 64] in [0, 1], on the same device
 
-By default brightness, contrast, saturation and hue are one 3x4 matrix; ``exact`` does what Pillow does, frame by frame
-(in ``jitter``).
+By default brightness, contrast, saturation and hue are one 3x4 matrix; ``exact`` repeats the operations of Pillow,
+frame by frame (``color_jitter``).
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from ivideogpt.data.color_jitter import BRIGHTNESS, CONTRAST, HUE, LUMA, SATURAT
 
 _TRIES = 10
 _UNCHANGED = (1.0, 1.0, 1.0, 0.0)
-# From RGB to YIQ (luma, and colour as a plane that hue turns), as NTSC defines it.
+# From RGB to YIQ as NTSC defines it: luma, and a plane of colours that a change of hue rotates.
 _TO_YIQ = np.array([LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])
 _TO_RGB = np.linalg.inv(_TO_YIQ)
-# What the colour matrices are made of: grey of the same luma, what is left without it, and that with a quarter turn.
-_PARTS = _TO_RGB @ np.array([np.diag((1, 0, 0)), np.diag((0, 1, 1)), ((0, 0, 0), (0, 0, 1), (0, -1, 0))]) @ _TO_YIQ
+# Basis of the colour matrices: grey of the same luma, the colour without it, and that colour rotated by 90 degrees.
+_BASIS = _TO_RGB @ np.array([np.diag((1, 0, 0)), np.diag((0, 1, 1)), ((0, 0, 0), (0, 0, 1), (0, -1, 0))]) @ _TO_YIQ
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What clips are changed by; the defaults are the official ones.
+    """Ranges of a random augmentation; the defaults are the official ones.
 
     Attributes:
-        scale: area of the crop, of the square of the frame's shorter side.
+        scale: area of the crop, as a share of the square of the frame's shorter side.
         ratio: width to height of the crop.
-        brightness, contrast, saturation: factors within this of 1; 0: unchanged.
-        hue: turned by at most this, in turns of the colour circle; 0: unchanged.
-        exact: as Pillow and the official loader do it, a frame and a step at a time, rounding included; slower.
+        brightness, contrast, saturation: largest distance of the factor from 1; 0: unchanged.
+        hue: largest rotation, in turns of the colour circle; 0: unchanged.
+        exact: repeat the steps of Pillow and of the official loader for each frame, rounding included; slower.
     """
 
     scale: tuple[float, float] = (0.8, 1.0)
@@ -51,7 +51,7 @@ class Augmentation:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
+        """Raise UserError if a number is out of range."""
         for name in ("scale", "ratio"):
             low, high = getattr(self, name)
             if not 0 < low <= high < float("inf"):
@@ -62,7 +62,7 @@ class Augmentation:
 
     @classmethod
     def strong(cls, *, exact: bool = False) -> Augmentation:
-        """What the official flag ``--strong_aug`` asks for."""
+        """Return the ranges of the official option ``--strong_aug``."""
         return cls(
             scale=(0.6, 1.0), ratio=(0.75, 4 / 3), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.5, exact=exact
         )
@@ -74,8 +74,8 @@ class AugmentationDraw:
 
     Attributes:
         top, left, height, width: of the crop, in pixels of the recorded frames.
-        order: of brightness (0), contrast (1), saturation (2) and hue (3); matters to ``exact`` only.
-        factors: of each of these; hue in turns.
+        order: of brightness (0), contrast (1), saturation (2) and hue (3); used by ``exact`` only.
+        factors: of brightness, contrast and saturation, and the rotation of hue in turns.
         exact: see ``Augmentation``.
     """
 
@@ -91,7 +91,7 @@ class AugmentationDraw:
 def draw_augmentation(
     augmentation: Augmentation, height: int, width: int, random: np.random.Generator
 ) -> AugmentationDraw:
-    """Draws what a clip of ``height`` x ``width`` pixels is changed by.
+    """Draw the augmentation of a clip of ``height`` x ``width`` pixels.
 
     Source: thuml/iVideoGPT ``get_crop_params`` and ``get_jittor_params``; the same ranges and the same rules.
     """
@@ -112,7 +112,7 @@ def draw_augmentation(
 def _draw_crop(
     augmentation: Augmentation, height: int, width: int, random: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width."""
+    """Return top, left, height and width."""
     (smallest, largest), (narrow, wide) = augmentation.scale, augmentation.ratio
     for _ in range(_TRIES):
         area = min(height, width) ** 2 * random.uniform(smallest, largest)
@@ -130,22 +130,22 @@ def _draw_crop(
 
 
 def centre_square(height: int, width: int) -> AugmentationDraw:
-    """The largest square in the middle, in its own colours."""
+    """Return the crop to the largest square in the centre, colours unchanged."""
     side = min(height, width)
     return AugmentationDraw(top=(height - side) // 2, left=(width - side) // 2, height=side, width=side)
 
 
 def whole_frame(height: int, width: int) -> AugmentationDraw:
-    """All of it, in its own colours."""
+    """Return the whole frame as the crop, colours unchanged."""
     return AugmentationDraw(top=0, left=0, height=height, width=width)
 
 
 def resize(frames: Tensor, size: int) -> Tensor:
-    """Frames uint8 ``[t h w 3]`` as uint8 ``[t 3 size size]``: bilinear, antialiased, rounded."""
-    pixels = frames.permute(0, 3, 1, 2)  # a pattern would take a tenth of the time of resizing small frames
+    """Resize frames uint8 ``[t h w 3]`` to uint8 ``[t 3 size size]``: bilinear, antialiased, rounded."""
+    pixels = frames.permute(0, 3, 1, 2)  # einops would add a tenth of the time of resizing small frames
     if tuple(frames.shape[1:3]) == (size, size):
         return pixels
-    if frames.device.type == "cpu":  # made for 8-bit pixels: ten times as fast as with floats
+    if frames.device.type == "cpu":  # the kernel for 8-bit pixels is ten times as fast as that for floats
         return torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     return _resize_floats(pixels, size).round_().clamp_(0, 255).to(torch.uint8)
 
@@ -154,41 +154,41 @@ def _resize_floats(pixels: Tensor, size: int) -> Tensor:
     return torch.nn.functional.interpolate(pixels.float(), (size, size), mode="bilinear", antialias=True)
 
 
-def augment(frames: Tensor, drawn: AugmentationDraw, size: int) -> Tensor:
-    """Crops, resizes and colours one clip.
+def augment(frames: Tensor, draw: AugmentationDraw, size: int) -> Tensor:
+    """Crop, resize and recolour one clip.
 
     Args:
         frames: uint8 ``[t h w 3]``, on any device.
-        drawn: what to do.
+        draw: the augmentation.
         size: width and height of the result.
 
     Returns:
         float32 ``[t 3 size size]`` in [0, 1].
     """
     out = torch.empty((1, len(frames), 3, size, size), dtype=torch.float32, device=frames.device)
-    augment_clips([frames], [drawn], out)
+    augment_clips([frames], [draw], out)
     return out[0]
 
 
 def augment_clips(frames: Sequence[Tensor], draws: Sequence[AugmentationDraw], out: Tensor) -> None:
-    """Crops, resizes and colours clips.
+    """Crop, resize and recolour clips.
 
     Args:
         frames: of each clip, uint8 ``[t h w 3]``; sizes may differ.
-        draws: what to do with each.
-        out: where to write the result, float32 ``[b t 3 size size]``, contiguous, on the device of the frames.
+        draws: the augmentation of each.
+        out: receives the result, float32 ``[b t 3 size size]``, contiguous, on the device of the frames.
     """
     size = out.shape[-1]
-    matrices = colour_matrices(np.array([drawn.factors for drawn in draws]))
-    products, offsets = (torch.from_numpy((one / 255).astype(np.float32)).to(out.device) for one in matrices)
+    matrices = colour_matrices(np.array([draw.factors for draw in draws]))
+    products, offsets = (torch.from_numpy((matrix / 255).astype(np.float32)).to(out.device) for matrix in matrices)
     planes = torch.empty_like(out[0])
     flat = planes.flatten(2)
-    for clip, drawn, product, offset, target in zip(frames, draws, products, offsets, out, strict=True):
-        cropped = clip[:, drawn.top : drawn.top + drawn.height, drawn.left : drawn.left + drawn.width]
-        if drawn.exact:
+    for clip, draw, product, offset, target in zip(frames, draws, products, offsets, out, strict=True):
+        cropped = clip[:, draw.top : draw.top + draw.height, draw.left : draw.left + draw.width]
+        if draw.exact:
             floats = _resize_floats(rearrange(cropped, "t h w c -> t c h w"), size).clamp_(0, 255)
-            target.copy_(jitter_frames(floats.to(torch.uint8), drawn.order, drawn.factors)).div_(255)
-        elif drawn.factors == _UNCHANGED:
+            target.copy_(jitter_frames(floats.to(torch.uint8), draw.order, draw.factors)).div_(255)
+        elif draw.factors == _UNCHANGED:
             target.copy_(resize(cropped, size)).div_(255)
         else:
             planes.copy_(resize(cropped, size))
@@ -197,11 +197,11 @@ def augment_clips(frames: Sequence[Tensor], draws: Sequence[AugmentationDraw], o
 
 
 def colour_matrices(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All four changes as matrices A and B: a colour c becomes A c + B m, m being the clip's mean colour.
+    """Return all four changes as matrices A and B: a colour c becomes A c + B m, where m is the clip's mean colour.
 
-    A and B m together are the 3x4 matrix of a clip. Contrast is about the clip's grey mean. Hue turns the colour
-    plane of YIQ; Pillow turns the hexagon of HSV. Saturation and hue keep luma and leave grey as it is. As nothing is
-    clipped between the steps, this makes their order irrelevant.
+    A and B m together are the 3x4 matrix of a clip. Contrast is relative to the clip's grey mean. Hue rotates the
+    colour plane of YIQ; Pillow rotates the hexagon of HSV. Saturation and hue keep luma and grey. Nothing is clipped
+    between the steps, so their order does not matter.
 
     Args:
         factors: of each clip, float64 ``[b 4]``; see ``AugmentationDraw``.
@@ -213,4 +213,4 @@ def colour_matrices(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scale, angle = brightness * contrast, 2 * math.pi * hue
     weights = np.stack([scale, scale * saturation * np.cos(angle), scale * saturation * np.sin(angle)])
     grey = brightness * (1 - contrast)
-    return np.einsum("pb,pij->bij", weights, _PARTS), np.einsum("b,ij->bij", grey, _PARTS[0])
+    return np.einsum("pb,pij->bij", weights, _BASIS), np.einsum("b,ij->bij", grey, _BASIS[0])

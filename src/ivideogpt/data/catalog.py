@@ -109,7 +109,7 @@ def importer_row(name: str, *, camera: str = "image", **fields: Any) -> DatasetI
 
 
 def _row(name: str, camera: str, fields: dict[str, Any]) -> DatasetInfo:
-    cameras = {"camera_key": camera, "loader_camera_key": camera, "converter_camera_key": camera}
+    cameras: dict[str, Any] = {"camera_key": camera, "loader_camera_key": camera, "converter_camera_key": camera}
     return DatasetInfo(name=name, **(cameras | fields))
 
 

@@ -1,4 +1,4 @@
-"""Where a loader stands in its endless row of clips: what resuming, batch sizes and ranks have to agree on."""
+"""The position of a loader in its endless sequence of clips, independent of batch size and number of ranks."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from ivideogpt.core.errors import UserError
 
 
 class ClipCursor:
-    """Which clips each batch takes. Clip k itself is a pure function of ``seed`` and k, made elsewhere.
+    """Numbers of the clips of each batch. The loader computes clip k itself, a pure function of ``seed`` and k.
 
     Attributes:
         seed: of the clips.
-        step: batches given out so far.
+        step: number of batches returned so far.
     """
 
     def __init__(self, *, batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1) -> None:
-        """Begins with clip 0.
+        """Begin with clip 0.
 
         Args:
             batch_size: clips of a batch, on this rank.
-            seed: of everything that is random, at least 0.
+            seed: of all random numbers, at least 0.
             rank: of this process among those that train together; it takes clips rank, rank + ranks and so on.
-            ranks: how many train together.
+            ranks: number of processes that train together.
 
         Raises:
-            UserError: a number cannot be.
+            UserError: a number is out of range.
         """
         if batch_size < 1 or seed < 0 or not 0 <= rank < ranks:
             raise UserError(
@@ -34,28 +34,28 @@ class ClipCursor:
         self._batch_size, self._rank, self._ranks = batch_size, rank, ranks
 
     def numbers(self, step: int) -> range:
-        """The clips of batch ``step`` (from 0) of this rank."""
-        first = step * self._clips_a_step + self._rank
-        return range(first, first + self._clips_a_step, self._ranks)
+        """Return the clips of batch ``step`` (from 0) of this rank."""
+        first = step * self._clips_per_step + self._rank
+        return range(first, first + self._clips_per_step, self._ranks)
 
     def state_dict(self) -> dict[str, int]:
-        """Where it stands, as plain numbers: the same on every rank."""
-        return {"seed": self.seed, "step": self.step, "clips_a_step": self._clips_a_step}
+        """Return the position as plain numbers, the same on every rank."""
+        return {"seed": self.seed, "step": self.step, "clips_a_step": self._clips_per_step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where another one stood, with any number of ranks; holds from the next ``iter`` on.
+        """Continue from a saved position, with any number of ranks; takes effect at the next ``iter``.
 
         Raises:
-            UserError: the other one's clips do not fill whole batches of this one.
+            UserError: the clips so far do not fill whole batches of this cursor.
         """
         clips = state["step"] * state["clips_a_step"]
-        if clips % self._clips_a_step:
+        if clips % self._clips_per_step:
             raise UserError(
-                f"{clips} clips were given out, which is no whole number of batches of {self._clips_a_step} over all "
-                "ranks; use the earlier batch size times the earlier number of ranks"
+                f"{clips} clips were used, which is no whole number of batches of {self._clips_per_step} on all ranks; "
+                "use the earlier batch size times the earlier number of ranks"
             )
-        self.seed, self.step = state["seed"], clips // self._clips_a_step
+        self.seed, self.step = state["seed"], clips // self._clips_per_step
 
     @property
-    def _clips_a_step(self) -> int:
+    def _clips_per_step(self) -> int:
         return self._batch_size * self._ranks

@@ -1,10 +1,10 @@
-"""Which frames of an episode make a training clip.
+"""The frames of an episode that make a training clip.
 
     spec = ClipSpec(context_frames=2, frames=16)
     drawn = draw_rows(spec, length=len(episode), stride=2, random=np.random.default_rng(0))
     frames = episode.frames[drawn.rows]
 
-``ClipLoader`` (``sampler``) draws such clips from episode stores and gives them as batches.
+``loader.ClipLoader`` draws such clips from episode stores and returns them in batches.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ MODES: tuple[ClipMode, ...] = ("contiguous", "random_after_context", "random_ord
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """How clips are cut out of episodes.
+    """Frames, stride and size of the clips of a training.
 
     Attributes:
-        context_frames: frames at the beginning that the model is given.
+        context_frames: frames at the beginning that the model receives.
         frames: of a clip, context and goal included.
         mode: ``contiguous``: frames one stride apart. ``random_after_context``: the context one stride apart, then a
-            sorted random choice of all later frames of the horizon (what a tokenizer trains on). ``random_order``:
+            sorted random choice of all later frames of the horizon (for training a tokenizer). ``random_order``:
             random frames of the horizon, one stride apart, in random order (the goal-conditioned tokenizer).
             ``goal_first``: the last frame of a contiguous clip, then that clip (the goal-conditioned transformer).
-        stride: distance between used frames, for sources that do not say their own. None: each dataset's own, by
+        stride: distance between used frames, for sources without a stride of their own. None: that of the dataset, by
             the rule of ``DatasetInfo.stride``.
         video_stepsize: of that rule; 1 is about three frames a second.
         horizon: strides that the two random modes choose from; None: ``frames``.
-        size: frames are resized to ``size`` x ``size`` pixels; None: they are left as they are.
-        actions: read actions where a source has some. In ``random_order`` there are none.
+        size: frames are resized to ``size`` x ``size`` pixels; None: they keep their size.
+        actions: read actions if a source has some. In ``random_order`` there are none.
         rewards: read rewards, which every source must have.
 
     Source: thuml/iVideoGPT ``SimpleRoboticDatasetv2.get_segment``; the same frames with the same probabilities.
@@ -53,7 +53,7 @@ class ClipSpec:
     rewards: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError where the numbers do not fit together."""
+        """Raise UserError if a number is out of range or contradicts another."""
         if self.mode not in MODES:
             raise UserError(f"mode is {self.mode!r}; expected one of: {', '.join(MODES)}")
         if not 1 <= self.context_frames <= self.frames:
@@ -74,14 +74,14 @@ class ClipSpec:
 
     @property
     def span(self) -> int:
-        """How many strides of an episode a clip is drawn from."""
+        """Strides of an episode that a clip is drawn from."""
         if self.mode == "goal_first":
             return self.frames - 1
         return self.frames if self.mode == "contiguous" else self.horizon or self.frames
 
     @property
     def has_transitions(self) -> bool:
-        """Whether frames follow each other, so that actions and rewards mean something."""
+        """Whether frames follow each other, so that they have actions and rewards."""
         return self.mode != "random_order"
 
 
@@ -92,7 +92,7 @@ class DrawnRows:
     Attributes:
         rows: int64 ``[t]``: their numbers in the episode.
         padding: bool ``[t]``: True where the episode was too short and its last used frame is repeated.
-        transitions: bool ``[t]``: True where the action of the row is one: the row leads to the next frame of the clip.
+        transitions: bool ``[t]``: True where the row has an action: it leads to the next frame of the clip.
     """
 
     rows: np.ndarray
@@ -101,9 +101,9 @@ class DrawnRows:
 
 
 def effective_stride(length: int, span: int, stride: int) -> int:
-    """The stride that an episode of ``length`` frames has room for.
+    """Return the stride for an episode of ``length`` frames.
 
-    It shrinks to ``length // span`` where ``span`` strides are longer than the episode, to no less than 1.
+    It shrinks to ``length // span``, at least 1, if ``span`` strides are longer than the episode.
     """
     return max(1, length // span) if stride * span > length else stride
 
@@ -111,12 +111,12 @@ def effective_stride(length: int, span: int, stride: int) -> int:
 def draw_rows(
     spec: ClipSpec, length: int, stride: int, random: np.random.Generator, start: int | None = None
 ) -> DrawnRows:
-    """Draws the frames of one clip; each possible start is equally likely.
+    """Draw the frames of one clip; each possible start is equally likely.
 
-    An episode that is still too short at stride 1 gives all its frames, the last one repeated and marked as padding.
+    An episode that is too short even at stride 1 gives all its frames, the last one repeated and marked as padding.
 
     Args:
-        spec: what is wanted; its ``stride`` is not looked at.
+        spec: of the clip; its ``stride`` is not used.
         length: frames of the episode, at least 1.
         stride: distance between used frames.
         random: the clip's own random numbers.
@@ -137,12 +137,12 @@ def draw_rows(
     rows = np.minimum(wanted, length - 1).astype(np.int64)
     padding = wanted >= length
     if padding.any() and length - 1 not in wanted:
-        padding[padding.argmax()] = False  # a random order may meet the last frame only past the end
+        padding[padding.argmax()] = False  # a random order may contain the last frame only as padding
     transitions = np.zeros(spec.frames, bool)
     if spec.has_transitions:
         transitions[:-1] = ~padding[1:]
     if spec.mode == "goal_first":
-        padding[0] = False  # the last frame there is, and the first time it is shown
+        padding[0] = False  # the last frame of the episode, shown for the first time
         transitions[0] = False  # nothing leads from the goal to the first frame
     return DrawnRows(rows, padding, transitions)
 
@@ -150,7 +150,7 @@ def draw_rows(
 def _random_after_context(
     spec: ClipSpec, length: int, stride: int, start: int, random: np.random.Generator
 ) -> np.ndarray:
-    """The context, then a sorted choice of all frames after it; rows of ``length`` stand for padding."""
+    """Return the context, then a sorted choice of all frames after it; rows of ``length`` stand for padding."""
     stop = min(start + stride * spec.span, length)
     context = start + stride * np.arange(spec.context_frames)
     context = context[context < stop]

@@ -1,8 +1,7 @@
-"""Brightness, contrast, saturation and hue of 8-bit frames as Pillow changes them; vectorised, on any device.
+"""Brightness, contrast, saturation and hue of 8-bit frames exactly as Pillow changes them; vectorised, on any device.
 
-For comparisons with the official loader. Each step rounds and clips as Pillow's does: what the official loader
-applies, a frame at a time, is ``ImageEnhance.Brightness``, ``Contrast`` and ``Color`` and a shift of the 8-bit hue in
-Pillow's HSV.
+Each step rounds and clips as Pillow does. The official loader applies ``ImageEnhance.Brightness``, ``Contrast`` and
+``Color`` and a shift of the 8-bit hue in Pillow's HSV, one frame at a time.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def jitter_frames(frames: Tensor, order: tuple[int, ...], factors: tuple[float, float, float, float]) -> Tensor:
-    """Changes frames in the given order.
+    """Return frames after the four changes in the given order.
 
     Args:
         frames: uint8 ``[t 3 h w]``.
         order: of ``BRIGHTNESS``, ``CONTRAST``, ``SATURATION`` and ``HUE``.
-        factors: of each of these; hue in turns, -0.5 to 0.5.
+        factors: of each change; hue in turns, -0.5 to 0.5.
 
     Returns:
         uint8 ``[t 3 h w]``.
@@ -40,13 +39,13 @@ def jitter_frames(frames: Tensor, order: tuple[int, ...], factors: tuple[float, 
 
 
 def _blend(first: Tensor, second: Tensor, factor: float) -> Tensor:
-    """From ``first`` (at 0) to ``second`` (at 1) and beyond, clipped and cut off to 8 bits."""
+    """Interpolate from ``first`` (factor 0) to ``second`` (factor 1) or beyond, clipped and truncated to 8 bits."""
     start = first.float()
     return (start + factor * (second.float() - start)).clamp_(0, 255).to(torch.uint8)
 
 
 def _grey(frames: Tensor) -> Tensor:
-    """Luma of frames uint8 ``[t 3 h w]`` in fixed point: uint8 ``[t 1 h w]``."""
+    """Return the luma of frames uint8 ``[t 3 h w]`` in fixed point: uint8 ``[t 1 h w]``."""
     red, green, blue = frames.int().split(1, dim=1)
     return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)
 
@@ -57,7 +56,7 @@ def _shift_hue(frames: Tensor, turns: float) -> Tensor:
 
 
 def _to_hsv(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue, saturation and value, int32 ``[t h w]``, each 0 to 255."""
+    """Return hue, saturation and value, int32 ``[t h w]``, each 0 to 255."""
     red, green, blue = frames.float().unbind(dim=1)
     value, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
     spread = value - low
@@ -69,7 +68,7 @@ def _to_hsv(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         from_blue - from_green,
         torch.where(green == value, 2.0 + from_red - from_blue, 4.0 + from_green - from_red),
     )
-    # In double precision and back, as C computes it.
+    # Double precision and back, as in Pillow's C code.
     hue = torch.fmod(hue.double() / 6.0 + 1.0, 1.0).float()
     hue = torch.where(grey, 0.0, hue.double().mul(255.0).floor())
     saturation = torch.where(grey, 0.0, (spread / torch.where(grey, 1.0, value)).double().mul(255.0).floor())
@@ -77,13 +76,13 @@ def _to_hsv(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """Frames uint8 ``[t 3 h w]`` from hue, saturation and value, int32 ``[t h w]``."""
-    place, share, level = hue.float() * 6.0 / 255.0, saturation.float() / 255.0, value.float()
-    sextant = place.floor()
-    rest = place - sextant
-    falling = (level * (1.0 - share * rest) + 0.5).floor()
-    rising = (level * (1.0 - share * (1.0 - rest)) + 0.5).floor()
-    low = (level * (1.0 - share) + 0.5).floor()
+    """Return frames uint8 ``[t 3 h w]`` from hue, saturation and value, int32 ``[t h w]``."""
+    position, purity, level = hue.float() * 6.0 / 255.0, saturation.float() / 255.0, value.float()
+    sextant = position.floor()
+    fraction = position - sextant
+    falling = (level * (1.0 - purity * fraction) + 0.5).floor()
+    rising = (level * (1.0 - purity * (1.0 - fraction)) + 0.5).floor()
+    low = (level * (1.0 - purity) + 0.5).floor()
     sextant = (sextant.int() % 6)[:, None]
     colours = [
         (level, rising, low),

@@ -1,4 +1,4 @@
-"""A PNG of many episodes at a glance: a row each, with some of its frames."""
+"""Contact sheet: a PNG with some frames of many episodes, one row for each episode and camera."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class SheetRow:
     """One row of the sheet.
 
     Attributes:
-        lines: what is written on the left, the first line in ink.
+        lines: text on the left; the first line is dark.
         frames: uint8 ``[n h w 3]``.
-        captions: what is written above each frame.
+        captions: text above each frame.
     """
 
     lines: Sequence[str]
@@ -32,12 +32,12 @@ class SheetRow:
 
 
 def write_contact_sheet(path: str | Path, rows: Sequence[SheetRow], *, title: str) -> None:
-    """Writes a PNG.
+    """Write the rows to a PNG.
 
     Args:
-        path: file to write, ending in ``.png``; its folder is made.
+        path: ends in ``.png``; its folder is created.
         rows: from top to bottom; their frames may differ in size and number.
-        title: written above.
+        title: above the rows.
 
     Raises:
         UserError: the path is not that of a PNG, or cannot be written.
@@ -52,9 +52,9 @@ def write_contact_sheet(path: str | Path, rows: Sequence[SheetRow], *, title: st
     draw.text((_MARGIN, _MARGIN - 6), _shortened(draw, title, large, width - 2 * _MARGIN), _INK, large)
     top = _MARGIN + 34
     for row, tiles, height in zip(rows, pictures, heights, strict=True):
-        for place, line in enumerate(row.lines):
-            words = _shortened(draw, line, font, _TEXT - 16)
-            draw.text((_MARGIN, top + 20 + 20 * place), words, _FAINT if place else _INK, font)
+        for number, line in enumerate(row.lines):
+            text = _shortened(draw, line, font, _TEXT - 16)
+            draw.text((_MARGIN, top + 20 + 20 * number), text, _FAINT if number else _INK, font)
         left = _MARGIN + _TEXT
         for tile, caption in zip(tiles, row.captions, strict=True):
             draw.text((left, top), _shortened(draw, caption, font, tile.width), _FAINT, font)
@@ -65,7 +65,7 @@ def write_contact_sheet(path: str | Path, rows: Sequence[SheetRow], *, title: st
 
 
 def _tile(frame: np.ndarray) -> Image.Image:
-    """A picture of one height: small ones enlarged by whole numbers as they are, large ones made smaller."""
+    """Return a picture of the height of a tile: small frames enlarged by a whole number, large ones reduced."""
     height, width = frame.shape[:2]
     picture = Image.fromarray(frame)
     factor = _TILE // height

@@ -1,6 +1,6 @@
-"""Pictures that live inside an HTML page, as data URIs: nothing is fetched and nothing lies beside the page.
+"""Pictures as data URIs inside an HTML page: the page needs no other file.
 
-They go in at their own size: pages enlarge them without smoothing.
+Pictures keep their size: the page enlarges them without smoothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GREY = 128
 
 
 def sprite_sheet(frames: np.ndarray, columns: int, gap: int = 0) -> np.ndarray:
-    """Frames in one picture, in reading order; between them and in spare places it is grey.
+    """Return frames in one picture, in reading order, on a grey background.
 
     Args:
         frames: uint8 ``[t h w 3]``.
@@ -28,21 +28,21 @@ def sprite_sheet(frames: np.ndarray, columns: int, gap: int = 0) -> np.ndarray:
         uint8 ``[height width 3]``.
     """
     lines = -(-len(frames) // columns)
-    spare = lines * columns - len(frames)
-    padded = np.pad(frames, ((0, spare), (0, gap), (0, gap), (0, 0)), constant_values=_GREY)
+    missing = lines * columns - len(frames)
+    padded = np.pad(frames, ((0, missing), (0, gap), (0, gap), (0, 0)), constant_values=_GREY)
     sheet = rearrange(padded, "(y x) h w c -> (y h) (x w) c", x=columns)
     return sheet[: sheet.shape[0] - gap, : sheet.shape[1] - gap]
 
 
 def png_uri(picture: np.ndarray) -> str:
-    """A picture uint8 ``[h w 3]`` as the data URI of a PNG."""
+    """Return a picture uint8 ``[h w 3]`` as the data URI of a PNG."""
     return _png_uri(picture, optimize=True)
 
 
 def animation_uri(frames: np.ndarray, fps: float) -> str:
-    """Frames uint8 ``[t h w 3]`` as the data URI of an animated PNG that loops for ever; no colour is lost."""
-    others = [Image.fromarray(frame) for frame in frames[1:]]
-    return _png_uri(frames[0], save_all=True, append_images=others, duration=1000 / fps, loop=0)
+    """Return frames uint8 ``[t h w 3]`` as the data URI of an endless animated PNG, without loss."""
+    later = [Image.fromarray(frame) for frame in frames[1:]]
+    return _png_uri(frames[0], save_all=True, append_images=later, duration=1000 / fps, loop=0)
 
 
 def _png_uri(picture: np.ndarray, **options: Any) -> str:

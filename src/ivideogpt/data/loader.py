@@ -1,10 +1,10 @@
-"""Endless batches of clips from a mixture of stores, the same ones whatever reads them.
+"""Endless batches of clips from a mixture of stores, the same for any number of workers and ranks.
 
     loader = ClipLoader(named_mixture("OXE_SELECT", "stores"), ClipSpec(size=64), batch_size=16, workers=8)
     for clip in loader: ...                 # Clip: frames float32 [b t c h w] in [0, 1]
-    saved = loader.state_dict()             # {"seed", "step", "clips_a_step"}; load_state_dict goes on from there
+    saved = loader.state_dict()             # {"seed", "step", "clips_a_step"}; load_state_dict continues from there
 
-Clip k is a pure function of (seed, k): workers, ranks, batch size and resuming change who reads it, not what it is.
+Clip k is a pure function of (seed, k): workers, ranks, batch size and resuming decide who reads it, never its content.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from ivideogpt.data.mixture_reader import ClipArrays, ClipPlace, OpenMixture, as
 from ivideogpt.data.mixtures import Mixture, MixtureSource
 from ivideogpt.data.store.reader import EpisodeStore
 
-# What a clip's random numbers are for: each use has a stream of its own, so that one does not shift another.
+# Streams of a clip's random numbers: one for each use, so that a change of one use does not shift the other.
 _PLACE, _AUGMENTATION = range(2)
 _ROWS = ("actions", "action_mask", "rewards")
 
 
 class ClipRandom:
-    """The random numbers of clips, from one generator that is set anew for each: to make one takes far longer."""
+    """The random numbers of clips, from one generator that is set for each clip: creating one takes far longer."""
 
     def __init__(self) -> None:
-        """Makes the generator (Philox: its numbers are a function of a key and a counter)."""
+        """Create the generator (Philox: its numbers are a function of a key and a counter)."""
         self._generator = np.random.Generator(np.random.Philox(0))
         self._state: Any = self._generator.bit_generator.state
 
     def of(self, seed: int, number: int, stream: int = _PLACE) -> np.random.Generator:
-        """A pure function of the arguments; good until the next call.
+        """Return the generator of a clip, a pure function of the arguments; valid until the next call.
 
-        The clip is the high word of the counter, so streams never meet.
+        The clip is the high word of the counter, so that streams never overlap.
         """
         high, low = divmod(seed, 2**64)
         self._state["state"] = {"key": (low, high), "counter": (0, 0, stream, number)}
@@ -59,37 +59,37 @@ class ClipRandom:
 
 
 def clip_random(seed: int, number: int, stream: int = _PLACE) -> np.random.Generator:
-    """The random numbers of clip ``number`` alone, as ``ClipRandom`` gives them."""
+    """Return a new generator of the random numbers of clip ``number``, equal to that of ``ClipRandom``."""
     return ClipRandom().of(seed, number, stream)
 
 
 class ClipDataset(Dataset[Any]):
-    """The clips of a mixture by seed and number, as the loader's worker processes read them."""
+    """The clips of a mixture by seed and number, for the worker processes of the loader."""
 
     def __init__(self, mixture: OpenMixture, augmentation: Augmentation | None, *, on_device: bool = False) -> None:
-        """Prepares reading.
+        """Prepare reading.
 
         Args:
             mixture: open stores.
             augmentation: of each clip; None: none.
-            on_device: leave resizing and augmenting to ``finish``, which runs where the batch goes.
+            on_device: resize and augment in ``finish``, on the device of the batch.
         """
         self.mixture, self.augmentation, self.on_device = mixture, augmentation, on_device
 
     def reopen(self) -> None:
-        """Opens the stores anew: connections do not survive in another process."""
+        """Open the stores again: connections do not survive in another process."""
         self.mixture = self.mixture.reopened()
 
     def place(self, seed: int, number: int) -> ClipPlace:
-        """Where clip ``number`` lies."""
+        """Return source, episode and frames of clip ``number``."""
         return self.mixture.place(clip_random(seed, number))
 
     def __getitem__(self, item: tuple[int, int]) -> Any:
-        """A batch of the one clip (seed, number)."""
+        """Return a batch of the one clip (seed, number)."""
         return self.__getitems__([item])
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """A batch of clips, each given as (seed, number); a UserError travels as text and is raised by ``finish``."""
+        """Return a batch of clips, each given as (seed, number); a UserError is returned as text for ``finish``."""
         random = ClipRandom()
         try:
             read = [self.mixture.read(self.mixture.place(random.of(*item))) for item in items]
@@ -99,7 +99,7 @@ class ClipDataset(Dataset[Any]):
             return {"error": str(error)}
 
     def at(self, places: Sequence[ClipPlace]) -> dict[str, Any]:
-        """A batch of the clips at ``places``, which ``finish`` takes.
+        """Return a batch of the clips at ``places``, for ``finish``.
 
         Raises:
             UserError: a clip cannot be read.
@@ -126,12 +126,12 @@ class ClipDataset(Dataset[Any]):
     def _draw(self, clip: ClipArrays, random: np.random.Generator | None) -> AugmentationDraw:
         height, width = clip.frames.shape[1:3]
         if self.augmentation is not None:
-            assert random is not None, "a clip that is not drawn has no augmentation"
+            assert random is not None, "a clip at a given place has no augmentation"
             return draw_augmentation(self.augmentation, height, width, random)
         return centre_square(height, width) if clip.centre_crop else whole_frame(height, width)
 
     def _prepare(self, frames: Sequence[Tensor], draws: Sequence[AugmentationDraw]) -> Tensor:
-        """Clips uint8 ``[t h w 3]`` as one batch, float32 ``[b t 3 h w]`` in [0, 1], on the device of the first."""
+        """Return clips uint8 ``[t h w 3]`` as one batch, float32 ``[b t 3 h w]`` in [0, 1], on the same device."""
         size = self.mixture.spec.size
         sizes = {tuple(pixels.shape[1:3]) for pixels in frames}
         if size is None and len(sizes) > 1:
@@ -146,7 +146,7 @@ class ClipDataset(Dataset[Any]):
         return batch
 
     def finish(self, batch: dict[str, Any], device: torch.device) -> Clip:
-        """What a worker read, as a clip on ``device``.
+        """Return the batch of a worker as a clip on ``device``.
 
         Raises:
             UserError: a clip could not be read.
@@ -154,12 +154,12 @@ class ClipDataset(Dataset[Any]):
         if "error" in batch:
             raise UserError(batch["error"])
         if self.on_device:
-            frames = self._prepare([one.to(device, non_blocking=True) for one in batch["frames"]], batch["draws"])
+            frames = self._prepare([clip.to(device, non_blocking=True) for clip in batch["frames"]], batch["draws"])
         else:
             frames = batch["frames"].to(device)
         labels = ("frame_index", "pad_mask", "embodiment", *_ROWS)
-        rest = {label: batch[label].to(device, non_blocking=True) for label in labels if label in batch}
-        return Clip(frames=frames, context_frames=self.mixture.spec.context_frames, **rest)
+        arrays = {label: batch[label].to(device, non_blocking=True) for label in labels if label in batch}
+        return Clip(frames=frames, context_frames=self.mixture.spec.context_frames, **arrays)
 
 
 class ClipLoader(ClipCursor):
@@ -179,22 +179,22 @@ class ClipLoader(ClipCursor):
         device: torch.device | str = "cpu",
         prefetch: int = 2,
     ) -> None:
-        """Opens the stores.
+        """Open the stores.
 
         Args:
-            stores: a mixture, or what makes one.
-            spec: how clips are cut out.
+            stores: a mixture, a store, or sources.
+            spec: of the clips.
             batch_size: clips of a batch, on this rank.
-            seed: of everything that is random here, at least 0.
+            seed: of all random numbers here, at least 0.
             augmentation: of each clip; needs ``spec.size``. None: frames are only resized.
             workers: processes that read; 0: this one. They live as long as the loader.
             rank: of this process among those that train together; it takes clips rank, rank + ranks and so on.
-            ranks: how many train together.
-            device: where batches go. Resizing and augmenting happen there, unless it is the CPU: then in the workers.
+            ranks: number of processes that train together.
+            device: of the batches. A GPU resizes and augments them; for the CPU, the workers do.
             prefetch: batches that each worker reads ahead.
 
         Raises:
-            UserError: an argument or a store is not what it must be.
+            UserError: an argument is out of range, or a store cannot be used.
         """
         super().__init__(batch_size=batch_size, seed=seed, rank=rank, ranks=ranks)
         if workers < 0 or prefetch < 1:
@@ -207,7 +207,7 @@ class ClipLoader(ClipCursor):
         self._loader = DataLoader(
             self.dataset,
             batch_sampler=_Batches(self),  # pyright: ignore[reportArgumentType]  items are pairs, not ints
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             num_workers=workers,
             prefetch_factor=prefetch if workers else None,
             persistent_workers=workers > 0,
@@ -217,7 +217,7 @@ class ClipLoader(ClipCursor):
         )
 
     def __iter__(self) -> Iterator[Clip]:
-        """Batches from ``step`` on, without end; ``step`` counts those that were given out.
+        """Yield batches from ``step`` on, without end; ``step`` counts them.
 
         Raises:
             UserError: a clip cannot be read.
@@ -233,12 +233,12 @@ class ClipLoader(ClipCursor):
         return self.mixture.spec.frames
 
     def clips(self, numbers: Sequence[int]) -> Clip:
-        """A batch of any clips by their numbers, read in this process."""
+        """Return a batch of clips by their numbers, read in this process."""
         return self.dataset.finish(self.dataset.__getitems__([(self.seed, k) for k in numbers]), self.device)
 
 
 class _Batches:
-    """The clips of each batch from the loader's step on, without end."""
+    """The clips of each batch, endless from the loader's step on."""
 
     def __init__(self, loader: ClipLoader) -> None:
         self._loader = loader
@@ -253,11 +253,11 @@ class _Batches:
 def _new_batch(shape: tuple[int, ...], device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.empty(shape, dtype=torch.float32, device=device)
-    # numpy gets the memory of an earlier batch again; torch aligns its own, for which the system clears new pages.
+    # numpy reuses the memory of an earlier batch; for torch's aligned memory the system clears new pages each time.
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 

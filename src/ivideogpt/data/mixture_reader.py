@@ -1,4 +1,4 @@
-"""The stores of a mixture, opened: which episode a clip comes from, and reading it."""
+"""The open stores of a mixture: draws the episode and frames of a clip, and reads them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ivideogpt.data.store.reader import EpisodeStore
 
 @dataclass(frozen=True)
 class OpenSource:
-    """A store with what clips need to know about it.
+    """An open store and its settings for clips.
 
     Attributes:
-        source: as the mixture has it.
+        source: in the mixture.
         store: the episodes.
         episodes: int64 ``[n]``: those of the split.
         stride: distance between used frames.
         embodiment: its id in the mixture.
-        action_dim: numbers of an action; 0: it has none.
+        action_dim: dimensions of an action; 0: it has none.
         centre_crop: the official loader crops frames of this dataset to a square before it resizes them.
     """
 
@@ -40,7 +40,7 @@ class OpenSource:
 
 @dataclass(frozen=True)
 class ClipPlace:
-    """Where a clip lies.
+    """The source, episode and frames of a clip.
 
     Attributes:
         source: number of the source.
@@ -55,14 +55,14 @@ class ClipPlace:
 
 @dataclass(frozen=True)
 class ClipArrays:
-    """One clip as it was read.
+    """One clip before augmentation.
 
     Attributes:
-        frames: uint8 ``[t h w 3]`` at the size of the store.
+        frames: uint8 ``[t h w 3]`` of the size in the store.
         actions: float32 ``[t a]``, padded to the width of the mixture, or None.
         action_mask: bool ``[t a]``: True where a number of ``actions`` is one of the robot's.
         rewards: float32 ``[t]`` or None.
-        place: where it lies.
+        place: its source, episode and frames.
         embodiment: id of the robot.
         centre_crop: of its source.
     """
@@ -80,11 +80,11 @@ class OpenMixture:
     """The stores of a mixture, ready to draw clips from."""
 
     def __init__(self, mixture: Mixture, spec: ClipSpec) -> None:
-        """Opens every store.
+        """Open every store.
 
         Raises:
-            UserError: a store cannot be read, or has no episode of the split, or its actions are wider than the mixture
-                allows.
+            UserError: a store cannot be read or has no episode of the split, or its actions have more dimensions than
+                the mixture allows.
         """
         self.mixture, self.spec = mixture, spec
         self.sources: list[OpenSource] = []
@@ -102,21 +102,21 @@ class OpenMixture:
 
     @property
     def has_rewards(self) -> bool:
-        """Whether all episodes of all sources have rewards; reads no more than the headers of files."""
-        return all(one.store.has(episode, "rewards") for one in self.sources for episode in one.episodes)
+        """Whether all episodes of all sources have rewards; only headers of files are read."""
+        return all(source.store.has(episode, "rewards") for source in self.sources for episode in source.episodes)
 
     def reopened(self) -> OpenMixture:
-        """The same with the stores opened anew, for another process."""
+        """Return a copy with newly opened stores, for another process."""
         copy = object.__new__(OpenMixture)
         copy.__dict__ = dict(self.__dict__)
-        copy.sources = [replace(one, store=EpisodeStore(one.store.folder)) for one in self.sources]
+        copy.sources = [replace(source, store=EpisodeStore(source.store.folder)) for source in self.sources]
         return copy
 
     def _action_width(self) -> int:
-        """Numbers of an action in a batch; 0: no actions."""
+        """Return the dimensions of an action in a batch; 0: no actions."""
         if not (self.spec.actions and self.spec.has_transitions):
             return 0
-        widest = max(self.sources, key=lambda one: one.action_dim)
+        widest = max(self.sources, key=lambda source: source.action_dim)
         width = self.mixture.action_width
         if width is not None and widest.action_dim > width:
             raise UserError(
@@ -126,7 +126,7 @@ class OpenMixture:
         return widest.action_dim if width is None else width
 
     def place(self, random: np.random.Generator) -> ClipPlace:
-        """Draws a clip: a source by its weight, any of its episodes, and frames of that."""
+        """Draw a clip: a source by its weight, one of its episodes, and frames of the episode."""
         number = min(bisect_right(self._ends, random.random()), len(self.sources) - 1)
         source = self.sources[number]
         episode = int(source.episodes[random.integers(len(source.episodes))])
@@ -134,35 +134,35 @@ class OpenMixture:
         return ClipPlace(number, episode, draw_rows(self.spec, length, source.stride, random))
 
     def read(self, place: ClipPlace) -> ClipArrays:
-        """Reads a clip.
+        """Read a clip.
 
-        Actions and rewards are those recorded at the used frames: with a stride above 1, or random frames, those of the
-        frames in between are left out, as in the official loader. Rows that lead nowhere (the last one, the goal, and
-        where the last frame repeats) are zero and masked.
+        Actions and rewards are those recorded at the used frames. With a stride above 1, or random frames, those of the
+        frames in between are skipped, as in the official loader. Rows without a next frame (the last one, the goal, and
+        repeats of the last frame) are zero and masked.
 
         Raises:
             UserError: the file is damaged, the episode lacks the camera or the rewards, or a number is not finite.
         """
         source, drawn = self.sources[place.source], place.drawn
-        found = source.store.arrays(place.episode, self._labels, drawn.rows, camera=source.source.camera)
+        arrays = source.store.arrays(place.episode, self._labels, drawn.rows, camera=source.source.camera)
         actions = mask = rewards = None
         if "actions" in self._labels:
             actions = np.zeros((len(drawn.rows), self.action_width), np.float32)
             mask = np.zeros(actions.shape, bool)
-            if "actions" in found:
-                width = found["actions"].shape[1]
-                actions[:, :width] = np.where(drawn.transitions[:, None], found["actions"], 0)
+            if "actions" in arrays:
+                width = arrays["actions"].shape[1]
+                actions[:, :width] = np.where(drawn.transitions[:, None], arrays["actions"], 0)
                 mask[:, :width] = drawn.transitions[:, None]
         if "rewards" in self._labels:
-            if "rewards" not in found:
-                raise self._unfit(place, "no rewards; set rewards=False")
-            rewards = np.where(drawn.transitions, found["rewards"], 0).astype(np.float32)
+            if "rewards" not in arrays:
+                raise self._cannot_use(place, "no rewards; set rewards=False")
+            rewards = np.where(drawn.transitions, arrays["rewards"], 0).astype(np.float32)
         for label, value in (("actions", actions), ("rewards", rewards)):
             if value is not None and not np.isfinite(value).all():
-                raise self._unfit(place, f"NaN or infinity in {label}; remove or repair the episode")
-        return ClipArrays(found["frames"], actions, mask, rewards, place, source.embodiment, source.centre_crop)
+                raise self._cannot_use(place, f"NaN or infinity in {label}; remove or repair the episode")
+        return ClipArrays(arrays["frames"], actions, mask, rewards, place, source.embodiment, source.centre_crop)
 
-    def _unfit(self, place: ClipPlace, why: str) -> UserError:
+    def _cannot_use(self, place: ClipPlace, why: str) -> UserError:
         store = self.sources[place.source].store
         return UserError(f"episode {store.keys[place.episode]!r} of {store.folder} has {why}")
 
@@ -172,10 +172,10 @@ def _open(source: MixtureSource, store: EpisodeStore, spec: ClipSpec, embodiment
     if source.split is not None:
         episodes = np.flatnonzero(np.array([split == source.split for split in store.splits], bool))
     if not len(episodes):
-        there = ", ".join(sorted(set(store.splits))) or "none"
-        raise UserError(f"{store.folder} has no episode of split {source.split!r}; its splits: {there}")
+        splits = ", ".join(sorted(set(store.splits))) or "none"
+        raise UserError(f"{store.folder} has no episode of split {source.split!r}; its splits: {splits}")
     facts = store.facts
-    known = DATASETS.get(facts.dataset.name)
+    dataset = DATASETS.get(facts.dataset.name)
     return OpenSource(
         source=source,
         store=store,
@@ -183,12 +183,12 @@ def _open(source: MixtureSource, store: EpisodeStore, spec: ClipSpec, embodiment
         stride=_stride(source, store, spec),
         embodiment=embodiment,
         action_dim=0 if facts.actions is None else facts.actions.dim,
-        centre_crop=known is not None and known.centre_crop,
+        centre_crop=dataset is not None and dataset.centre_crop,
     )
 
 
 def _stride(source: MixtureSource, store: EpisodeStore, spec: ClipSpec) -> int:
-    """What the source says, else the clips, else the rule of the catalogue with the base stride of the store."""
+    """Return the stride of the source, else of the clips, else by the catalogue's rule and the store's base stride."""
     for stride in (source.stride, spec.stride):
         if stride is not None:
             return stride
@@ -197,14 +197,17 @@ def _stride(source: MixtureSource, store: EpisodeStore, spec: ClipSpec) -> int:
 
 
 def pooled_actions(opened: OpenMixture) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each number of raw actions, sources by their weights; 1 where it never changes."""
+    """Return mean and standard deviation of each dimension of raw actions, over sources by their weights.
+
+    The standard deviation is 1 for a dimension that never changes.
+    """
     shares, mean, square = (np.zeros(opened.action_width) for _ in range(3))
     for source, share in zip(opened.sources, opened.mixture.probabilities, strict=True):
-        said = source.store.facts.actions
-        if said is not None and said.dim <= opened.action_width:
-            shares[: said.dim] += share
-            mean[: said.dim] += share * np.array(said.mean)
-            square[: said.dim] += share * (np.array(said.std) ** 2 + np.array(said.mean) ** 2)
+        actions = source.store.facts.actions
+        if actions is not None and actions.dim <= opened.action_width:
+            shares[: actions.dim] += share
+            mean[: actions.dim] += share * np.array(actions.mean)
+            square[: actions.dim] += share * (np.array(actions.std) ** 2 + np.array(actions.mean) ** 2)
     shares = np.where(shares, shares, 1)
     mean, square = mean / shares, square / shares
     std = np.sqrt(np.maximum(square - mean**2, 0))
@@ -212,7 +215,7 @@ def pooled_actions(opened: OpenMixture) -> tuple[tuple[float, ...], tuple[float,
 
 
 def as_mixture(stores: Mixture | EpisodeStore | MixtureSource | str | Sequence[MixtureSource]) -> Mixture:
-    """A mixture of one store or of some sources; a mixture as it is."""
+    """Return a mixture of one store or of some sources; a mixture is returned unchanged."""
     if isinstance(stores, Mixture):
         return stores
     if isinstance(stores, EpisodeStore):

@@ -1,4 +1,4 @@
-"""Runs independent pieces of work in processes: conversions, and whatever else comes in shards."""
+"""A pool of processes for independent tasks, such as the shards of a conversion."""
 
 from __future__ import annotations
 
@@ -18,58 +18,58 @@ ItemT = TypeVar("ItemT")
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_all(function: Callable[[ItemT], None], items: Sequence[ItemT], processes: int) -> Iterator[None]:
-    """Calls ``function`` with each of ``items`` and yields whenever one is done.
+    """Call ``function`` with each of ``items`` and yield after each call.
 
     Args:
-        function: what can be sent to another process: of a module, or a ``functools.partial`` of one.
-        items: what can be sent, too.
-        processes: how many at once; 0: in this process, in order.
+        function: can be pickled: a function of a module, or a ``functools.partial`` of one.
+        items: can be pickled.
+        processes: number of processes; 0: this process, in order.
 
     Raises:
-        UserError: the first that is raised; pieces that had begun are finished first. Or a process died.
+        UserError: the first error of a call, after the running calls have ended; or a process died.
     """
     if processes == 0:
         for item in items:
             function(item)
             yield
         return
-    # Fresh processes: a fork would copy the locks of other libraries' threads.
+    # New processes: a fork would copy the locks of other libraries' threads.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(max(min(processes, len(items)), 1), context, _begin)
     try:
         results = [pool.submit(_work, function, item) for item in items]
         for result in as_completed(results):
-            if (said := result.result()) is not None:
-                raise UserError(said)
+            if (message := result.result()) is not None:
+                raise UserError(message)
             yield
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process died, perhaps because memory ran out; the same command with fewer workers goes on from "
-            "there"
+            "a worker process died, perhaps because memory ran out; the same command with fewer workers resumes "
+            "the work"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # while it waits for work, Ctrl-C is the parent's affair
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an idle worker leaves Ctrl-C to its parent
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def end_with_parent() -> None:
         wait([parent.sentinel])
-        os._exit(1)  # else the worker of a killed parent would wait for work for ever
+        os._exit(1)  # else the worker of a killed parent would wait for ever
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _work(function: Callable[[ItemT], None], item: ItemT) -> str | None:
-    """Runs one piece and returns what the user can mend: not every such error survives the way back."""
+    """Run one task and return the message of a ``UserError``: not every exception can be pickled."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         function(item)

@@ -1,7 +1,7 @@
-"""Pictures of episodes and imaginations: videos, GIFs, and strips that lay the frames side by side.
+"""Pictures of episodes and imaginations: videos, GIFs, and strips with the frames side by side.
 
-Frames are uint8 ``[t h w 3]`` everywhere. Small frames are enlarged by whole numbers without smoothing: what the
-model drew is what is seen. A file appears whole or not at all.
+Frames are uint8 ``[t h w 3]``. Small frames are enlarged by whole numbers without smoothing, so that each pixel of the
+model stays visible. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from ivideogpt.core.files import write_atomic
 
 _PAPER, _INK, _FAINT = (250, 250, 248), (38, 40, 44), (138, 140, 145)
 _CONTEXT, _IMAGINED = (190, 110, 20), (47, 111, 208)
-# Tiles of a strip and panels of a video are enlarged until their shorter side has this many pixels.
+# Tiles of a strip and panels of a video are enlarged to at least this many pixels on their shorter side.
 _TILE, _PANEL = 128, 256
-# A strip wider than this many pixels goes on below; a band holds at most 16 columns.
+# A strip wider than this many pixels is broken into bands of at most 16 columns.
 _STRIP_WIDTH, _MOST_COLUMNS = 2300, 16
 # Around and between the panels of a video, and the size of its text, in pixels.
 _MARGIN, _GAP, _TEXT = 20, 14, 18
-# ITU-R BT.709, the number that H.264 files state for primaries and transfer.
+# ITU-R BT.709: the code in H.264 files for primaries and transfer.
 _BT709 = 1
 
 
 def to_uint8(frames: Tensor) -> np.ndarray:
-    """Frames ``[t c h w]`` in [0, 1], as a model gives them, to uint8 ``[t h w c]``, as everything here takes them."""
+    """Convert frames ``[t c h w]`` in [0, 1], the format of models, to uint8 ``[t h w c]``, the format here."""
     return (frames.detach().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def write_mp4(path: str | Path, frames: np.ndarray, *, fps: float = 4, shortest_side: int = 256) -> None:
-    """Writes an H.264 video that browsers play.
+    """Write an H.264 video that browsers play.
 
     Args:
-        path: file to write; its folder is made.
+        path: of the file; its folder is created.
         frames: uint8 ``[t h w 3]``. An odd side is made even by repeating its last row or column.
         fps: frames a second, above 0.
         shortest_side: smaller frames are enlarged by a whole number until their shorter side has this many pixels.
 
     Raises:
-        UserError: frames or fps are not as described.
+        UserError: frames or fps break these rules.
     """
     frames = _enlarged(_checked(frames, "the video"), shortest_side)
     frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
@@ -58,7 +58,7 @@ def write_mp4(path: str | Path, frames: np.ndarray, *, fps: float = 4, shortest_
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": "16"})
             stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
-            # Untagged colours are guessed differently by different players.
+            # Players guess untagged colours differently.
             stream.codec_context.colorspace = Colorspace.ITU709
             stream.codec_context.color_range = ColorRange.MPEG
             stream.codec_context.color_primaries = stream.codec_context.color_trc = _BT709
@@ -74,20 +74,20 @@ def write_mp4(path: str | Path, frames: np.ndarray, *, fps: float = 4, shortest_
 
 
 def write_gif(path: str | Path, frames: np.ndarray, *, fps: float = 4, shortest_side: int = 256) -> None:
-    """Writes a GIF that loops for ever; equal frames in a row become one that is shown longer.
+    """Write an endless GIF; equal frames in a row become one that is shown longer.
 
     Args:
-        path: file to write; its folder is made.
-        frames: uint8 ``[t h w 3]``; each gets a palette of 256 colours of its own.
+        path: of the file; its folder is created.
+        frames: uint8 ``[t h w 3]``; each has its own palette of 256 colours.
         fps: frames a second; GIF rounds the time of a frame to 10 ms and players refuse less than 20 ms.
         shortest_side: as in ``write_mp4``.
 
     Raises:
-        UserError: frames or fps are not as described.
+        UserError: frames or fps break these rules.
     """
     frames = _enlarged(_checked(frames, "the GIF"), shortest_side)
     duration = max(round(100 / _checked_rate(fps)) * 10, 20)
-    # The default palette follows the paper and the text, and drops small colourful things.
+    # The default palette spends its colours on background and text, and loses small colourful objects.
     palette = {"method": Image.Quantize.MAXCOVERAGE, "kmeans": 3, "dither": Image.Dither.NONE}
     images = [Image.fromarray(frame).quantize(256, **palette) for frame in frames]
     options = {"save_all": True, "append_images": images[1:], "duration": duration, "loop": 0}
@@ -95,16 +95,16 @@ def write_gif(path: str | Path, frames: np.ndarray, *, fps: float = 4, shortest_
 
 
 def write_strip(path: str | Path, rows: Mapping[str, np.ndarray], *, context_frames: int = 0, title: str = "") -> None:
-    """Writes a PNG: one row of pictures for each entry, time from left to right, context frames marked.
+    """Write a PNG: one row of pictures for each entry, time from left to right, context frames marked.
 
     Args:
-        path: file to write; its folder is made.
+        path: of the file; its folder is created.
         rows: label (such as "true", "imagined") -> frames uint8 ``[t h w 3]``, all of one shape.
-        context_frames: how many of the first frames were given to the model; the rest is numbered +1, +2, ...
-        title: written above, or nothing.
+        context_frames: number of first frames that are context; later frames are numbered +1, +2, ...
+        title: above the rows; "": none.
 
     Raises:
-        UserError: rows or context_frames are not as described.
+        UserError: rows or context_frames break these rules.
     """
     sheets = {label: _enlarged(frames, _TILE) for label, frames in _checked_rows(rows, context_frames).items()}
     length, height, width, _ = next(iter(sheets.values())).shape
@@ -113,17 +113,17 @@ def write_strip(path: str | Path, rows: Mapping[str, np.ndarray], *, context_fra
     gutter = max(round(font.getlength(label)) for label in labels) + 22
     columns = min(max((_STRIP_WIDTH - gutter) // (width + gap), 1), _MOST_COLUMNS, length)
     bands, band = -(-length // columns), header + len(sheets) * (height + gap) - gap
-    # A wider gap shows where imagination begins; on several bands it would push the columns out of line.
-    apart = 8 if bands == 1 and 0 < context_frames < length else 0
+    # A wider gap marks the first imagined frame; on several bands it would break the columns.
+    extra_gap = 8 if bands == 1 and 0 < context_frames < length else 0
     top = margin + (40 if title else 0)
-    canvas_width = 2 * margin + gutter + columns * (width + gap) - gap + apart
+    canvas_width = 2 * margin + gutter + columns * (width + gap) - gap + extra_gap
     canvas = Image.new("RGB", (canvas_width, top + bands * (band + band_gap) - band_gap + margin), _PAPER)
     draw = ImageDraw.Draw(canvas)
     if title:
         draw.text((margin, margin - 4), _shortened(title, _font(22), canvas_width - 2 * margin), _INK, _font(22))
     for index in range(length):
         line, column = divmod(index, columns)
-        left = margin + gutter + column * (width + gap) + (apart if index >= context_frames else 0)
+        left = margin + gutter + column * (width + gap) + (extra_gap if index >= context_frames else 0)
         upper = top + line * (band + band_gap)
         caption, colour = _caption(index, context_frames)
         draw.text((left + width / 2, upper + 10), caption, colour, font, anchor="mm")
@@ -137,7 +137,7 @@ def write_strip(path: str | Path, rows: Mapping[str, np.ndarray], *, context_fra
 
 
 def side_by_side(rows: Mapping[str, np.ndarray], *, context_frames: int = 0) -> np.ndarray:
-    """Frames of a video that shows the entries next to each other, labelled, with the time below.
+    """Return frames of a video that shows the entries next to each other, with labels, and the time below.
 
     Args:
         rows: label -> frames uint8 ``[t h w 3]``, all of one shape; the first is on the left.
@@ -147,37 +147,37 @@ def side_by_side(rows: Mapping[str, np.ndarray], *, context_frames: int = 0) -> 
         uint8 ``[t height width 3]``, both sides even.
 
     Raises:
-        UserError: rows or context_frames are not as described.
+        UserError: rows or context_frames break these rules.
     """
     panels = [_enlarged(frames, _PANEL) for frames in _checked_rows(rows, context_frames).values()]
     _, height, width, _ = panels[0].shape
     lefts = [_MARGIN + place * (width + _GAP) for place in range(len(panels))]
     top = _MARGIN + 34
-    words = [
-        _Words(left, _MARGIN + 8, _shortened(label, _font(_TEXT), width))
+    texts = [
+        _Text(left, _MARGIN + 8, _shortened(label, _font(_TEXT), width))
         for left, label in zip(lefts, rows, strict=True)
     ]
     panes = [_Pane(left, top, frames) for left, frames in zip(lefts, panels, strict=True)]
-    return _film(panes, words, lefts[-1] + width, top + height, context_frames)
+    return _video_frames(panes, texts, lefts[-1] + width, top + height, context_frames)
 
 
 def grid(rows: Mapping[str, Sequence[np.ndarray]], *, context_frames: int = 0) -> np.ndarray:
-    """Frames of a video of several clips next to each other; the entries lie below one another, the time below all.
+    """Return frames of a video of several clips next to each other, one row for each entry, and the time below.
 
     Args:
-        rows: label -> clips, each uint8 ``[t h w 3]``, all of one shape; every label has as many, and the first label
-            is the upper one.
+        rows: label -> clips, each uint8 ``[t h w 3]``, all of one shape and equally many for each label; the first
+            label is at the top.
         context_frames: as in ``write_strip``.
 
     Returns:
         uint8 ``[t height width 3]``, both sides even.
 
     Raises:
-        UserError: rows or context_frames are not as described.
+        UserError: rows or context_frames break these rules.
     """
     counts = {label: len(clips) for label, clips in rows.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
-        raise UserError(f"the rows have {counts} clips; expected as many in each, at least one")
+        raise UserError(f"the rows have {counts} clips; expected equally many in each, at least one")
     flat = {f"{label}, clip {k}": frames for label, clips in rows.items() for k, frames in enumerate(clips)}
     panels = [_enlarged(frames, _PANEL) for frames in _checked_rows(flat, context_frames).values()]
     _, height, width, _ = panels[0].shape
@@ -188,35 +188,37 @@ def grid(rows: Mapping[str, Sequence[np.ndarray]], *, context_frames: int = 0) -
         for row in range(len(rows))
         for column in range(across)
     ]
-    words = [_Words(_MARGIN, _MARGIN + row * (height + _GAP) + height // 2, label) for row, label in enumerate(labels)]
-    return _film(panes, words, panes[-1].left + width, panes[-1].top + height, context_frames)
+    texts = [_Text(_MARGIN, _MARGIN + row * (height + _GAP) + height // 2, label) for row, label in enumerate(labels)]
+    return _video_frames(panes, texts, panes[-1].left + width, panes[-1].top + height, context_frames)
 
 
 class _Pane(NamedTuple):
-    """Where the enlarged frames ``[t h w 3]`` of a clip are shown."""
+    """The enlarged frames ``[t h w 3]`` of a clip and their position."""
 
     left: int
     top: int
     frames: np.ndarray
 
 
-class _Words(NamedTuple):
-    """A label that stands still; ``y`` is its middle."""
+class _Text(NamedTuple):
+    """A label in all frames; ``y`` is its middle."""
 
     left: int
     y: int
     text: str
 
 
-def _film(panes: Sequence[_Pane], words: Sequence[_Words], right: int, bottom: int, context_frames: int) -> np.ndarray:
-    """Frames of a video: panes and labels that end at ``right`` and ``bottom``, and the time below them."""
+def _video_frames(
+    panes: Sequence[_Pane], texts: Sequence[_Text], right: int, bottom: int, context_frames: int
+) -> np.ndarray:
+    """Return frames of a video: panes and labels that end at ``right`` and ``bottom``, and the time below them."""
     length, font = len(panes[0].frames), _font(_TEXT)
     width, height = right + _MARGIN, bottom + 46 + _MARGIN
     pictures = []
     for index in range(length):
         canvas = Image.new("RGB", (width + width % 2, height + height % 2), _PAPER)
         draw = ImageDraw.Draw(canvas)
-        for left, y, text in words:
+        for left, y, text in texts:
             draw.text((left, y), text, _INK, font, anchor="lm")
         for left, top, frames in panes:
             canvas.paste(Image.fromarray(frames[index]), (left, top))
@@ -231,7 +233,7 @@ def _film(panes: Sequence[_Pane], words: Sequence[_Words], right: int, bottom: i
 def _draw_progress(
     draw: ImageDraw.ImageDraw, line: tuple[int, int, int], index: int, length: int, context_frames: int
 ) -> None:
-    """A segment for each frame on ``line`` (left, y, right): the ones shown so far in the colour of their kind."""
+    """Draw a segment for each frame on ``line`` (left, y, right), coloured by its kind up to ``index``."""
     left, y, right = line
     for frame in range(length):
         start = left + (right - left) * frame / length
