@@ -19,8 +19,7 @@ from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.autoencoder import CrossAttentionBlock
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.transformer import TransformerConfig
-from ivideogpt.worldmodel import embeddings
-from ivideogpt.worldmodel.official_format import transformer_config_to_official, transformer_to_official
+from ivideogpt.worldmodel.checkpoint import transformer_config_to_official, transformer_to_official
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -122,7 +121,7 @@ class PlacedEmbedding(nn.Module):
         while self.opened < len(self.starts) and self.starts[self.opened] < here.stop:
             self._open(self.opened)
             self.opened += 1
-        return embeddings.embed(self.model, ids, self.slots[here]) + self.added[:, here]
+        return self.model.dynamics.embed(ids, self.slots[here]) + self.added[:, here]
 
     def _open(self, frame: int) -> None:
         """Compute what is added at the positions of a future frame from the frames before it."""
@@ -130,9 +129,9 @@ class PlacedEmbedding(nn.Module):
         action = None if self.actions is None else self.actions[:, frame]
         guess = None
         if model.config.heads.forecast_grid:
-            back = embeddings.history(model, self.ids[:, :start], model.config.heads.forecast_frames)
-            guess = embeddings.forecast(model, back, action)
-        joining = embeddings.frame_inputs(model, guess, action)
+            back = model.dynamics.history(self.ids[:, :start], model.config.heads.forecast_frames)
+            guess = model.dynamics.forecast(back, action)
+        joining = model.dynamics.frame_inputs(guess, action)
         if joining is not None:
             self.added[:, start : start + joining.shape[1]] = joining
 

@@ -23,7 +23,7 @@ from ivideogpt.models.discriminator import Discriminator
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.training.tokenizer import TokenizerTraining
 from ivideogpt.training.transformer import TransformerTraining
-from ivideogpt.worldmodel.official_format import transformer_to_official
+from ivideogpt.worldmodel.checkpoint import transformer_to_official
 from ivideogpt.worldmodel.world_model import WorldModel
 
 

@@ -24,8 +24,8 @@ from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.training.init_weights import new_world_model
+from ivideogpt.worldmodel.checkpoint import has_official_heads
 from ivideogpt.worldmodel.config import WorldModelConfig
-from ivideogpt.worldmodel.official_format import has_official_heads
 from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
 from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON, WorldModel
 

@@ -7,7 +7,6 @@ docs/performance.md explains what is measured and how to read the table. The bas
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import statistics
@@ -38,13 +37,10 @@ from ivideogpt.commands.output import check_folder, print_json, print_table
 from ivideogpt.core.errors import MissingExtraError, UserError
 from ivideogpt.core.files import write_text_atomic
 from ivideogpt.core.run import choose_device, choose_precision
-from ivideogpt.decoding import decode
-from ivideogpt.decoding import speculative as drafts
 from ivideogpt.decoding.sampling import Sampling
+from ivideogpt.decoding.speculative import DRAFT_ROWS
 from ivideogpt.models.cpu_linear import set_int8
-from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.memory import cache_bytes
-from ivideogpt.worldmodel.session import imagination
 from ivideogpt.worldmodel.world_model import WorldModel
 
 Kind = Literal["official", "cached generate", "ours"]
@@ -131,12 +127,9 @@ class OurRollout:
 
     def clip(self, context: Tensor, actions: Tensor | None, horizon: int, sampling: Sampling, *, seed: int = 0) -> Clip:
         """Imagine ``horizon`` frames after context float ``[b c 3 h w]`` under actions ``[b f a]``."""
-        with contextlib.nullcontext() if self.row.drafts else drafts.switched_off():
-            session = self.model.session(context, sampling, seed, reanchor_every=horizon)
-            for index in range(horizon):
-                action = None if actions is None else actions[:, index]
-                (session.step if self.row.frame_by_frame else session.advance)(action)
-            imagined = imagination(session, 0)
+        session = self.model.session(context, sampling, seed, reanchor_every=horizon, speculative=self.row.drafts)
+        decode_now = (lambda: session.frames) if self.row.frame_by_frame else None
+        imagined = session.rollout(actions, horizon, on_step=decode_now)
         return Clip(imagined.ids, imagined.frames)
 
 
@@ -144,7 +137,7 @@ def rows_of(model: WorldModel, options: RolloutOptions, *, baselines: bool) -> l
     """List the rows: baselines first, the slowest in front."""
     rows = [OFFICIAL, CACHED] if baselines else []
     rows.append(OURS)
-    if options.source not in RECIPES and options.batch <= decode.DRAFT_ROWS:
+    if options.source not in RECIPES and options.batch <= DRAFT_ROWS:
         rows.append(replace(OURS, drafts=False))
     rows.append(replace(OURS, frame_by_frame=True))
     if choose_precision("auto", options.device) == "bfloat16":
@@ -300,7 +293,7 @@ def score_gap(subject: Subject, codes: Tensor, first: Clip, other: Clip, row: in
     if first.separators is not None:
         sequence[:, starts] = first.separators[row]
     actions = None if subject.actions is None else subject.actions[row : row + 1]
-    hidden, _ = embeddings.hidden_states(model, sequence, actions)
+    hidden, _ = model.dynamics.hidden_states(sequence, actions)
     scores = model.transformer.logits(hidden[0, int(starts[frame]) + token])
     return abs((scores[first.ids[row, frame, token]] - scores[other.ids[row, frame, token]]).item())
 
@@ -320,7 +313,7 @@ def likeliest(model: WorldModel, subject: Subject, ids: Tensor) -> Tensor:
     legal = layout.dynamics_ids if sampling.legal_only else range(layout.vocab_size)
     codes, _ = subject.model.tokenizer.encode_context(subject.context)
     sequence = layout.join(codes, ids - layout.dynamics_ids.start)
-    hidden, _ = embeddings.hidden_states(model, sequence, subject.actions)
+    hidden, _ = model.dynamics.hidden_states(sequence, subject.actions)
     future = hidden[:, layout.context_length(model.context_frames) :]
     before = rearrange(future, "b (f m) d -> b f m d", m=layout.frame_length)[:, :, :-1]
     return legal.start + model.transformer.logits(before, legal).argmax(dim=-1)
@@ -383,7 +376,7 @@ def summary(options: RolloutOptions, measured: Measured) -> dict[str, Any]:
         "horizon": options.horizon,
         "action_dim": model.action_dim,
         "noise": measured.subject.noise,
-        "cache_mb": cache_bytes(model, options.batch, options.horizon) / 1e6,
+        "cache_mb": cache_bytes(model.dynamics, options.batch, options.horizon) / 1e6,
         "rounds": options.rounds,
         "ties": measured.ties,
         "left_out": measured.left_out,
@@ -435,7 +428,7 @@ def _show(options: RolloutOptions, measured: Measured) -> None:
             ]
         )
     print_table([*headings, "MB", "same tokens"], lines)
-    print(f"keys and values in float32: {cache_bytes(model, options.batch, options.horizon) / 1e6:.0f} MB")
+    print(f"keys and values in float32: {cache_bytes(model.dynamics, options.batch, options.horizon) / 1e6:.0f} MB")
     for name, machine in measured.machines.items():
         rate, bandwidth = machine.operations / 1e9, machine.bandwidth / 1e9
         print(f"this machine, {name}: {bandwidth:.1f} GB/s, {rate:.0f} GFLOP/s")

@@ -17,7 +17,7 @@ from ivideogpt.data import ClipLoader, ClipSpec
 from ivideogpt.data.convert.source_episode import SourceEpisode
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.writer import ShardTask, convert_to_store
-from ivideogpt.models.heads import Heads, HeadsConfig
+from ivideogpt.models.dynamics import Heads, HeadsConfig
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
 from ivideogpt.training.token_batches import LiveTokens

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ivideogpt.models.heads import Heads, HeadsConfig
+from ivideogpt.models.dynamics import Heads, HeadsConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig

@@ -13,7 +13,7 @@ from ivideogpt.configs.registry import PRESETS, find_preset
 from ivideogpt.core.config import from_dict, to_dict
 from ivideogpt.data.augment import Augmentation
 from ivideogpt.data.mixtures import mixture_weights
-from ivideogpt.worldmodel.official_format import RELEASED
+from ivideogpt.worldmodel.checkpoint import RELEASED
 
 SCRIPTS = Path(__file__).parents[2] / "../shared/data/official_scripts.json"
 FLAGS = SCRIPTS.with_name("official_flags.json")

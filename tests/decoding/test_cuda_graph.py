@@ -12,8 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ivideogpt import Sampling
-from ivideogpt.decoding import cuda_graph, decode
+from ivideogpt.decoding import cuda_graph, decode, speculative
 from ivideogpt.decoding.cuda_graph import StaticFrame
+from ivideogpt.models.dynamics import Dynamics
 
 SAMPLINGS = {
     "greedy": Sampling(greedy=True),
@@ -37,7 +38,7 @@ class Batch:
 
     @torch.inference_mode()
     def cache(self, frames=4):
-        return decode.prefill(self.model, self.model.tokenizer.encode_context(self.context)[0], frames)
+        return decode.prefill(self.model.dynamics, self.model.tokenizer.encode_context(self.context)[0], frames)
 
     def given(self, index):
         separators = torch.full((self.rows,), self.model.layout.dynamics_separator, device=self.context.device)
@@ -46,20 +47,20 @@ class Batch:
     @torch.inference_mode()
     def plain(self, cache, index, sampling):
         separators, action, uniforms = self.given(index)
-        return decode.decode_frame(self.model, cache, separators, action, sampling, uniforms)
+        return decode.decode_frame(self.model.dynamics, cache, separators, action, sampling, uniforms)
 
     @torch.inference_mode()
     def static(self, frame, cache, index):
-        return decode.FrameTokens(*frame.decode(cache, *self.given(index)))
+        return frame.decode(cache, *self.given(index))
 
     def frame(self, cache, sampling):
         with torch.inference_mode():
-            return StaticFrame(self.model, cache, self.given(0)[1], sampling)
+            return StaticFrame(self.model.dynamics, cache, self.given(0)[1], sampling)
 
-    def door(self, cache, index, sampling):
+    def by_graph(self, cache, index, sampling):
         separators, action, uniforms = self.given(index)
         with torch.inference_mode():
-            return cuda_graph.decode_frame(self.model, cache, separators, action, sampling, uniforms)
+            return cuda_graph.decode_frame_by_graph(self.model.dynamics, cache, separators, action, sampling, uniforms)
 
 
 def assert_same(found, expected):
@@ -84,7 +85,7 @@ def batch(frames_for, actions_for):
 @pytest.fixture
 def anywhere(monkeypatch):
     """Frames are kept on a CPU too: computed where a GPU would replay them."""
-    monkeypatch.setattr(cuda_graph, "why_not", lambda model, rows: None)
+    monkeypatch.setattr(cuda_graph, "why_no_graph", lambda dynamics, rows: None)
 
 
 # The frame
@@ -141,7 +142,7 @@ def test_one_frame_serves_caches_that_rewind_observe_and_fork_in_any_order(model
         separators, action, _ = some.given(0)
         with torch.inference_mode():
             ids = torch.arange(2 * model.layout.dynamics_tokens).view(2, -1) % 20 + model.layout.dynamics_ids.start
-            decode.read_frame(model, cache, separators, ids, action, sampling)
+            decode.read_frame(model.dynamics, cache, separators, ids, action, sampling)
     check(0, 5)
     check(2, 6, others)
     for cache in pairs[2]:
@@ -195,10 +196,10 @@ def test_sessions_imagine_the_same_by_kept_frames(model_of, frames_for, actions_
     expected, by_frames = list(play()), []
 
     def decode_frame(*given):
-        by_frames.append(cuda_graph.decode_frame(*given))
-        return decode.FrameTokens(*by_frames[-1])
+        by_frames.append(cuda_graph.decode_frame_by_graph(*given[:-1]))
+        return by_frames[-1]
 
-    monkeypatch.setattr(decode, "decode_frame", decode_frame)
+    monkeypatch.setattr(speculative, "decode_frame_speculatively", decode_frame)
     for one, other in zip(play(), expected, strict=True):
         assert torch.equal(one.ids, other.ids)
         torch.testing.assert_close(one.log_probs, other.log_probs, atol=1e-4, rtol=0)
@@ -247,13 +248,13 @@ def test_a_frame_waits_for_nothing_that_the_device_knows(build, batch, kind, nam
             setattr(cache, name, getattr(cache, name).to(device))
     action = some.given(0)[1]
     with torch.inference_mode():
-        frame = StaticFrame(model, cache, None if action is None else action.to(device), sampling)
+        frame = StaticFrame(model.dynamics, cache, None if action is None else action.to(device), sampling)
         frame.position.fill_(cache.length)
         if device == "cpu":
             frame.cache.ids.copy_(cache.ids)
-            frame.draw()  # lays out the weights for this processor, once
+            frame.run()  # lays out the weights for this processor, once
         with NothingRead(device) as mode:
-            ids, *_ = frame.draw()
+            ids, *_ = frame.run()
     assert ids.shape == (3, model.layout.dynamics_tokens) and ids.device.type == device
     assert mode.calls > 100
 
@@ -275,38 +276,41 @@ def test_a_batch_of_another_kind_has_a_frame_of_its_own(build, batch, anywhere):
     for _ in range(2):
         for some, sampling in ((one, Sampling()), (two, Sampling()), (two, Sampling(top_k=3))):
             cache, other = some.cache(), some.cache()
-            assert_same(decode.FrameTokens(*some.door(cache, 0, sampling)), some.plain(other, 0, sampling))
-    kept = cuda_graph._kept[model].frames
+            assert_same(some.by_graph(cache, 0, sampling), some.plain(other, 0, sampling))
+    kept = cuda_graph._graphs[model.dynamics].frames
     assert len(kept) == 3
-    one.door(one.cache(frames=2), 0, Sampling())
+    one.by_graph(one.cache(frames=2), 0, Sampling())
     assert len(kept) == 4, "a cache of another size"
     first = next(iter(kept.values()))
-    two.door(two.cache(frames=3), 0, Sampling())
+    two.by_graph(two.cache(frames=3), 0, Sampling())
     assert len(kept) == 4 and first not in kept.values(), "the one that was not used for longest goes"
 
 
 def test_weights_that_change_in_place_are_read_and_weights_that_move_need_a_new_frame(build, batch, anywhere):
     model, sampling = build("plain"), Sampling()
     some, weight = batch(model), model.transformer.layers[0].feed_forward.down.weight
-    some.door(some.cache(), 0, sampling)
-    (frame,) = cuda_graph._kept[model].frames.values()
+    some.by_graph(some.cache(), 0, sampling)
+    (frame,) = cuda_graph._graphs[model.dynamics].frames.values()
     with torch.no_grad():
         weight.mul_(-1)
     expected = some.plain(some.cache(), 0, sampling)
-    found = some.door(some.cache(), 0, sampling)
-    assert list(cuda_graph._kept[model].frames.values()) == [frame]
+    found = some.by_graph(some.cache(), 0, sampling)
+    assert list(cuda_graph._graphs[model.dynamics].frames.values()) == [frame]
     weight.data = -weight.data
     weight.data.mul_(-1)
-    moved = some.door(some.cache(), 0, sampling)
-    assert list(cuda_graph._kept[model].frames.values()) != [frame]
+    moved = some.by_graph(some.cache(), 0, sampling)
+    assert list(cuda_graph._graphs[model.dynamics].frames.values()) != [frame]
     for drawn in (found, moved):
-        assert_same(decode.FrameTokens(*drawn), expected)
+        assert_same(drawn, expected)
 
 
 def test_frames_go_with_their_model(build, batch, anywhere):
     some = batch(build("conditional"))
-    some.door(some.cache(), 0, Sampling())
-    model, frame = weakref.ref(some.model), weakref.ref(next(iter(cuda_graph._kept[some.model].frames.values())))
+    some.by_graph(some.cache(), 0, Sampling())
+    model, frame = (
+        weakref.ref(some.model),
+        weakref.ref(next(iter(cuda_graph._graphs[some.model.dynamics].frames.values()))),
+    )
     del some
     gc.collect()
     assert model() is None and frame() is None
@@ -319,41 +323,39 @@ def test_without_cuda_the_reason_is_told_once(build, batch):
     some = batch(build("conditional"))
     cache = some.cache()
     with pytest.warns(UserWarning, match="without a CUDA graph: the model is on cpu"):
-        assert some.door(cache, 0, Sampling()) is None
+        assert some.by_graph(cache, 0, Sampling()) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert some.door(cache, 0, Sampling()) is None
+        assert some.by_graph(cache, 0, Sampling()) is None
     assert cache.length == some.model.layout.context_length(2)
 
 
 @pytest.fixture
 def on_cuda(monkeypatch):
     """Models say that they are on a GPU."""
-    from ivideogpt import WorldModel
-
-    monkeypatch.setattr(WorldModel, "device", property(lambda model: torch.device("cuda")))
+    monkeypatch.setattr(Dynamics, "device", property(lambda dynamics: torch.device("cuda")))
 
 
 def test_each_reason_is_named(build, batch, on_cuda, monkeypatch):
     model = build("conditional")
     with torch.inference_mode():
-        assert cuda_graph.why_not(model, 128) is None
-        assert cuda_graph.why_not(model, 129) == "129 rows are more than the 128 that it pays for"
+        assert cuda_graph.why_no_graph(model.dynamics, 128) is None
+        assert cuda_graph.why_no_graph(model.dynamics, 129) == "129 rows are more than the 128 that it pays for"
         monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: True)
-        assert "autocast is on" in (cuda_graph.why_not(model, 1) or "")
-    assert "gradients are being recorded" in (cuda_graph.why_not(model, 1) or "")
+        assert "autocast is on" in (cuda_graph.why_no_graph(model.dynamics, 1) or "")
+    assert "gradients are being recorded" in (cuda_graph.why_no_graph(model.dynamics, 1) or "")
 
 
 def test_a_replay_that_draws_something_else_is_not_used(monkeypatch):
     drawn = (torch.tensor([[3, 4]]), torch.tensor([[-1.0, -2.0]]), torch.zeros(1, 2), torch.zeros(1, 8))
     for changed, fits in (({}, True), ({0: torch.tensor([[3, 5]])}, False), ({1: torch.tensor([[-1.0, -2.1]])}, False)):
         replay = tuple(changed.get(index, x) for index, x in enumerate(drawn))
-        monkeypatch.setattr(cuda_graph, "capture", lambda draw, device, replay=replay: lambda: replay)
+        monkeypatch.setattr(cuda_graph, "capture", lambda run, device, replay=replay: lambda: replay)
         if fits:
-            assert cuda_graph.checked(lambda: drawn, torch.device("cpu"))() is replay
+            assert cuda_graph.checked_capture(lambda: drawn, torch.device("cpu"))() is replay
             continue
         with pytest.raises(RuntimeError, match="another one than without capturing"):
-            cuda_graph.checked(lambda: drawn, torch.device("cpu"))
+            cuda_graph.checked_capture(lambda: drawn, torch.device("cpu"))
 
 
 def test_a_capture_that_fails_is_told_and_not_tried_again(build, batch, anywhere, monkeypatch):
@@ -363,20 +365,20 @@ def test_a_capture_that_fails_is_told_and_not_tried_again(build, batch, anywhere
         tried.append(frame)
         raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors ...")
 
-    monkeypatch.setattr(StaticFrame, "draw", fail)
+    monkeypatch.setattr(StaticFrame, "run", fail)
     cache = some.cache()
     with pytest.warns(UserWarning, match=r"capturing it failed \(operation not permitted when stream is capturing\)"):
-        assert some.door(cache, 0, Sampling()) is None
-    assert some.door(cache, 0, Sampling()) is None and len(tried) == 1
+        assert some.by_graph(cache, 0, Sampling()) is None
+    assert some.by_graph(cache, 0, Sampling()) is None and len(tried) == 1
     assert cache.length == some.model.layout.context_length(2)
 
 
 def test_a_full_cache_and_graphs_turned_off_leave_it_to_the_engine(build, batch, anywhere, monkeypatch):
     some = batch(build("conditional"))
     cache = some.cache(frames=1)
-    assert some.door(cache, 0, Sampling()) is not None and some.door(cache, 1, Sampling()) is None
+    assert some.by_graph(cache, 0, Sampling()) is not None and some.by_graph(cache, 1, Sampling()) is None
     monkeypatch.setattr(cuda_graph, "GRAPH_ROWS", 0)
-    assert some.door(some.cache(), 0, Sampling()) is None
+    assert some.by_graph(some.cache(), 0, Sampling()) is None
 
 
 # On a GPU
@@ -391,7 +393,7 @@ def test_on_a_gpu_a_captured_frame_is_the_one_that_the_engine_draws(build, batch
     with warnings.catch_warnings(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         warnings.simplefilter("error")
         for index in range(3):
-            found = some.door(cache, index, sampling)
+            found = some.by_graph(cache, index, sampling)
             assert found is not None
             with monkeypatch.context() as patched:
                 patched.setattr(cuda_graph, "GRAPH_ROWS", 0)
@@ -404,9 +406,9 @@ def test_on_a_gpu_a_captured_frame_is_the_one_that_the_engine_draws(build, batch
 def test_on_a_gpu_a_replay_reads_weights_that_changed_in_place(build, batch):
     model = build("official").to("cuda")
     some = batch(model, device="cuda")
-    before = some.door(some.cache(), 0, Sampling(greedy=True))
+    before = some.by_graph(some.cache(), 0, Sampling(greedy=True))
     with torch.no_grad():
         model.transformer.layers[0].feed_forward.down.weight.mul_(-1)
-    after = some.door(some.cache(), 0, Sampling(greedy=True))
+    after = some.by_graph(some.cache(), 0, Sampling(greedy=True))
     assert before is not None and after is not None and not torch.equal(before[1], after[1])
-    assert len(cuda_graph._kept[model].frames) == 1
+    assert len(cuda_graph._graphs[model.dynamics].frames) == 1

@@ -110,6 +110,7 @@ def test_log_probabilities_are_those_before_top_k_at_the_temperature():
         ({"temperature": 0.0}, "temperature is 0.0; expected more than 0"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf; expected more than 0, and finite"),
         ({"top_k": 0}, "top_k is 0; expected at least 1"),
         ({"top_p": 0.0}, "top_p is 0.0; expected more than 0"),
         ({"top_p": 1.5}, "top_p is 1.5"),

@@ -37,7 +37,7 @@ def whole(monkeypatch):
     """Drafts are never given up."""
     monkeypatch.setattr(speculative, "LEAST_SHARE", 0.0)
     monkeypatch.setattr(speculative, "MOST_LOSS", float("inf"))
-    monkeypatch.setattr(speculative.Cost, "paid", True)
+    monkeypatch.setattr(speculative.DraftCost, "paid", True)
 
 
 def quiet(model):
@@ -58,9 +58,9 @@ def draft_with(monkeypatch, ids, share=1.0):
     monkeypatch.setattr(speculative, "DRAFTERS", (lambda _: speculative.Draft(ids(), share),))
 
 
-def single(model, *args, **options):
-    with speculative.switched_off():
-        return model.imagine(*args, **options)
+def token_by_token(model, context, actions, sampling=None, seed=0):
+    session = model.session(context, sampling, seed, speculative=False)
+    return session.rollout(actions)
 
 
 def assert_same(found, expected):
@@ -78,13 +78,13 @@ def test_drafts_give_what_one_token_after_another_gives(
 ):
     model = build("conditional" if drafter == "previous, two codebooks" else "plain")
     if drafter == "previous":
-        monkeypatch.setattr(speculative, "DRAFTERS", (speculative.from_previous,))
+        monkeypatch.setattr(speculative, "DRAFTERS", (speculative.draft_from_previous_frame,))
     horizon, length = 6, model.layout.frame_length
     data = frames_for(model, rows=rows), actions_for(model, rows=rows, horizon=horizon)
     drafted = model.imagine(*data, sampling=KINDS[name], seed=3)
     asked = list(passes)
     passes.clear()
-    expected = single(model, *data, sampling=KINDS[name], seed=3)
+    expected = token_by_token(model, *data, sampling=KINDS[name], seed=3)
     assert_same(drafted, expected)
     assert len(passes) == horizon * length + 2  # the context is read twice: a clip has 4 future frames
     undrafted = 4 * (drafter == "previous, two codebooks")  # two frames after each context
@@ -98,7 +98,7 @@ def test_good_drafts_save_passes(model, frames_for, actions_for, passes, rows):
     data = frames_for(model, rows=rows), actions_for(model, rows=rows, horizon=4)
     drafted = model.imagine(*data, seed=3)
     asked = len(passes)
-    assert torch.equal(drafted.ids, single(model, *data, seed=3).ids)
+    assert torch.equal(drafted.ids, token_by_token(model, *data, seed=3).ids)
     assert asked <= 1 + 4 * 4
 
 
@@ -110,7 +110,7 @@ def test_it_does_not_matter_what_is_drafted(build, frames_for, actions_for, monk
     shape = (2, model.layout.dynamics_tokens)
     draft_with(monkeypatch, lambda: torch.randint(model.layout.vocab_size, shape, generator=generator))
     data = frames_for(model), actions_for(model, horizon=4)
-    assert_same(model.imagine(*data, seed=5), single(model, *data, seed=5))
+    assert_same(model.imagine(*data, seed=5), token_by_token(model, *data, seed=5))
 
 
 # Distribution
@@ -134,37 +134,40 @@ def test_tokens_are_drawn_from_the_transformers_distribution(
     model, frames_for, actions_for, monkeypatch, drafter, top_k
 ):
     if drafter == "previous":
-        monkeypatch.setattr(speculative, "DRAFTERS", (speculative.from_previous,))
+        monkeypatch.setattr(speculative, "DRAFTERS", (speculative.draft_from_previous_frame,))
     rows, turns, drawn, drafted = 32, 48, [], []
     sampling, layout = Sampling(top_k=top_k), model.layout
     codes, _ = model.tokenizer.encode_context(frames_for(model, rows=1).expand(rows, -1, -1, -1, -1))
     action = actions_for(model, rows=1, horizon=1)[:, 0].expand(rows, -1)
-    cache = decode.prefill(model, codes, 1)
+    cache, dynamics = decode.prefill(model.dynamics, codes, 1), model.dynamics
     separators, start = torch.full((rows,), layout.dynamics_separator), cache.length
     generator, first_draft = torch.Generator().manual_seed(1), speculative.first_draft
 
-    def noted(known):
-        draft = first_draft(known)
+    def noted(inputs):
+        draft = first_draft(inputs)
         drafted.append(draft.ids)
         return draft
 
     monkeypatch.setattr(speculative, "first_draft", noted)
     for _ in range(turns):
         uniforms = torch.rand(rows, layout.dynamics_tokens, generator=generator)
-        drawn.append(decode.decode_frame(model, cache, separators, action, sampling, uniforms).ids)
+        frame = speculative.decode_frame_speculatively(
+            dynamics, cache, separators, action, sampling, uniforms, speculative.DraftStatistics()
+        )
+        drawn.append(frame.ids)
         cache.truncate(start)
     drawn, drafted = (torch.cat(ids) - layout.dynamics_ids.start for ids in (drawn, drafted))
 
     def scores(before):
         """What one pass after another says of the token after ``before``, for one row."""
-        one = decode.prefill(model, codes[:1], 1)
+        single = decode.prefill(dynamics, codes[:1], 1)
         ids = torch.cat([separators[:1], before])[None]
-        added = decode.embeddings.frame_inputs(model, decode._guess(model, one, action[:1]), action[:1])
+        inputs = dynamics.frame_inputs(dynamics.next_forecast(single, action[:1]), action[:1])
         for place in range(ids.shape[1]):
             here = slice(place, place + 1)
-            hidden = decode._feed(model, one, ids[:, here], torch.tensor([place]), added[:, here])
-        found = model.transformer.logits(hidden[0, -1:], layout.dynamics_ids)
-        kept = sampling._narrow(sampling.log_probabilities(found))[0].exp()
+            hidden = dynamics.append(single, ids[:, here], torch.tensor([place]), inputs[:, here])
+        found = dynamics.logits(hidden[0, -1:], layout.dynamics_ids)
+        kept = sampling._mask_unlikely(sampling.log_probabilities(found))[0].exp()
         return kept / kept.sum()
 
     size = layout.dynamics_codes
@@ -217,7 +220,7 @@ def test_a_wrong_token_of_one_row_is_waited_for_by_the_others(model, frames_for,
 
 
 def test_more_rows_than_pay_are_decoded_one_token_after_another(model, frames_for, actions_for, monkeypatch, passes):
-    monkeypatch.setattr(decode, "DRAFT_ROWS", 2)
+    monkeypatch.setattr(speculative, "DRAFT_ROWS", 2)
     model.imagine(frames_for(model, rows=3), actions_for(model, rows=3, horizon=1))
     assert passes[1:] == [1] * 17
 
@@ -230,20 +233,29 @@ def opened(model, frames_for):
     """A cache that has read the context of one row, and the codes of its frames."""
     with torch.inference_mode():
         codes, _ = model.tokenizer.encode_context(frames_for(model, rows=1))
-        return decode.prefill(model, codes, 4), codes
+        return decode.prefill(model.dynamics, codes, 4), codes
+
+
+def previous_draft(model, cache):
+    inputs = speculative.DraftInputs(model.dynamics, cache, None, GREEDY, torch.zeros(1, 16))
+    return speculative.draft_from_previous_frame(inputs)
 
 
 def test_the_last_frame_of_one_codebook_is_a_draft_even_of_the_context(model, opened, actions_for):
     cache, codes = opened
     start, layout = model.layout.dynamics_ids.start, model.layout
-    draft = speculative.from_previous(speculative.Known(model, cache, None, GREEDY, torch.zeros(1, 16)))
+    draft = speculative.draft_from_previous_frame(
+        speculative.DraftInputs(model.dynamics, cache, None, GREEDY, torch.zeros(1, 16))
+    )
     assert torch.equal(draft.ids, start + codes[:, 1])
     assert draft.share == pytest.approx((codes[:, 0] == codes[:, 1]).float().mean().item())
     with torch.inference_mode():
         action, ids = actions_for(model, rows=1)[:, 0], codes[:, 1] + start
         ids[:, :4] = start + (codes[:, 1, :4] + 1) % layout.dynamics_codes
-        decode.read_frame(model, cache, torch.tensor([layout.dynamics_separator]), ids, action, GREEDY)
-    draft = speculative.from_previous(speculative.Known(model, cache, None, GREEDY, torch.zeros(1, 16)))
+        decode.read_frame(model.dynamics, cache, torch.tensor([layout.dynamics_separator]), ids, action, GREEDY)
+    draft = speculative.draft_from_previous_frame(
+        speculative.DraftInputs(model.dynamics, cache, None, GREEDY, torch.zeros(1, 16))
+    )
     assert torch.equal(draft.ids, ids)
     assert draft.share == 0.75
 
@@ -263,9 +275,11 @@ def test_a_forecast_is_drawn_from_as_the_transformer_is_and_says_how_sure_it_is(
     legal = model.layout.dynamics_ids if sampling.legal_only else range(model.layout.vocab_size)
     uniforms = torch.rand(1, 16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        guess = decode._guess(model, cache, actions_for(model, rows=1)[:, 0])
-        draft = speculative.from_forecast(speculative.Known(model, cache, guess, sampling, uniforms))
-        expected = sampling.choose(model.transformer.guess_logits(guess, legal)[0], uniforms[0])
+        guess = model.dynamics.next_forecast(cache, actions_for(model, rows=1)[:, 0])
+        draft = speculative.draft_from_forecast(
+            speculative.DraftInputs(model.dynamics, cache, guess, sampling, uniforms)
+        )
+        expected = sampling.choose(model.dynamics.forecast_logits(guess, legal)[0], uniforms[0])
     assert torch.equal(draft.ids[0], legal.start + expected.index)
     assert draft.share == pytest.approx(expected.log_prob.exp().mean().item(), abs=1e-5)
 
@@ -346,7 +360,7 @@ def test_drafts_are_given_up_within_a_frame_where_they_lose(model, frames_for, a
 def test_a_frame_is_charged_for_its_passes_and_the_cache_and_positions_of_all_rows(monkeypatch):
     monkeypatch.setattr(speculative, "PASS_POSITIONS", 1)
     monkeypatch.setattr(speculative, "ROW_POSITIONS", 10)
-    cost = speculative.Cost(rows=2, tokens=3)
+    cost = speculative.DraftCost(rows=2, tokens=3)
     for _ in range(3):
         cost.add(4)
     assert cost.paid  # 3 * 21 + 12 * 2 against 4 * 21 + 4 * 2
@@ -354,12 +368,12 @@ def test_a_frame_is_charged_for_its_passes_and_the_cache_and_positions_of_all_ro
     assert not cost.paid
 
 
-def test_drafts_are_switched_off_for_a_while_and_come_back(model, frames_for, actions_for, passes):
-    data = frames_for(model), actions_for(model, horizon=1)
-    with pytest.raises(KeyError), speculative.switched_off():
-        model.imagine(*data)
-        raise KeyError
-    assert passes[1:] == [1] * 17
+def test_a_session_without_drafts_and_its_forks_decode_token_by_token(model, frames_for, actions_for, passes):
+    context, actions = frames_for(model), actions_for(model, horizon=1)
+    session = model.session(context, speculative=False)
+    session.fork().rollout(actions)
+    session.rollout(actions)
+    assert passes[1:] == [1] * 34
     passes.clear()
-    model.imagine(*data)
+    model.session(context).rollout(actions)
     assert passes[1] == 17

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from ivideogpt import Sampling
 from ivideogpt.core.errors import UserError
 from ivideogpt.evaluation.protocols import PROTOCOLS, find_protocol, settle
 
@@ -22,7 +23,7 @@ def test_vp2_begins_anywhere() -> None:
 
 
 def test_single_is_what_the_checkpoint_says(build) -> None:
-    model = build("conditional", temperature=0.7)
+    model = build("conditional", sampling=Sampling(temperature=0.7))
     settled = settle(PROTOCOLS["single"], model)
     assert (settled.context_frames, settled.clip_frames, settled.horizon, settled.samples) == (2, 6, 4, 1)
     assert settled.sampling.temperature == 0.7 and settled.sampling.top_k == 100

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from ivideogpt.evaluation.token_accuracy import frozen_frames, repetition, score_tokens
-from ivideogpt.worldmodel.losses import transformer_losses
 
 
 def test_repetition_counts_tokens_that_stayed_in_their_place() -> None:
@@ -19,7 +18,7 @@ def test_clips_are_scored_one_by_one_as_training_scores_a_batch(any_model, frame
     frames, actions = frames_for(any_model, 3, 5), actions_for(any_model, 3, 5 - any_model.context_frames)
     with torch.no_grad():
         ids, _ = any_model.tokenizer.tokenize(frames)
-        together = transformer_losses(any_model, ids, actions)
+        together = any_model.dynamics.losses(ids, actions)
     found = score_tokens(any_model, ids, actions)
     assert found.loss.shape == found.accuracy.shape == (3,) and found.frames == 3
     assert found.loss.mean().item() == pytest.approx(together.tokens.item(), abs=1e-4)

@@ -13,6 +13,10 @@ CONFIG = TransformerConfig(
 )
 
 
+def cache_shape(config, rows, positions):
+    return config.num_layers, rows, config.num_heads, positions, config.hidden_size // config.num_heads
+
+
 @pytest.fixture(scope="module")
 def transformer():
     torch.manual_seed(0)
@@ -31,7 +35,7 @@ class Reader:
 
     @classmethod
     def new(cls, transformer, rows, positions=CONFIG.max_positions):
-        cache = KVCache.allocate(CONFIG, rows, positions, torch.device("cpu"), torch.float32)
+        cache = KVCache.allocate(cache_shape(CONFIG, rows, positions), torch.device("cpu"), torch.float32)
         return cls(transformer, cache, torch.empty(rows, 0, CONFIG.hidden_size))
 
     def read(self, count):

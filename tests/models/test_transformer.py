@@ -5,11 +5,15 @@ import torch
 
 from ivideogpt import UserError
 from ivideogpt.models.transformer import KVCache, Transformer, TransformerConfig
-from ivideogpt.worldmodel.official_format import transformer_from_official, transformer_to_official
+from ivideogpt.worldmodel.checkpoint import transformer_from_official, transformer_to_official
 
 CONFIG = TransformerConfig(
     vocab_size=50, hidden_size=48, intermediate_size=80, num_layers=3, num_heads=4, max_positions=96, rope_theta=5000.0
 )
+
+
+def cache_shape(config, rows, positions):
+    return config.num_layers, rows, config.num_heads, positions, config.hidden_size // config.num_heads
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def some_ids(rows=2, count=80):
 
 def cached(transformer, x, pieces):
     """Hidden states of ``x`` fed in ``pieces``, with one cache."""
-    cache = KVCache.allocate(transformer.config, len(x), CONFIG.max_positions, x.device, x.dtype)
+    cache = KVCache.allocate(cache_shape(transformer.config, len(x), CONFIG.max_positions), x.device, x.dtype)
     return torch.cat([transformer(part, cache) for part in x.split(pieces, dim=1)], dim=1), cache
 
 
@@ -141,7 +145,7 @@ def test_too_many_positions_are_refused(transformer):
     x = transformer.embed(some_ids(count=97))
     with pytest.raises(UserError, match="position 97 lies beyond the 96"):
         transformer(x)
-    cache = KVCache.allocate(CONFIG, 2, 50, x.device, x.dtype)
+    cache = KVCache.allocate(cache_shape(CONFIG, 2, 50), x.device, x.dtype)
     with pytest.raises(UserError, match="position 51 lies beyond the 50"):
         transformer(x[:, :51], cache)
 

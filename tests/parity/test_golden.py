@@ -14,8 +14,6 @@ from safetensors.torch import load_file
 
 from ivideogpt import Sampling, WorldModel
 from ivideogpt.core.config import load_json
-from ivideogpt.worldmodel import embeddings
-from ivideogpt.worldmodel.losses import transformer_losses
 
 pytestmark = pytest.mark.parity
 
@@ -154,17 +152,17 @@ def test_logits_are_equal_with_and_without_actions(golden):
         (golden.action, golden.actions, "act_logits"),
     ):
         expected = golden.outputs[name]
-        hidden, _ = embeddings.hidden_states(model, golden.outputs["tokens"], actions)
+        hidden, _ = model.dynamics.hidden_states(golden.outputs["tokens"], actions)
         close(model.transformer.logits(hidden[:, -expected.shape[1] :]), expected)
 
 
 @torch.no_grad()
 def test_losses_are_equal(golden):
     tokens, out = golden.outputs["tokens"], golden.outputs
-    free = transformer_losses(golden.free, tokens)
+    free = golden.free.dynamics.losses(tokens)
     close(free.tokens, out["free_loss"])
     assert free.rewards is None and free.actions is None
-    action = transformer_losses(golden.action, tokens, golden.actions)
+    action = golden.action.dynamics.losses(tokens, golden.actions)
     close(action.tokens, out["act_loss"])
     close(action.actions, out["action_recon_loss"])
     close(action.tokens + 0.1 * action.actions, out["act_loss_with_action_recon"])
@@ -173,11 +171,14 @@ def test_losses_are_equal(golden):
 @torch.no_grad()
 def test_the_reward_is_read_off_the_last_token_of_each_frame(golden):
     model, expected = golden.action, golden.outputs["act_reward_pred"][..., 0]
-    hidden, _ = embeddings.hidden_states(model, golden.outputs["tokens"], golden.actions)
+    hidden, _ = model.dynamics.hidden_states(golden.outputs["tokens"], golden.actions)
     future = hidden[:, model.layout.context_length(model.context_frames) :]
-    close(model.rewards(rearrange(future, "b (f m) d -> b f m d", m=model.layout.frame_length)[:, :, -1]), expected)
+    close(
+        model.dynamics.rewards(rearrange(future, "b (f m) d -> b f m d", m=model.layout.frame_length)[:, :, -1]),
+        expected,
+    )
     wanted = expected + 0.5
-    losses = transformer_losses(model, golden.outputs["tokens"], golden.actions, rewards=wanted)
+    losses = model.dynamics.losses(golden.outputs["tokens"], golden.actions, rewards=wanted)
     close(losses.rewards, torch.tensor(0.25))
 
 

@@ -37,7 +37,7 @@ def test_what_there_is_to_play(served):
             "units": ["", ""],
         },
         "episodes": [{"id": "0", "name": "noise", "frames": 24, "actions": True, "uploaded": False}],
-        "settings": {"temperature": 1.0, "top_k": 0, "greedy": False, "seed": 0},
+        "settings": {"temperature": 1.0, "top_k": 100, "greedy": False, "seed": 0},
         "limits": {
             "steps": 2000,
             "upload_bytes": 33554432,

@@ -18,7 +18,7 @@ from ivideogpt.data.mixture_reader import as_mixture
 from ivideogpt.data.tokens import TokenLoader, TokenStore
 from ivideogpt.envs.record.moving_square import collect_squares
 from ivideogpt.models.discriminator import DiscriminatorConfig
-from ivideogpt.models.heads import Heads, HeadsConfig
+from ivideogpt.models.dynamics import Heads, HeadsConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
@@ -29,9 +29,7 @@ from ivideogpt.training.tokenize_store import tokenize
 from ivideogpt.training.tokenizer import TokenizerTraining, train_tokenizer
 from ivideogpt.training.tokenizer_loss import TokenizerLossConfig
 from ivideogpt.training.transformer import TransformerTraining, partly_imagined, train_transformer
-from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.config import WorldModelConfig
-from ivideogpt.worldmodel.losses import transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
 
 PLAIN = TokenizerConfig(
@@ -234,9 +232,9 @@ def test_partly_imagined_clips_hold_frames_that_the_forecast_guesses_from_what_i
     changed = []
     for frame in range(6):
         history = torch.cat([context, read], dim=1)[:, frame : frame + 2]
-        guess = embeddings.forecast(model, history, actions[:, frame])
+        guess = model.dynamics.forecast(history, actions[:, frame])
         assert guess is not None
-        logits = model.transformer.guess_logits(guess, layout.dynamics_ids)
+        logits = model.dynamics.forecast_logits(guess, layout.dynamics_ids)
         behind = logits.max(dim=-1).values - logits.gather(2, read[:, frame, :, None])[..., 0]
         as_true = (read[:, frame] == future[:, frame]).all(1)
         assert (as_true | (behind < 1e-4).all(1)).all()  # rounding may decide between equals
@@ -279,10 +277,10 @@ def test_frames_that_are_read_wrong_are_no_targets(data: str) -> None:
     inputs[:, start + 1 : start + length] = model.layout.dynamics_ids.start
     other = ids.clone()
     other[:, start + 1 : start + length] = model.layout.dynamics_ids.start + 1
-    first, second = (transformer_losses(model, x, actions, inputs=inputs) for x in (ids, other))
+    first, second = (model.dynamics.losses(x, actions, inputs=inputs) for x in (ids, other))
     assert first.tokens == second.tokens and first.accuracy == second.accuracy
     other[:, -1] = model.layout.dynamics_ids.start
-    assert transformer_losses(model, other, actions, inputs=inputs).tokens != first.tokens
+    assert model.dynamics.losses(other, actions, inputs=inputs).tokens != first.tokens
 
 
 @pytest.mark.parametrize("unroll", [0, 2])

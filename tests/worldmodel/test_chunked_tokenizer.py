@@ -6,7 +6,6 @@ from torch import nn
 
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.worldmodel import chunked_tokenizer
-from ivideogpt.worldmodel.session import imagination
 
 ROWS, HORIZON = 5, 4
 
@@ -86,7 +85,7 @@ def test_no_piece_is_larger_than_asked(model, frames_for, actions_for, monkeypat
     child = session.fork(2)
     for index in range(1, HORIZON):
         child.advance(actions[:, index].repeat_interleave(2, dim=0))
-    imagination(child, 0).frames  # noqa: B018
+    child.imagination().frames  # noqa: B018
     session.step(actions[:, 1])
     assert max(found) <= max(most, 2), "a context is never divided"
     assert max(found) >= min(most, HORIZON - 1)
@@ -102,7 +101,7 @@ def test_pieces_give_what_one_batch_gives(model, frames_for, actions_for, monkey
         child = session.fork(k)
         for index in range(1, 2 * HORIZON):
             child.advance(actions[:, index].repeat_interleave(k, dim=0))
-        made = imagination(child, 0)
+        made = child.imagination()
         return seen, made, made.frames, child.frames
 
     seen, made, late, kept = everything()
@@ -123,7 +122,7 @@ def test_each_child_is_coded_against_the_context_of_its_row(model, frames_for, m
         known, encoder = tokenizer.encode_context(context)
         decoder = tokenizer.decoder_features(known)
         codes, out = chunked_tokenizer.encode_future(tokenizer, frames, encoder), torch.empty_like(frames)
-        chunked_tokenizer.decode_future(tokenizer, codes, chunked_tokenizer.rows_of(decoder), out)
+        chunked_tokenizer.decode_future(tokenizer, codes, chunked_tokenizer.row_selector(decoder), out)
         for child in range(3):
             alone = tokenizer.encode_future(frames[:, child], encoder)
             assert torch.equal(codes[:, child], alone)

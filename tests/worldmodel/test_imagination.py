@@ -4,14 +4,12 @@ import copy
 import gc
 import pickle
 import weakref
-from dataclasses import replace
 
 import pytest
 import torch
 
 from ivideogpt.decoding import decode
 from ivideogpt.worldmodel.imagination import Imagination
-from ivideogpt.worldmodel.session import imagination
 
 KINDS = ["conditional", "plain", "goal", "action_free"]
 
@@ -130,7 +128,7 @@ def test_what_a_session_does_later_changes_nothing(model, frames_for, actions_fo
 
     session = model.session(context, seed=1)
     advance(session, actions, 0, 3)
-    early, late = imagination(session, 0), imagination(session, 0)
+    early, late = session.imagination(), session.imagination()
     torch.testing.assert_close(early.frames, expected, atol=1e-5, rtol=0)
     early.frames.zero_()  # its own memory
     later(session)
@@ -152,8 +150,8 @@ def test_children_of_children_show_their_own_frames(model, frames_for, actions_f
     advance(grandchild, rows(6), 2, 7)
     expected = []
     for session, start, stop in ((parent, 0, 1), (child, 1, 2), (grandchild, 2, 7)):
-        expected.append(imagination(session, start).frames[:, : stop - start])
-    found = imagination(grandchild, 0).frames
+        expected.append(session.imagination(start).frames[:, : stop - start])
+    found = grandchild.imagination().frames
     torch.testing.assert_close(found[:, :1], expected[0].repeat_interleave(6, dim=0), atol=1e-4, rtol=0)
     torch.testing.assert_close(found[:, 1:2], expected[1].repeat_interleave(3, dim=0), atol=1e-4, rtol=0)
     torch.testing.assert_close(found[:, 2:], expected[2], atol=1e-4, rtol=0)
@@ -161,7 +159,7 @@ def test_children_of_children_show_their_own_frames(model, frames_for, actions_f
     step = grandchild._past[2].tokens.ids
     context = frames_for(model).repeat_interleave(6, dim=0)
     codes, _ = model.tokenizer.encode_context(context)
-    alone = model.tokenizer.decode_future(model.codes(step)[:, None], model.tokenizer.decoder_features(codes))
+    alone = model.tokenizer.decode_future(model.dynamics.codes(step)[:, None], model.tokenizer.decoder_features(codes))
     torch.testing.assert_close(found[:, 2], alone[:, 0].clamp(0, 1), atol=1e-4, rtol=0)
 
 
@@ -205,7 +203,7 @@ def test_features_that_a_session_keeps_are_made_again_for_weights_of_another_typ
     session, actions = model.session(frames_for(model)), actions_for(model, horizon=4)
     session.step(actions[:, 0])
     advance(session, actions, 1, 4)
-    early, late = imagination(session, 0), imagination(session, 0)
+    early, late = session.imagination(), session.imagination()
     frames = early.frames
     model.to(torch.bfloat16)
     torch.testing.assert_close(late.frames, frames, atol=0.1, rtol=0)
@@ -219,7 +217,7 @@ def test_an_imagination_holds_no_cache(model_of, frames_for, actions_for):
     session = model.session(frames_for(model))
     advance(session, actions_for(model), 0, 3)
     cache, decoder = weakref.ref(session._segment.cache), weakref.ref(session._segment.decoder)
-    imagined = imagination(session, 0)
+    imagined = session.imagination()
     del session
     gc.collect()
     assert cache() is None and decoder() is not None
@@ -251,7 +249,7 @@ def test_a_re_anchoring_that_failed_can_be_made_again(model_of, frames_for, acti
         session.advance(actions[:, size])
     assert session.steps == size
     advance(session, actions, size, 6)
-    assert torch.equal(imagination(session, 0).ids, imagination(straight, 0).ids)
+    assert torch.equal(session.imagination().ids, straight.imagination().ids)
 
 
 def test_features_of_a_segment_that_is_over_are_forgotten(model_of, frames_for, actions_for):
@@ -267,17 +265,16 @@ def test_features_of_a_segment_that_is_over_are_forgotten(model_of, frames_for, 
     assert torch.isfinite(session.frames).all()
 
 
-# A dataclass as before
+# Copies and files
 
 
-def test_it_can_be_copied_replaced_and_pickled(model_of, frames_for, actions_for):
+def test_it_can_be_copied_and_pickled(model_of, frames_for, actions_for):
     model = model_of("plain")
     context, actions = frames_for(model), actions_for(model)
     expected = model.imagine(context, actions)
     copies = [
         copy.copy(model.imagine(context, actions)),
         copy.deepcopy(model.imagine(context, actions)),
-        replace(model.imagine(context, actions), rewards=None),
         pickle.loads(pickle.dumps(model.imagine(context, actions))),
     ]
     for imagined in copies:
@@ -290,11 +287,11 @@ def test_it_is_made_of_frames_too_and_needs_them(model_of, frames_for, actions_f
     imagined = model.imagine(frames_for(model), actions_for(model))
     calls = decoded(model)
     black = torch.zeros(2, 3, 3, 16, 16)
-    assert torch.equal(replace(imagined, frames=black).frames, black) and calls == []
     made = Imagination(black, imagined.ids, imagined.log_probs, imagined.entropies, imagined.rewards)
-    assert made.frames is black
+    assert made.frames is black and calls == []
     with pytest.raises(TypeError, match="frames"):
         Imagination(ids=imagined.ids, log_probs=imagined.log_probs, entropies=imagined.entropies, rewards=None)
     with pytest.raises(AttributeError):
         imagined.frames = black
-    assert "frames=tensor" in repr(imagined) and "<img" in imagined._repr_html_()
+    assert repr(imagined) == "Imagination(2 rows, 3 frames, rewards)" and calls == [], "nothing is decoded for it"
+    assert "<img" in imagined._repr_html_()

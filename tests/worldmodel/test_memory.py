@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ivideogpt import Sampling, UserError
-from ivideogpt.decoding import decode
+from ivideogpt.decoding import decode, speculative
 from ivideogpt.models.transformer import KVCache
 from ivideogpt.worldmodel import memory
 
@@ -35,7 +35,11 @@ def chunks(monkeypatch):
 
 def room_for(monkeypatch, model, rows):
     """As much free memory as so many rows may take."""
-    free = int((rows + 0.5) * memory.row_bytes(model, model.segment_frames()) / memory.FREE_SHARE)
+    free = int(
+        (rows + 0.5)
+        * memory.row_bytes(model.dynamics, model.tokenizer.config, model.segment_frames())
+        / memory.FREE_SHARE
+    )
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
 
 
@@ -193,7 +197,7 @@ def test_other_errors_are_not_mistaken_for_memory(model_of, frames_for, actions_
 
 
 def test_what_failed_is_freed_before_the_half_is_tried(model_of, frames_for, actions_for, monkeypatch):
-    model, read = model_of("plain"), decode.decode_frame
+    model, read = model_of("plain"), speculative.decode_frame_speculatively
     caches, alive = [], []
 
     def full(model, cache, *given):
@@ -203,7 +207,7 @@ def test_what_failed_is_freed_before_the_half_is_tried(model_of, frames_for, act
         alive.append(caches[0]() is not None)
         return read(model, cache, *given)
 
-    monkeypatch.setattr(decode, "decode_frame", full)
+    monkeypatch.setattr(speculative, "decode_frame_speculatively", full)
     with pytest.warns(UserWarning, match="going on with 1"):
         model.imagine(frames_for(model), actions_for(model))
     assert alive and not any(alive)
@@ -216,15 +220,15 @@ def test_the_cache_is_counted_as_it_is_allocated(any_model, frames_for, build):
     for model in (any_model, build("conditional").to(torch.bfloat16)):
         cache = model.session(frames_for(model, rows=3))._segment.cache
         held = sum(x.nbytes for x in vars(cache).values() if isinstance(x, torch.Tensor))
-        assert memory.cache_bytes(model, 3, model.segment_frames()) == held
-        assert memory.row_bytes(model, model.segment_frames()) > held / 3
+        assert memory.cache_bytes(model.dynamics, 3, model.segment_frames()) == held
+        assert memory.row_bytes(model.dynamics, model.tokenizer.config, model.segment_frames()) > held / 3
 
 
 def test_a_session_of_more_rows_than_memory_holds_is_refused_before_anything_is_allocated(
     model_of, frames_for, monkeypatch
 ):
     model = model_of("conditional")
-    needed = memory.cache_bytes(model, 2, 4)
+    needed = memory.cache_bytes(model.dynamics, 2, 4)
     monkeypatch.setattr(memory, "free_bytes", lambda device: needed)
     model.session(frames_for(model))
     monkeypatch.setattr(memory, "free_bytes", lambda device: needed - 1)
@@ -262,7 +266,7 @@ def test_a_row_keeps_its_sampling_and_re_anchoring_in_chunks(model_of, frames_fo
     given = {"sampling": Sampling(greedy=True), "reanchor_every": 2}
     whole = model.imagine(context, actions, **given)
     chunks.clear()
-    free = int(2.5 * memory.row_bytes(model, 2) / memory.FREE_SHARE)
+    free = int(2.5 * memory.row_bytes(model.dynamics, model.tokenizer.config, 2) / memory.FREE_SHARE)
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
     assert_same(model.imagine(context, actions, **given), whole)
     assert chunks == [2, 2, 2, 2, 2, 2]

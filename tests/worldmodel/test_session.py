@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from ivideogpt import Sampling, UserError, WorldModel
-from ivideogpt.decoding import decode
+from ivideogpt.decoding import speculative
 from ivideogpt.decoding.sampling import RandomStreams
 from ivideogpt.models import cpu_linear
 from ivideogpt.models.cpu_linear import Projection
 from ivideogpt.models.transformer import KVCache
-from ivideogpt.models.weight_cache import Copies
-from ivideogpt.worldmodel import embeddings
+from ivideogpt.models.weight_cache import WeightCache
 
 # Models that re-anchor after four frames, so that ten steps cross it twice.
 STEPS = 10
@@ -516,7 +515,7 @@ def fed(monkeypatch):
 def test_a_frame_costs_its_separator_and_its_tokens_and_the_context_is_read_once(
     any_model, frames_for, actions_for, fed, monkeypatch
 ):
-    monkeypatch.setattr(decode, "DRAFT_ROWS", 0)
+    monkeypatch.setattr(speculative, "DRAFT_ROWS", 0)
     layout, frames, actions = any_model.layout, frames_for(any_model, count=4), actions_for(any_model, horizon=4)
     session = any_model.session(frames[:, :2])
     assert sum(fed) == layout.context_length(2)
@@ -642,9 +641,9 @@ def test_a_reward_is_read_off_the_last_token_of_its_frame(model_of, frames_for, 
     imagined = model.imagine(context, actions)
     codes, _ = model.tokenizer.encode_context(context)
     sequence = model.layout.join(codes, imagined.ids - model.layout.dynamics_ids.start)
-    hidden = embeddings.hidden_states(model, sequence, actions)[0][:, model.layout.context_length(2) :]
+    hidden = model.dynamics.hidden_states(sequence, actions)[0][:, model.layout.context_length(2) :]
     torch.testing.assert_close(
-        model.rewards(hidden.unflatten(1, (4, -1))[:, :, -1]), imagined.rewards, atol=1e-4, rtol=0
+        model.dynamics.rewards(hidden.unflatten(1, (4, -1))[:, :, -1]), imagined.rewards, atol=1e-4, rtol=0
     )
 
 
@@ -819,7 +818,7 @@ def test_warmup_does_beforehand_what_the_first_step_would_wait_for(model_of, fra
     expected = [plain.step(actions[:, index]) for index in range(2)]
     for part in model.modules():
         if isinstance(part, Projection):
-            part._products = Copies()
+            part._products = WeightCache()
     warm.warmup()
     assert warm.steps == 0
     monkeypatch.setattr(cpu_linear, "packed_product", lambda weight: pytest.fail("packed during a step"))

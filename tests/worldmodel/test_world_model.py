@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from ivideogpt import Sampling, UserError, WorldModel
 from ivideogpt.core.checkpoint import step_folder
 from ivideogpt.core.config import load_json, save_json
-from ivideogpt.worldmodel import embeddings, official_format
+from ivideogpt.models.dynamics import Heads
+from ivideogpt.worldmodel import checkpoint
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.model_card import model_card
 
@@ -145,7 +146,7 @@ def test_a_save_that_fails_leaves_nothing(model_of, tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ivideogpt.worldmodel.world_model.model_card", full_disk)
+    monkeypatch.setattr("ivideogpt.worldmodel.checkpoint.model_card", full_disk)
     with pytest.raises(UserError, match="No space left on device"):
         model_of("conditional").save_pretrained(tmp_path / "model")
     assert not list(tmp_path.iterdir())
@@ -246,8 +247,12 @@ def test_push_to_hub_uploads_the_checkpoint_with_its_card(model_of, monkeypatch)
     assert 'WorldModel.from_pretrained("me/robot")' in card
 
 
+def card_of(model):
+    return model_card(model.config, model.tokenizer, model.dynamics)
+
+
 def test_a_card_says_what_the_model_is_and_how_to_load_it(model_of):
-    card = model_card(model_of("plain"))
+    card = card_of(model_of("plain"))
     front, _, text = card.removeprefix("---\n").partition("\n---\n")
     assert "library_name: ivideogpt" in front and "tags: [" in front and "license" not in front
     for said in (
@@ -264,7 +269,7 @@ def test_a_card_says_what_the_model_is_and_how_to_load_it(model_of):
     assert 'WorldModel.from_pretrained("plain")' in text
     licensed = WorldModelConfig(metadata={"license": "mit"})
     parts = (model_of("action_free").tokenizer, model_of("action_free").transformer, model_of("action_free").heads)
-    assert "license: mit" in model_card(WorldModel(licensed, *parts)).partition("\n---\n")[0]
+    assert "license: mit" in card_of(WorldModel(licensed, *parts)).partition("\n---\n")[0]
 
 
 def test_a_saved_folder_describes_itself(saved):
@@ -303,16 +308,16 @@ def test_a_forecast_reads_the_last_frames_and_the_action_and_joins_the_position_
     layout = model.layout
     ids, _ = model.tokenizer.tokenize(frames_for(model, count=5))
     actions = torch.randn(len(ids), 3, 2)
-    guesses = embeddings.hidden_states(model, ids, actions)[1]
+    guesses = model.dynamics.hidden_states(ids, actions)[1]
     assert guesses.shape == (len(ids), 3, 16, 32)
     for frame in range(3):
-        history = embeddings.history(model, ids[:, : layout.length(2, frame)], 2)
+        history = model.dynamics.history(ids[:, : layout.length(2, frame)], 2)
         frames = torch.cat(layout.split(ids, 2), dim=1)
         assert torch.equal(history, frames[:, frame : frame + 2])
-        alone = embeddings.forecast(model, history, actions[:, frame])
+        alone = model.dynamics.forecast(history, actions[:, frame])
         torch.testing.assert_close(alone, guesses[:, frame], atol=1e-5, rtol=0)
-        assert not torch.allclose(embeddings.forecast(model, history, actions[:, frame] + 1), alone, atol=1e-3)
-        added = embeddings.frame_inputs(model, alone, None)
+        assert not torch.allclose(model.dynamics.forecast(history, actions[:, frame] + 1), alone, atol=1e-3)
+        added = model.dynamics.frame_inputs(alone, None)
         assert torch.equal(added[:, :-1], alone)
         assert not added[:, -1].any()
 
@@ -416,6 +421,20 @@ BROKEN = {
     "context frames that contradict": (describe(context_frames=1), "1 context frames and its tokenizer 2"),
     "statistics of another dimension": (describe(action_mean=[1.0]), "action_mean has 1 numbers; expected 3"),
     "statistics out of range": (describe(action_std=[1.0, 0.0, 1.0]), "expected only finite numbers above 0"),
+    "a weight that is NaN": (
+        lambda f: change(f / TRANSFORMER, **{WEIGHT: torch.full((48, 32), torch.nan)}),
+        "has NaN or infinity in layers.0.feed_forward.gate_up.weight",
+    ),
+    "no theta": (edit("transformer/config.json", rope_theta=0.0), "rope_theta is 0.0; expected a finite number above"),
+    "a negative epsilon": (edit("transformer/config.json", rms_norm_eps=-1.0), "rms_norm_eps is -1.0; expected"),
+    "negative positions": (edit("transformer/config.json", max_position_embeddings=-5), "max_positions is -5"),
+    "more positions than memory": (edit("transformer/config.json", max_position_embeddings=2**40), "at most 1048576"),
+    "a width that no weight has": (edit("transformer/config.json", intermediate_size=2**40), "has shape"),
+    "a dropout of 7": (edit("tokenizer/config.json", dropout=7.0), "dropout is 7.0; expected 0 to below 1"),
+    "a negative code": (edit("tokenizer/config.json", vq_embed_dim=-1), "code_channels is -1; expected at least 1"),
+    "huge frames": (edit("tokenizer/config.json", resolution=2**20), "resolution is 1048576; expected at most"),
+    "negative slots": (describe(heads={"slots": -1}), "slots is -1; expected at least 0"),
+    "no temperature": (describe(sampling={"temperature": 0.0}), "temperature is 0.0; expected more than 0, and finite"),
     "no frames at all": (describe(clip_frames=0), "clip_frames is 0; expected at least 1"),
 }
 
@@ -469,22 +488,26 @@ def test_heads_of_ours_that_do_not_fit_are_one_sentence(saved, name):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def with_heads(model, **changes):
+    heads = replace(model.config.heads, **changes)
+    new_heads = Heads(heads, model.transformer.config.hidden_size, model.layout.dynamics_codes)
+    return WorldModel(replace(model.config, heads=heads), model.tokenizer, model.transformer, new_heads)
+
+
 def test_parts_that_do_not_fit_each_other_are_refused(build):
     one, other = build("conditional"), build("plain")
     with pytest.raises(UserError, match="the transformer has 50 ids and the tokenizer 46"):
         WorldModel(one.config, one.tokenizer, other.transformer, one.heads)
-    heads = replace(other.config.heads, slots=9)
+    with pytest.raises(UserError, match="config.heads are not those of the heads"):
+        WorldModel(replace(one.config, heads=other.config.heads), one.tokenizer, one.transformer, one.heads)
     with pytest.raises(UserError, match="slots is 9; expected 0, or 17"):
-        WorldModel(replace(other.config, heads=heads), other.tokenizer, other.transformer, other.heads)
-    heads = replace(one.config.heads, forecast_grid=4)
+        with_heads(other, slots=9)
     with pytest.raises(UserError, match="a forecast needs a tokenizer with one codebook for all frames"):
-        WorldModel(replace(one.config, heads=heads), one.tokenizer, one.transformer, one.heads)
-    heads = replace(other.config.heads, forecast_grid=8)
+        with_heads(one, forecast_grid=4)
     with pytest.raises(UserError, match="forecast_grid is 8; expected 0, or the side of a grid of 16 tokens"):
-        WorldModel(replace(other.config, heads=heads), other.tokenizer, other.transformer, other.heads)
-    heads = replace(other.config.heads, forecast_frames=3)
+        with_heads(other, forecast_grid=8)
     with pytest.raises(UserError, match="forecast_frames is 3; expected 1 to 2"):
-        WorldModel(replace(other.config, heads=heads), other.tokenizer, other.transformer, other.heads)
+        with_heads(other, forecast_frames=3)
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "./nowhere", "too/many/parts"])
@@ -495,8 +518,8 @@ def test_an_unknown_checkpoint_is_one_sentence(name):
 
 
 def test_names_of_released_models_are_unique_and_known():
-    assert all(name.startswith("ivideogpt-") for name in official_format.RELEASED)
-    assert {frames for frames, _ in official_format.RELEASED.values()} == {12, 16, 17}
+    assert all(name.startswith("ivideogpt-") for name in checkpoint.RELEASED)
+    assert {frames for frames, _ in checkpoint.RELEASED.values()} == {12, 16, 17}
 
 
 def test_json_of_a_checkpoint_is_strict(saved):
@@ -511,3 +534,30 @@ def test_greedy_imagination_survives_half_precision_files(model_of, frames_for, 
     context, actions = frames_for(model), actions_for(model)
     imagined = loaded.imagine(context, actions, sampling=Sampling(greedy=True))
     torch.testing.assert_close(imagined.log_probs, loaded.log_prob(context, actions, imagined.ids), atol=1e-4, rtol=0)
+
+
+# Sampling
+
+
+def test_a_model_samples_as_its_checkpoint_says_unless_told_otherwise(build, frames_for, actions_for):
+    sampling = Sampling(temperature=0.3, top_k=4)
+    model, context = build("plain", sampling=sampling), frames_for(build("plain"))
+    actions = actions_for(model)
+    expected = model.imagine(context, actions, sampling=sampling)
+    imagined = model.imagine(context, actions)
+    assert torch.equal(imagined.ids, expected.ids) and torch.equal(imagined.log_probs, expected.log_probs)
+    assert model.session(context).sampling == sampling
+    torch.testing.assert_close(model.log_prob(context, actions, imagined.ids), imagined.log_probs, atol=1e-4, rtol=0)
+    assert not torch.equal(model.imagine(context, actions, sampling=Sampling()).ids, expected.ids)
+
+
+def test_a_checkpoint_keeps_its_sampling_and_an_older_one_its_temperature(saved, build, tmp_path):
+    model = build("plain", sampling=Sampling(temperature=0.3, top_k=None))
+    model.save_pretrained(tmp_path / "new")
+    assert WorldModel.from_pretrained(tmp_path / "new").config.sampling == Sampling(temperature=0.3, top_k=None)
+    folder = saved("plain")
+    values = load_json(folder / "config.json")
+    del values["world_model"]["sampling"]
+    values["world_model"]["temperature"] = 0.85
+    save_json(folder / "config.json", values)
+    assert WorldModel.from_pretrained(folder).config.sampling == Sampling(temperature=0.85)

@@ -154,7 +154,7 @@ def evaluate(
         model=name,
         checkpoint=checkpoint,
         data=data,
-        facts=card_facts(model),
+        facts=card_facts(model.config, model.tokenizer, model.dynamics),
         left_out=left_out,
         pointer=model.config.action_space.pointer,
         goal_conditioned=model.config.goal_conditioned,

@@ -48,7 +48,6 @@ def gallery(
     """
     from ivideogpt.core.files import write_text_atomic
     from ivideogpt.data.catalog import dataset_info
-    from ivideogpt.decoding.sampling import Sampling
     from ivideogpt.reports.gallery_clips import find_windows, imagine_showcase, other_actions
     from ivideogpt.reports.gallery_page import gallery_page
     from ivideogpt.worldmodel.model_card import card_facts
@@ -66,7 +65,7 @@ def gallery(
         data = _own_episodes(checkpoint)
     episodes, source = _read(data, dataset_name, camera_key, model.tokenizer.config.resolution)
     windows = find_windows(model, episodes, count, horizon, stride)
-    sampling, seeds = Sampling(temperature=model.config.temperature), list(range(seed, seed + futures))
+    sampling, seeds = model.config.sampling, list(range(seed, seed + futures))
     showcases = [
         imagine_showcase(
             model, window, other_actions(windows, index), seeds, sampling, f"showcase {index + 1} of {len(windows)}"
@@ -75,7 +74,7 @@ def gallery(
     ]
     page = gallery_page(
         model.config.name or Path(checkpoint).name or checkpoint,
-        card_facts(model) | _remarks(model),
+        card_facts(model.config, model.tokenizer, model.dynamics) | _remarks(model),
         source,
         showcases,
         sampling=f"temperature {sampling.temperature:g} and top-k {sampling.top_k}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,20 +21,15 @@ def choose_sampling(
     """Return the checkpoint's sampling with the options that were given.
 
     Args:
-        model: whose checkpoint says the temperature.
+        model: its checkpoint has a sampling rule.
         temperature: of sampling; None: the checkpoint's.
-        top_k: sample from this many likeliest tokens; 0: from all; None: the default.
+        top_k: sample from this many likeliest tokens; 0: from all; None: the checkpoint's.
         greedy: take the likeliest token.
 
     Raises:
         UserError: a number is out of range.
     """
-    from ivideogpt.decoding.sampling import Sampling
-
-    sampling = Sampling(temperature=model.config.temperature, greedy=greedy)
-    if temperature is not None:
-        sampling = replace(sampling, temperature=temperature)
-    return sampling if top_k is None else replace(sampling, top_k=top_k or None)
+    return model.config.sampling.override(temperature=temperature, top_k=top_k, greedy=greedy)
 
 
 def check_range(**options: tuple[int | None, int, int]) -> None:

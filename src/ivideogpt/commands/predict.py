@@ -59,7 +59,7 @@ def predict(
         start: first recorded frame of the clip.
         episode: which episode of a store or a .safetensors file.
         temperature: of sampling; default: the checkpoint's.
-        top_k: sample from this many likeliest tokens only; 0: all; default: 100.
+        top_k: sample from this many likeliest tokens only; 0: all; default: the checkpoint's.
         greedy: take the likeliest token instead of sampling.
         reanchor_every: imagined frames between two encodings of the context.
         output: folder for the results; default: outputs/predict/NAME.
@@ -71,7 +71,8 @@ def predict(
 
     from ivideogpt.data.catalog import dataset_info
     from ivideogpt.evaluation.rollouts import imagine_with_progress
-    from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON, WorldModel
+    from ivideogpt.worldmodel.session import DEFAULT_HORIZON
+    from ivideogpt.worldmodel.world_model import WorldModel
 
     check_range(repeat=(repeat, 1, _MOST_FUTURES), horizon=(horizon, 1, _MOST_FRAMES))
     if not 0.01 <= fps <= 1000:

@@ -14,7 +14,6 @@ from ivideogpt.data.render import grid, to_uint8, write_mp4, write_strip
 from ivideogpt.metrics.image import psnr
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.training.token_batches import LiveTokens
-from ivideogpt.worldmodel.losses import transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
 
 SAMPLES = "samples"
@@ -63,7 +62,7 @@ def imagination_figures(model: WorldModel, clips: LiveTokens, run: Run, step: in
     loss = accuracy = 0.0
     for number in range(_BATCHES):
         batch = clips.batch(clips.loader.numbers(number))
-        losses = transformer_losses(model, batch.ids, batch.actions)
+        losses = model.dynamics.losses(batch.ids, batch.actions)
         loss += float(losses.tokens) / _BATCHES
         accuracy += float(losses.accuracy) / _BATCHES
     shown = clips.loader.numbers(0)[:_SHOWN]

@@ -19,6 +19,7 @@ from ivideogpt.data.mixture_reader import OpenMixture, as_mixture, pooled_action
 from ivideogpt.data.mixtures import Mixture, load_mixture, named_mixture
 from ivideogpt.data.store.reader import EpisodeStore
 from ivideogpt.data.tokens import TokenLoader, TokenStore
+from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.tokenizer import CONFIG_FILE, WEIGHTS_FILE, CompressiveTokenizer
 from ivideogpt.training.init_weights import new_world_model, start_from
 from ivideogpt.training.token_batches import LiveTokens, StoredTokens, TokenBatches
@@ -284,7 +285,7 @@ def _model(
         action_mean=about.action_mean or mean,
         action_std=about.action_std or std,
         action_space=_space(opened) if heads.action_dim and not about.action_space.low else about.action_space,
-        temperature=recipe.temperature,
+        sampling=Sampling(temperature=recipe.temperature),
         frame_stride=strides.pop() if len(strides) == 1 else 1,
         heads=heads,
     )

@@ -72,7 +72,7 @@ _PYTHON = """\
 | `model.generate(prompt, ..., action=actions)` | `model.imagine(context, actions[:, c - 1 : -1])` for c context frames and official actions, one a frame; exactly: `Sampling(legal_only=False)` |
 | `model.generate_without_action(prompt, ...)` | `model.imagine(context, horizon=n, sampling=Sampling(legal_only=False))`, for an action-free model |
 | `do_sample=False` | `Sampling(greedy=True)` |
-| `model(ids, labels=labels, action=actions).loss` | `ivideogpt.worldmodel.losses.transformer_losses(model, ids, actions)`, with the actions cut as above |
+| `model(ids, labels=labels, action=actions).loss` | `model.dynamics.losses(ids, actions)`, with the actions cut as above |
 | a rollout with a policy | `session = model.session(context)`, then `session.step(action)` for each frame |
 
 Frames are floats in [0, 1] or uint8, `[b t c h w]`, and never stacked in channels. Actions are in the units that the model was

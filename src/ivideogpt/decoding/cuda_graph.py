@@ -1,12 +1,11 @@
-"""A whole frame as one piece of work for the device, so that CUDA can replay it as a graph.
+"""Decoding of a whole frame as one CUDA graph.
 
 One position of a small transformer is hundreds of short kernels, and the host takes longer to start them than a GPU to
-run them. Here all 1 + m positions of a frame are computed without a look at any number on the host: where the frame
-begins is a number on the device, keys and values are written by index into memory that stays in place, and attention
-goes over all of that memory under a mask. On CUDA the frame is captured once for each shape of a batch and from then on
-started at once.
+run them. Here a frame is decoded with a static cache: the position of the frame is a number on the device, keys and
+values are written by index into memory that stays in place, and attention goes over all of that memory under a mask.
+The host reads no number, so that `decode_frame` can be captured once for each shape of a batch and then be replayed.
 
-What is computed is tested on a CPU, without capturing it. Capturing and replaying have never run: there was no GPU.
+The computation is tested on a CPU, without capturing it. Capturing and replaying have not been run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -15,209 +14,205 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ivideogpt.decoding.decode import FrameTokens, decode_frame
 from ivideogpt.decoding.sampling import Sampling
+from ivideogpt.models.dynamics import Dynamics
 from ivideogpt.models.kv_cache import KVCache, attend_to_parts
-from ivideogpt.worldmodel import embeddings
 
-if TYPE_CHECKING:
-    from ivideogpt.worldmodel.world_model import WorldModel
-
-#: ids, log_probs, entropies and hidden of `engine.FrameTokens`.
-Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
-
-#: A batch up to this size is decoded by a graph; 0: none is. Each graph holds a cache of its own for all its rows, and
+#: Batches up to this size are decoded by a graph; 0: none is. Each graph holds a cache of its own for all its rows, and
 #: many rows keep a GPU busy without. The number is a guess until a GPU was measured.
 GRAPH_ROWS = 128
-#: Graphs that a model keeps: of the batches and samplings that were used last.
+#: Graphs kept for each network: those of the batches and samplings that were used last.
 _MOST_GRAPHS = 4
-#: Runs before a capture: libraries choose their kernels and allocate what they work in.
+#: Runs before a capture: libraries choose their kernels and allocate their work space.
 _WARMUP_RUNS = 3
-#: How far log-probabilities of the same kernels may lie apart.
-_SAME = 1e-3
+#: Tolerance between the log-probabilities of a captured and of a plain run.
+_TOLERANCE = 1e-3
 
 
 class StaticCache(KVCache):
-    """A cache that stays in its place and is written and read at a position that only the device knows."""
+    """A cache that stays in its memory; the next position, int64 ``[1]``, is a number on the device."""
 
-    def go_to(self, place: Tensor) -> None:
-        """The next position is ``place``, int64 ``[1]``."""
-        self._place = place
-        self._unseen = torch.arange(self.positions, device=place.device) > place
+    def go_to(self, position: Tensor) -> None:
+        """Set the next position."""
+        self._position = position
+        self._unseen = torch.arange(self.positions, device=position.device) > position
+
+    def advance(self, count: int) -> None:
+        """Move the next position on."""
+        self.go_to(self._position + count)
 
     def remember(self, ids: Tensor) -> None:
-        """Notes the ids ``[b 1]`` of the position."""
-        self.ids.index_copy_(1, self._place, ids)
+        """Store the ids ``[b 1]`` of the next position."""
+        self.ids.index_copy_(1, self._position, ids)
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """As `KVCache.attend`, for one position; ``mask`` is not used."""
+    def last_ids(self, count: int) -> Tensor:
+        """Return the ids int64 ``[b count]`` of the last positions."""
+        return self.ids.index_select(1, self._position + torch.arange(-count, 0, device=self._position.device))
+
+    def rotary(self, table: Tensor, count: int) -> Tensor:
+        """Return the part ``[2 1 head_dim]`` of a rotary table for the next position."""
+        return table.index_select(1, self._position)
+
+    def causal_mask(self, count: int) -> Tensor | None:
+        """Return None: `attend` masks the memory after the next position."""
+        return None
+
+    def attend(
+        self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float = 0.0
+    ) -> Tensor:
+        """Add keys and values of one position and attend to all positions; see `KVCache.attend`."""
         parts = self.keys[layer], self.values[layer]
         for part, new in zip(parts, (keys, values), strict=True):
-            part.index_copy_(2, self._place, new)
-        return attend_to_parts(queries, [parts], self._unseen)
+            part.index_copy_(2, self._position, new)
+        return attend_to_parts(queries, [parts], self._unseen, dropout)
 
 
 class StaticFrame:
-    """Decodes frames of one shape of batch, always in the same memory.
+    """A decoder of frames of one shape of batch, always in the same memory.
 
     Attributes:
-        cache: a copy of the cache that is decoded for; of one session after the other.
-        position: int64 ``[1]``: where the frame begins.
-        separators, action, uniforms: as `engine.decode_frame` gets them.
+        cache: a copy of the cache that is decoded with; of one session after the other.
+        position: int64 ``[1]``: the first position of the frame.
+        separators: int64 ``[b]``, as in `decode_frame`.
+        action: ``[b a]`` or None.
+        uniforms: float32 ``[b m]``.
     """
 
-    def __init__(self, model: WorldModel, cache: KVCache, action: Tensor | None, sampling: Sampling) -> None:
-        """Allocates memory for batches like that of ``cache`` and ``action``."""
-        rows, device, config = len(cache.ids), cache.keys.device, model.transformer.config
-        self.cache = StaticCache.allocate(config, rows, cache.positions, device, cache.keys.dtype)
+    def __init__(self, dynamics: Dynamics, cache: KVCache, action: Tensor | None, sampling: Sampling) -> None:
+        """Allocate memory for batches like that of ``cache`` and ``action``."""
+        rows, device = len(cache.ids), cache.keys.device
+        layers, _, heads, _, head_dim = cache.keys.shape
+        shape = (layers, rows, heads, cache.positions, head_dim)
+        self.cache = StaticCache.allocate(shape, device, cache.keys.dtype)
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         self.separators = self.position.new_zeros(rows)
         self.action = None if action is None else torch.zeros_like(action)
-        self.uniforms = torch.zeros(rows, model.layout.dynamics_tokens, device=device)
-        self._model, self._sampling = weakref.ref(model), sampling
-        self._held: tuple[weakref.ref[KVCache], int] | None = None
-        self._replay: Callable[[], Drawn] | None = None
+        self.uniforms = torch.zeros(rows, dynamics.layout.dynamics_tokens, device=device)
+        self._dynamics, self._sampling = weakref.ref(dynamics), sampling
+        self._copied: tuple[weakref.ref[KVCache], int] | None = None
+        self._replay: Callable[[], FrameTokens] | None = None
 
-    def decode(self, cache: KVCache, separators: Tensor, action: Tensor | None, uniforms: Tensor) -> Drawn:
-        """As `engine.decode_frame`."""
+    def decode(self, cache: KVCache, separators: Tensor, action: Tensor | None, uniforms: Tensor) -> FrameTokens:
+        """Sample the tokens of the next frame; see `decode_frame`."""
         start, count = cache.length, self.uniforms.shape[1] + 1
-        if self._held is None or self._held[0]() is not cache or self._held[1] != cache.passes:
+
+        # Copy the cache, unless it is the one of the last call and nothing else was added to it.
+        if self._copied is None or self._copied[0]() is not cache or self._copied[1] != cache.passes:
             cache.copy_to(self.cache.keys, self.cache.values)
-            self.cache.values[:, :, :, start:] = 0  # a number left behind that is none would pass the mask
+            self.cache.values[:, :, :, start:] = 0  # NaN in unused memory would pass the mask
             self.cache.ids.copy_(cache.ids)
-        self._held = None
+        self._copied = None
+
+        # Fill the inputs and run.
         self.position.fill_(start)
         self.separators.copy_(separators)
         self.uniforms.copy_(uniforms)
         if self.action is not None and action is not None:
             self.action.copy_(action)
         if self._replay is None:
-            self._replay = checked(self.draw, self.position.device) if self.position.is_cuda else self.draw
-        # The memory of what was drawn is written again by the next frame.
-        drawn = tuple(x.clone() for x in self._replay())
+            self._replay = checked_capture(self.run, self.position.device) if self.position.is_cuda else self.run
+        tokens = FrameTokens(*(x.clone() for x in self._replay()))  # the next frame overwrites this memory
+
+        # Append the frame to the cache of the caller.
         new = slice(start, start + count)
         cache.extend(self.cache.keys[:, :, :, new], self.cache.values[:, :, :, new], self.cache.ids[:, new])
-        self._held = weakref.ref(cache), cache.passes
-        return drawn  # type: ignore[return-value]
+        self._copied = weakref.ref(cache), cache.passes
+        return tokens
 
-    def draw(self) -> Drawn:
-        """Draws the frame; the same again when called again."""
-        model = self._model()
-        assert model is not None
-        layout, transformer = model.layout, model.transformer
-        legal = layout.dynamics_ids if self._sampling.legal_only else range(layout.vocab_size)
-        added = embeddings.frame_inputs(model, self._guess(model), self.action)
-        slots = torch.arange(layout.frame_length, device=self.position.device)
-        places, ids, choices = self.position + slots, self.separators, []
-        for index in range(layout.frame_length):
-            here = slice(index, index + 1)
-            self.cache.go_to(places[here])
-            self.cache.remember(ids[:, None])
-            x = embeddings.embed(model, ids[:, None], slots[here])
-            x = x if added is None else x + added[:, here]
-            rope = transformer.rope.index_select(1, places[here])
-            for number, layer in enumerate(transformer.layers):
-                x = layer(x, rope, None, self.cache, number)
-            hidden = transformer.norm(x)[:, 0]
-            if index < layout.dynamics_tokens:
-                choices.append(self._sampling.choose(transformer.logits(hidden, legal), self.uniforms[:, index]))
-                ids = legal.start + choices[-1].index
-        chosen, log_probs, entropies = (torch.stack(parts, dim=1) for parts in zip(*choices, strict=True))
-        return legal.start + chosen, log_probs, entropies, hidden
-
-    def _guess(self, model: WorldModel) -> Tensor | None:
-        """The forecast ``[b m d]`` of the frame, or None where the model has none."""
-        heads = model.config.heads
-        if not heads.forecast_grid:
-            return None
-        count = heads.forecast_frames * model.layout.frame_length - 1
-        window = self.position + torch.arange(-count, 0, device=self.position.device)
-        history = embeddings.history(model, self.cache.ids.index_select(1, window), heads.forecast_frames)
-        return embeddings.forecast(model, history, self.action)
+    def run(self) -> FrameTokens:
+        """Decode the frame from the static memory; the same again when called again."""
+        dynamics = self._dynamics()
+        assert dynamics is not None
+        self.cache.go_to(self.position)
+        return decode_frame(dynamics, self.cache, self.separators, self.action, self._sampling, self.uniforms)
 
 
 class _Graphs:
-    """The frames that a model keeps; none of them outlives a move of its weights."""
+    """The static frames of one network; none of them outlives a move of its weights."""
 
     def __init__(self) -> None:
         self.frames: OrderedDict[Hashable, StaticFrame] = OrderedDict()
         self.failed: set[Hashable] = set()
-        self.said: set[str] = set()
+        self.warned: set[str] = set()
         self.weights: tuple[int, ...] = ()
 
-    def check(self, model: WorldModel) -> None:
-        """Forgets all frames when weights lie elsewhere; what changed in its place is read there."""
-        parts = (model.transformer, model.heads)
-        where = tuple(x.data_ptr() for part in parts for x in (*part.parameters(), *part.buffers()))
-        if where != self.weights:
+    def check_weights(self, dynamics: Dynamics) -> None:
+        """Drop all frames when the weights were moved; weights that were changed in place are read there."""
+        addresses = tuple(x.data_ptr() for x in (*dynamics.parameters(), *dynamics.buffers()))
+        if addresses != self.weights:
             self._wait()
             self.frames.clear()
             self.failed.clear()
-            self.weights = where
+            self.weights = addresses
 
     def add(self, key: Hashable, frame: StaticFrame) -> None:
-        """Keeps a frame in place of the one that was not used for longest."""
+        """Keep a frame, and drop the one that was not used for longest."""
         self.frames[key] = frame
         if len(self.frames) > _MOST_GRAPHS:
             self._wait()
             self.frames.popitem(last=False)
 
-    def say(self, reason: str) -> None:
-        """Warns of a reason once."""
-        if reason not in self.said:
-            self.said.add(reason)
+    def warn(self, reason: str) -> None:
+        """Warn of a reason once."""
+        if reason not in self.warned:
+            self.warned.add(reason)
             warnings.warn(f"frames are imagined without a CUDA graph: {reason}", stacklevel=4)
 
     def _wait(self) -> None:
-        """A graph may be at work still in the memory that it is about to lose."""
+        """Wait for graphs that may still be running in memory that is about to be freed."""
         if any(frame.position.is_cuda for frame in self.frames.values()):
             torch.cuda.synchronize()
 
 
-_kept: weakref.WeakKeyDictionary[WorldModel, _Graphs] = weakref.WeakKeyDictionary()
+_graphs: weakref.WeakKeyDictionary[Dynamics, _Graphs] = weakref.WeakKeyDictionary()
 
 
-def decode_frame(
-    model: WorldModel, cache: KVCache, separators: Tensor, action: Tensor | None, sampling: Sampling, uniforms: Tensor
-) -> Drawn | None:
-    """As `engine.decode_frame`, by a graph that is captured when a batch like this comes for the first time.
+def decode_frame_by_graph(
+    dynamics: Dynamics,
+    cache: KVCache,
+    separators: Tensor,
+    action: Tensor | None,
+    sampling: Sampling,
+    uniforms: Tensor,
+) -> FrameTokens | None:
+    """Sample the tokens of the next frame by a graph, which is captured for the first batch of a shape.
 
     Returns:
-        ids, log_probs, entropies and hidden; None, and ``cache`` as it was, where no graph can be used. A warning says
-        why, each reason once.
+        See `decode_frame`; None, with ``cache`` unchanged, where no graph can be used. A warning gives the reason once.
     """
-    room = min(cache.positions, model.transformer.config.max_positions)
-    if not GRAPH_ROWS or cache.length + model.layout.frame_length > room:  # then the usual way says what is wrong
+    room = min(cache.positions, dynamics.transformer.config.max_positions)
+    if not GRAPH_ROWS or cache.length + dynamics.layout.frame_length > room:  # `decode_frame` raises the error
         return None
-    graphs = _kept.setdefault(model, _Graphs())
-    if reason := why_not(model, len(uniforms)):
-        graphs.say(reason)
+    graphs = _graphs.setdefault(dynamics, _Graphs())
+    if reason := why_no_graph(dynamics, len(uniforms)):
+        graphs.warn(reason)
         return None
     with torch.inference_mode():
-        graphs.check(model)
+        graphs.check_weights(dynamics)
         key = len(uniforms), cache.positions, cache.keys.dtype, action is None, sampling
         if key in graphs.failed:
             return None
         frame = graphs.frames.pop(key, None)
         try:
-            frame = frame or StaticFrame(model, cache, action, sampling)
-            drawn = frame.decode(cache, separators, action, uniforms)
+            frame = frame or StaticFrame(dynamics, cache, action, sampling)
+            tokens = frame.decode(cache, separators, action, uniforms)
         except RuntimeError as error:
             graphs.failed.add(key)
-            graphs.say(f"capturing it failed ({str(error).strip().splitlines()[0]})")
+            graphs.warn(f"capturing it failed ({str(error).strip().splitlines()[0]})")
             return None
         graphs.add(key, frame)
-        return drawn
+        return tokens
 
 
-def why_not(model: WorldModel, rows: int) -> str | None:
-    """The reason why frames of ``rows`` rows cannot be decoded by a graph; None: they can."""
-    if model.device.type != "cuda":
-        return f"the model is on {model.device.type}"
+def why_no_graph(dynamics: Dynamics, rows: int) -> str | None:
+    """Return the reason why frames of ``rows`` rows cannot be decoded by a graph, or None where they can."""
+    if dynamics.device.type != "cuda":
+        return f"the model is on {dynamics.device.type}"
     if rows > GRAPH_ROWS:
         return f"{rows} rows are more than the {GRAPH_ROWS} that it pays for"
     if torch.is_grad_enabled():
@@ -227,41 +222,41 @@ def why_not(model: WorldModel, rows: int) -> str | None:
     return None
 
 
-def checked(draw: Callable[[], Drawn], device: torch.device) -> Callable[[], Drawn]:
-    """What `capture` gives, once its first frame has been found to be that of ``draw``.
+def checked_capture(run: Callable[[], FrameTokens], device: torch.device) -> Callable[[], FrameTokens]:
+    """Capture a function and compare its first replay with a plain run.
 
     Raises:
-        RuntimeError: it is another one, or it cannot be captured.
+        RuntimeError: the results differ, or the function cannot be captured.
     """
-    ids, log_probs, *_ = (x.clone() for x in draw())
-    replay = capture(draw, device)
-    found = replay()
-    if not (torch.equal(found[0], ids) and torch.allclose(found[1], log_probs, atol=_SAME, rtol=0)):
+    ids, log_probs, *_ = (x.clone() for x in run())
+    replay = capture(run, device)
+    replayed = replay()
+    if not (torch.equal(replayed[0], ids) and torch.allclose(replayed[1], log_probs, atol=_TOLERANCE, rtol=0)):
         raise RuntimeError("the captured frame is another one than without capturing")
     return replay
 
 
-def capture(draw: Callable[[], Drawn], device: torch.device) -> Callable[[], Drawn]:
-    """Captures a function of the device alone; what is returned replays it into the same memory.
+def capture(run: Callable[[], FrameTokens], device: torch.device) -> Callable[[], FrameTokens]:
+    """Capture a function of the device alone; return a function that replays it into the same memory.
 
     Raises:
-        RuntimeError: it does something that cannot be captured, or memory ran out.
+        RuntimeError: the function does something that cannot be captured, or memory ran out.
     """
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARMUP_RUNS):
-                draw()
+                run()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile, as those of a server or of a loader do.
+        # Other threads, as those of a server or of a loader, may use the device meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            drawn = draw()
+            tokens = run()
 
-    def replay() -> Drawn:
+    def replay() -> FrameTokens:
         with torch.cuda.device(device):
             graph.replay()
-        return drawn
+        return tokens
 
     return replay

@@ -1,10 +1,11 @@
-"""How a token is chosen, and where each row's randomness comes from."""
+"""The sampling rule of a token, and the random streams of rows."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +17,10 @@ from ivideogpt.core.errors import UserError
 
 
 class Choice(NamedTuple):
-    """One token a row.
+    """One sampled token a row.
 
     Attributes:
-        index: int64 ``[b]`` into the scores.
+        index: int64 ``[b]`` into the logits.
         log_prob: float32 ``[b]``, before top-k and top-p.
         entropy: float32 ``[b]`` in nats, of the distribution before top-k and top-p.
     """
@@ -31,16 +32,16 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn.
+    """The sampling rule of tokens.
 
     Attributes:
         temperature: logits are divided by it; above 0.
-        top_k: only the k likeliest ids can be drawn; None: all.
-        top_p: only the likeliest ids that together hold this probability can be drawn; None: all.
-        greedy: the likeliest id is taken, nothing is drawn.
-        legal_only: only ids that may stand in a slot can be drawn. False: any id (official behaviour); ids out of
-            range are clamped for decoding only.
-        free_separators: separators of later frames are drawn too, not forced (the official action-free ``generate``).
+        top_k: only the k likeliest ids can be sampled; None: all.
+        top_p: only the likeliest ids that together have this probability can be sampled; None: all.
+        greedy: take the likeliest id.
+        legal_only: only dynamics ids can be sampled. False: any id (official behaviour); ids out of range are clamped
+            for decoding only.
+        free_separators: separators of later frames are sampled too, not forced (the official action-free ``generate``).
     """
 
     temperature: float = 1.0
@@ -51,40 +52,68 @@ class Sampling:
     free_separators: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError where a value is out of range."""
-        if not self.temperature > 0:
+        """Check the values.
+
+        Raises:
+            UserError: one is out of range.
+        """
+        if not 0 < self.temperature < math.inf:
             raise UserError(
-                f"temperature is {self.temperature}; expected more than 0 (use greedy for the likeliest token)"
+                f"temperature is {self.temperature}; expected more than 0, and finite (use greedy for the likeliest "
+                "token)"
             )
         if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k is {self.top_k}; expected at least 1, or none to draw from all tokens")
+            raise UserError(f"top_k is {self.top_k}; expected at least 1, or none to sample from all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; expected more than 0 and at most 1")
 
+    def override(self, *, temperature: float | None = None, top_k: int | None = None, greedy: bool = False) -> Sampling:
+        """Return the rule with the options of a command; None keeps a value, and a ``top_k`` of 0 means all ids.
+
+        Raises:
+            UserError: a value is out of range.
+        """
+        return replace(
+            self,
+            temperature=self.temperature if temperature is None else temperature,
+            top_k=self.top_k if top_k is None else top_k or None,
+            greedy=self.greedy or greedy,
+        )
+
     def log_probabilities(self, logits: Tensor) -> Tensor:
-        """Log-probabilities float32 ``[... v]`` at this temperature, before top-k and top-p."""
+        """Return log-probabilities float32 ``[... v]`` at this temperature, before top-k and top-p."""
         return F.log_softmax(logits.float() / self.temperature, dim=-1)
 
     def choose(self, logits: Tensor, uniforms: Tensor) -> Choice:
-        """Draws one id a row.
+        """Sample one id a row.
 
         Args:
             logits: ``[b v]``.
-            uniforms: ``[b]`` in [0, 1): the randomness of each row.
+            uniforms: ``[b]`` in [0, 1): the random number of each row.
         """
         log_probabilities = self.log_probabilities(logits)
         if self.greedy:
             index = logits.argmax(dim=-1)
         else:
-            probabilities = self._narrow(log_probabilities).exp()
+            probabilities = self._mask_unlikely(log_probabilities).exp()
             total = probabilities.cumsum(dim=-1)
             index = torch.searchsorted(total, (uniforms * total[:, -1])[:, None], right=True)[:, 0]
-            # The last sum can be reached by rounding: the last id that has any probability stands for it.
+            # Rounding can reach the last sum, behind all ids: take the last id that has any probability.
             index = torch.minimum(index, (total < total[:, -1:]).sum(dim=-1))
         log_prob = log_probabilities.gather(-1, index[:, None])[:, 0]
         return Choice(index, log_prob, entropy(log_probabilities))
 
-    def _narrow(self, scores: Tensor) -> Tensor:
+    def score(self, logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-probability float32 ``[...]`` of the tokens ``index`` ``[...]``, and the entropy there.
+
+        Args:
+            logits: ``[... v]``.
+            index: int64 ``[...]`` into the logits.
+        """
+        log_probabilities = self.log_probabilities(logits)
+        return log_probabilities.gather(-1, index[..., None])[..., 0], entropy(log_probabilities)
+
+    def _mask_unlikely(self, scores: Tensor) -> Tensor:
         if self.top_k is not None and self.top_k < scores.shape[-1]:
             least = scores.topk(self.top_k, dim=-1).values[:, -1:]
             scores = scores.masked_fill(scores < least, -torch.inf)
@@ -99,12 +128,12 @@ class Sampling:
 class RandomStreams:
     """One stream of random numbers a row: a pure function of the row's key and the step.
 
-    Nothing is consumed, so going back to a step draws the same numbers again, and a row draws the same whatever the
-    batch around it.
+    No state is consumed, so that going back to a step gives the same numbers again, and a row has the same numbers in
+    any batch.
 
     Attributes:
         keys: one 128-bit number a row.
-        generation: how many forks lie behind; it keeps the children of a fork's fork at one step apart.
+        generation: number of forks before; it separates the children of a fork's fork at one step.
     """
 
     keys: tuple[int, ...]
@@ -112,7 +141,7 @@ class RandomStreams:
 
     @classmethod
     def from_seed(cls, seed: int | Sequence[int] | RandomStreams, rows: int) -> RandomStreams:
-        """Row i of ``seed``, or one seed a row (then each is row 0 of its own seed); streams are taken as they are.
+        """Create the streams of row i of ``seed``, or of row 0 of one seed a row; given streams are returned.
 
         Raises:
             UserError: another number of seeds than rows.
@@ -127,33 +156,37 @@ class RandomStreams:
         return cls(tuple(_key(int(value), 0) for value in seed))
 
     def select(self, rows: slice) -> RandomStreams:
-        """The streams of some rows."""
+        """Return the streams of a slice of the rows."""
         return RandomStreams(self.keys[rows], self.generation)
 
     def rows(self, rows: Sequence[int]) -> RandomStreams:
-        """The streams of rows of these numbers, in any order."""
+        """Return the streams of the rows with these numbers, in any order."""
         return RandomStreams(tuple(self.keys[row] for row in rows), self.generation)
 
     def uniforms(self, step: int, count: int) -> Tensor:
-        """float32 ``[b count]`` in [0, 1) for ``step``."""
+        """Return uniform random numbers float32 ``[b count]`` in [0, 1) for ``step``."""
+        if count == 0:
+            return torch.empty(len(self.keys), 0)
         rows = [np.random.Generator(np.random.Philox(key=key, counter=step << 64)).random(count) for key in self.keys]
         return torch.from_numpy(np.stack(rows).astype(np.float32)).clamp(max=1 - 2**-24)
 
     def fork(self, k: int, step: int, common: bool, first: int = 0) -> RandomStreams:
-        """Streams of children ``first`` to ``first + k`` of each row: child 0 keeps its parent's, others get new ones.
+        """Return the streams of children ``first`` to ``first + k`` of each row.
 
-        With ``common`` all keep it.
+        Child 0 keeps the stream of its parent, the others get new ones; with ``common`` all keep it.
         """
 
-        def of(key: int, child: int) -> int:
+        def child_key(key: int, child: int) -> int:
             return key if common or child == 0 else _key(key, self.generation, step, child)
 
         children = range(first, first + k)
-        return RandomStreams(tuple(of(key, child) for key in self.keys for child in children), self.generation + 1)
+        return RandomStreams(
+            tuple(child_key(key, child) for key in self.keys for child in children), self.generation + 1
+        )
 
 
 def entropy(log_probabilities: Tensor) -> Tensor:
-    """Entropy ``[...]`` in nats of log-probabilities ``[... v]``."""
+    """Return the entropy ``[...]`` in nats of log-probabilities ``[... v]``."""
     return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
 
 

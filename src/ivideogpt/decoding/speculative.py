@@ -1,63 +1,64 @@
-"""Drafts: likely tokens of the next frame, which the transformer confirms or corrects a whole frame at a time.
+"""Speculative decoding: a draft of a whole frame is checked in one pass of the transformer.
 
-A draft may come from anywhere, because what is drawn does not depend on it: each token is drawn from the transformer's
-scores with a random number of its own, and a draft only decides how many tokens can be drawn after one pass (see
-`engine.decode_frame`). Two drafters are known here. The forecast knows the action, and its tokens are drawn with the
-random numbers that they will be drawn with anyway, so that they agree more often than independent draws. The previous
-frame serves every model.
+1) A draft of all tokens of the frame is made: sampled from the forecast, or the tokens of the previous frame.
+2) One pass reads the draft. Each token is sampled from the resulting logits, with the random number that it would be
+   sampled with token by token.
+3) Up to the first token that differs from the draft, nothing would have been different token by token: these tokens
+   are accepted, and so is the first one that differs, since all before it were right.
+4) The tokens that were sampled after it are the next draft, as in Jacobi decoding. Back to 2.
 
-Whether to draft is decided by counting, not by the clock: a clock would choose differently from run to run, and passes
-of other lengths round differently, so that a seed would no longer give the same frames on the same machine.
+Since each token has a random number of its own, the result does not depend on the draft, rounding apart. The forecast
+knows the action, and its tokens are sampled with the same random numbers, so that they agree more often than
+independent ones. Drafts are given up where they do not pay. This is decided by counting positions, not by the clock: a
+clock would decide differently from run to run, and passes of other lengths round differently, so that a seed would no
+longer give the same frames on the same machine.
 
-Source: speculative decoding (Leviathan et al. 2023), but with shared random numbers instead of rejection, and with the
-transformer's own draws as the next draft, as in Jacobi decoding (Santilli et al. 2023).
+Source: Leviathan et al. 2023, with shared random numbers instead of rejection; Santilli et al. 2023 for step 4.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
+from collections.abc import Callable
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from ivideogpt.decoding.decode import FrameTokens, decode_tokens, stack_tokens
 from ivideogpt.decoding.sampling import Sampling
+from ivideogpt.models.dynamics import Dynamics
 from ivideogpt.models.kv_cache import KVCache
 
-if TYPE_CHECKING:
-    from ivideogpt.worldmodel.world_model import WorldModel
-
-#: What a pass costs apart from its positions, in positions: reading the weights, and reading the cache of each row.
-#: Measured on one core of a CPU, about the same for 3M weights and for the official 138M (docs/performance.md); not on
-#: a GPU, where a pass costs more beside its positions, so that drafts pay there even sooner.
+#: Cost of a pass beside its positions, in positions: reading the weights, and reading the cache of each row. Measured
+#: on one core of a CPU, about the same for 3M weights and for the official 138M (docs/performance.md); not on a GPU,
+#: where a pass costs more beside its positions, so that drafts pay there even sooner.
 PASS_POSITIONS, ROW_POSITIONS = 24, 3
-#: A draft of which less than this share is expected to be right is not read: the drafts of random weights.
+#: A draft is not read when a smaller share of it is expected to be right: drafts of untrained weights.
 LEAST_SHARE = 0.1
-#: Drafts of a frame are given up when they have lost this share of what the frame costs token by token. With less,
-#: those of many rows are given up too early: their first passes settle few tokens, and the fourth often all the rest.
+#: Drafts of a frame are given up when they have lost this share of the cost of the frame token by token. With less,
+#: those of many rows are given up too early: their first passes accept few tokens, and the fourth often all the rest.
 MOST_LOSS = 0.5
 #: Frames after which drafts that did not pay are tried again.
 RETRY_FRAMES = 8
+#: Batches up to this size are decoded with drafts. A wrong draft of one row is read again for all: with 32 rows drafts
+#: save a quarter of the time, with 64 nothing (docs/performance.md).
+DRAFT_ROWS = 32
 
-_switched_on = True
-_paid: WeakKeyDictionary[KVCache, dict[int, bool]] = WeakKeyDictionary()
 
-
-class Known(NamedTuple):
-    """What is known before a frame is drawn.
+class DraftInputs(NamedTuple):
+    """The inputs of a drafter.
 
     Attributes:
-        model: the world model.
+        dynamics: the network.
         cache: what was read so far: whole frames.
-        guess: the forecast ``[b m d]`` of the frame, or None where the model has none.
-        sampling: how its tokens will be drawn.
-        uniforms: float32 ``[b m]`` in [0, 1): with these numbers.
+        forecast: ``[b m d]`` of the frame, or None where the model has none.
+        sampling: the sampling rule of its tokens.
+        uniforms: float32 ``[b m]`` in [0, 1): the random number of each token.
     """
 
-    model: WorldModel
+    dynamics: Dynamics
     cache: KVCache
-    guess: Tensor | None
+    forecast: Tensor | None
     sampling: Sampling
     uniforms: Tensor
 
@@ -67,116 +68,176 @@ class Draft(NamedTuple):
 
     Attributes:
         ids: int64 ``[b m]`` of the full vocabulary.
-        share: of them that is expected to be right, 0 to 1.
+        share: share of them that is expected to be right, 0 to 1.
     """
 
     ids: Tensor
     share: float
 
 
-class Cost:
-    """What a frame cost so far, beside what its tokens would have cost one by one; in positions of one row's pass."""
+class DraftStatistics:
+    """Record of the frames of one cache in which drafts paid.
+
+    It depends on the past of the cache alone, so that a step that is made again is made in the same way.
+    """
+
+    def __init__(self) -> None:
+        """Start without a record."""
+        self._paid: dict[int, bool] = {}
+
+    def may_pay(self, position: int, frame_length: int) -> bool:
+        """Return False for some frames after drafts did not pay; ``position``: the first one of the next frame."""
+        if not self._paid or self._paid[max(self._paid)]:
+            return True
+        return position - max(self._paid) >= RETRY_FRAMES * frame_length
+
+    def record(self, position: int, paid: bool) -> None:
+        """Record the frame that begins at ``position``."""
+        self._paid[position] = paid
+
+    def truncate(self, position: int) -> None:
+        """Drop the records of frames from ``position`` on."""
+        self._paid = {start: paid for start, paid in self._paid.items() if start < position}
+
+
+class DraftCost:
+    """Cost of a frame so far, beside the cost of its tokens one by one; in positions of one row's pass."""
 
     def __init__(self, rows: int, tokens: int) -> None:
-        """Of a frame of m ``tokens`` for b ``rows``."""
+        """Start at 0 for a frame of m ``tokens`` for b ``rows``."""
         self.rows, self.tokens, self.passes, self.positions = rows, tokens, 0, 0
 
     def add(self, positions: int) -> None:
-        """Counts a pass over so many positions of each row."""
+        """Add a pass over so many positions of each row."""
         self.passes += 1
         self.positions += positions
 
-    def still_pays(self, settled: int) -> bool:
-        """Whether to go on with drafts when ``settled`` tokens are known: few at first, and often the rest at once."""
-        lost = self._of(self.passes, self.positions) - self._of(settled, settled)
-        return lost <= MOST_LOSS * self._alone
-
-    @property
-    def _alone(self) -> int:
-        """Of the whole frame token by token."""
-        return self._of(self.tokens + 1, self.tokens + 1)
+    def still_pays(self, accepted: int) -> bool:
+        """Return True where drafting should go on after ``accepted`` tokens: few at first, often the rest at once."""
+        lost = self._cost(self.passes, self.positions) - self._cost(accepted, accepted)
+        return lost <= MOST_LOSS * self._token_by_token
 
     @property
     def paid(self) -> bool:
-        """Whether the whole frame was cheaper than token by token."""
-        return self._of(self.passes, self.positions) < self._alone
+        """True where the whole frame was cheaper than token by token."""
+        return self._cost(self.passes, self.positions) < self._token_by_token
 
-    def _of(self, passes: int, positions: int) -> int:
+    @property
+    def _token_by_token(self) -> int:
+        return self._cost(self.tokens + 1, self.tokens + 1)
+
+    def _cost(self, passes: int, positions: int) -> int:
         return passes * (PASS_POSITIONS + ROW_POSITIONS * self.rows) + positions * self.rows
 
 
-@contextmanager
-def switched_off() -> Iterator[None]:
-    """Everything is decoded token by token, for comparisons."""
-    global _switched_on
-    before, _switched_on = _switched_on, False
-    try:
-        yield
-    finally:
-        _switched_on = before
+def decode_frame_speculatively(
+    dynamics: Dynamics,
+    cache: KVCache,
+    separators: Tensor,
+    action: Tensor | None,
+    sampling: Sampling,
+    uniforms: Tensor,
+    statistics: DraftStatistics,
+) -> FrameTokens:
+    """Sample the tokens of the next frame with drafts where they pay; all rows go on together.
 
-
-def first_draft(known: Known) -> Draft | None:
-    """The draft that the next frame begins with, or None where none is likely to pay.
-
-    The answer depends on the past of this cache alone, so that a step that is made again is made in the same way. A
-    fork, and a segment that is opened, begin without what was noted of other caches.
+    Args:
+        dynamics: the network.
+        cache: earlier positions; grows by 1 + m.
+        separators: int64 ``[b]``: the ids that open the frame.
+        action: ``[b a]`` in model units, or None.
+        sampling: the sampling rule.
+        uniforms: float32 ``[b m]`` in [0, 1): the random number of each token.
+        statistics: record of the earlier frames of this cache; the frame joins it.
     """
-    if not (_switched_on and _may_pay(known.cache, known.model.layout.frame_length)):
-        return None
-    draft = next(filter(None, (drafter(known) for drafter in DRAFTERS)), None)
+    rows, count = uniforms.shape
+    start, allowed = cache.length, dynamics.allowed_ids(sampling.legal_only)
+    slots = torch.arange(dynamics.layout.frame_length, device=separators.device)
+    forecast = dynamics.next_forecast(cache, action)
+    inputs = dynamics.frame_inputs(forecast, action)
+    statistics.truncate(start)
+
+    # 1) Make the draft.
+    draft = None
+    if rows <= DRAFT_ROWS and statistics.may_pay(start, dynamics.layout.frame_length):
+        draft = first_draft(DraftInputs(dynamics, cache, forecast, sampling, uniforms))
+    if draft is None:
+        tokens, hidden = decode_tokens(dynamics, cache, separators, 0, inputs, sampling, uniforms)
+        return stack_tokens(tokens, hidden)
+
+    sequence, cost = torch.cat([separators[:, None], draft.ids], dim=1), DraftCost(rows, count)
+    ids = sequence[:, 1:]
+    log_probs, entropies = (torch.empty(rows, count, device=ids.device) for _ in range(2))
+    accepted = 0
+    while True:
+        # 2) Read the draft from the last accepted token on, and sample after each of its positions.
+        hidden = dynamics.append(
+            cache, sequence[:, accepted:], slots[accepted:], None if inputs is None else inputs[:, accepted:]
+        )
+        cost.add(count + 1 - accepted)
+        if accepted == count:
+            break
+        logits = dynamics.logits(hidden[:, :-1], allowed)
+        choice = sampling.choose(logits.flatten(0, 1), uniforms[:, accepted:].flatten())
+        index, log_prob, entropy = (x.view(rows, -1) for x in choice)
+
+        # 3) Accept the tokens up to the first that differs from the draft in any row, and that one.
+        sampled = allowed.start + index
+        right = int((sampled == ids[:, accepted:]).all(dim=0).long().cumprod(dim=0).sum())
+        ids[:, accepted:], log_probs[:, accepted:], entropies[:, accepted:] = sampled, log_prob, entropy
+        if right == count - accepted:
+            break
+        accepted += right + 1
+        cache.truncate(start + accepted)
+
+        # 4) Go on with what was sampled as the next draft, or token by token where drafts lose.
+        if not cost.still_pays(accepted):
+            tokens, last = decode_tokens(dynamics, cache, sequence[:, accepted], accepted, inputs, sampling, uniforms)
+            for place, token in enumerate(tokens, accepted):
+                ids[:, place], log_probs[:, place], entropies[:, place] = token
+                cost.add(1)
+            cost.add(1)
+            hidden = last[:, None]
+            break
+    statistics.record(start, cost.paid)
+    return FrameTokens(ids, log_probs, entropies, hidden[:, -1])
+
+
+def first_draft(inputs: DraftInputs) -> Draft | None:
+    """Return the draft of the next frame, or None where none is likely to pay."""
+    draft = next(filter(None, (drafter(inputs) for drafter in DRAFTERS)), None)
     return None if draft is None or draft.share < LEAST_SHARE else draft
 
 
-def from_forecast(known: Known) -> Draft | None:
-    """Tokens drawn from the forecast, of which as many are expected to be right as it says itself."""
-    model, sampling = known.model, known.sampling
-    if known.guess is None:
+def draft_from_forecast(inputs: DraftInputs) -> Draft | None:
+    """Sample a draft from the forecast; the expected share of right tokens is their mean probability."""
+    dynamics, sampling = inputs.dynamics, inputs.sampling
+    if inputs.forecast is None:
         return None
-    legal = model.layout.dynamics_ids if sampling.legal_only else range(model.layout.vocab_size)
-    scores = model.transformer.guess_logits(known.guess, legal)
-    choice = sampling.choose(scores.flatten(0, 1), known.uniforms.flatten())
-    return Draft(legal.start + choice.index.view(known.uniforms.shape), choice.log_prob.exp().mean().item())
+    allowed = dynamics.allowed_ids(sampling.legal_only)
+    logits = dynamics.forecast_logits(inputs.forecast, allowed)
+    choice = sampling.choose(logits.flatten(0, 1), inputs.uniforms.flatten())
+    return Draft(allowed.start + choice.index.view(inputs.uniforms.shape), choice.log_prob.exp().mean().item())
 
 
-def from_previous(known: Known) -> Draft | None:
-    """The tokens of the last frame, of which as many are expected to be right as were in the frame before it already.
+def draft_from_previous_frame(inputs: DraftInputs) -> Draft | None:
+    """Return the tokens of the last frame; the expected share is that of tokens equal in the last two frames.
 
-    None where one of the two is a frame of the context and has another codebook.
+    None where one of the two is a context frame with another codebook.
     """
-    last, before = (_frame(known.model, known.cache, back) for back in (1, 2))
+    last, before = (_previous_frame(inputs.dynamics, inputs.cache, back) for back in (1, 2))
     return None if last is None or before is None else Draft(last, (last == before).float().mean().item())
 
 
-#: The first that has a draft makes it.
-DRAFTERS: tuple[Callable[[Known], Draft | None], ...] = (from_forecast, from_previous)
+#: The first drafter that returns a draft makes it.
+DRAFTERS: tuple[Callable[[DraftInputs], Draft | None], ...] = (draft_from_forecast, draft_from_previous_frame)
 
 
-def note(cache: KVCache, start: int, cost: Cost) -> None:
-    """Notes whether drafts paid in the frame that begins at position ``start``."""
-    _paid.setdefault(cache, {})[start] = cost.paid
-
-
-def forget(cache: KVCache) -> None:
-    """Forgets what was noted of frames that were taken back; called before each new one."""
-    noted = _paid.get(cache, {})
-    for start in [start for start in noted if start >= cache.length]:
-        del noted[start]
-
-
-def _may_pay(cache: KVCache, frame_length: int) -> bool:
-    """False for some frames after drafts did not pay."""
-    noted = _paid.get(cache)
-    if not noted or noted[max(noted)]:
-        return True
-    return cache.length - max(noted) >= RETRY_FRAMES * frame_length
-
-
-def _frame(model: WorldModel, cache: KVCache, back: int) -> Tensor | None:
-    """Ids ``[b m]`` of the frame ``back`` frames before the next one, as a future frame has them; None: it has none."""
-    layout = model.layout
-    future = (cache.length - layout.context_length(model.context_frames)) // layout.frame_length
-    if back > future and (model.tokenizer.config.conditional or back > future + model.context_frames):
+def _previous_frame(dynamics: Dynamics, cache: KVCache, back: int) -> Tensor | None:
+    """Return the dynamics ids ``[b m]`` of the frame ``back`` frames before the next one, or None."""
+    layout, context_frames = dynamics.layout, dynamics.context_frames
+    future = (cache.length - layout.context_length(context_frames)) // layout.frame_length
+    if back > future and (not dynamics.shared_codebook or back > future + context_frames):
         return None
     stop = cache.length - (back - 1) * layout.frame_length
     ids = cache.ids[:, stop - layout.dynamics_tokens : stop]

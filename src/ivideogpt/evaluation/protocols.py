@@ -154,7 +154,7 @@ def settle(protocol: Protocol, model: WorldModel, *, horizon: int | None = None,
         protocol,
         context_frames=known,
         clip_frames=frames if horizon is None else known + horizon,
-        temperature=model.config.temperature if protocol.temperature is None else protocol.temperature,
+        temperature=model.config.sampling.temperature if protocol.temperature is None else protocol.temperature,
         top_k=None if protocol.top_k == 0 else protocol.top_k,
     )
     for name in ("samples", "horizon"):

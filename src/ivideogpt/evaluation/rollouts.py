@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,9 +17,7 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.metrics.image import psnr, ssim
-from ivideogpt.worldmodel import validation
 from ivideogpt.worldmodel.imagination import Imagination
-from ivideogpt.worldmodel.session import imagination
 from ivideogpt.worldmodel.world_model import WorldModel
 
 #: (true future, imagined future, last context frame) of n clips to figures.
@@ -118,10 +117,8 @@ def imagine_with_progress(
     """
     start = time.perf_counter()
     session = model.session(context, **options)  # type: ignore[arg-type]
-    actions = validation.check_actions(model, actions, session.rows, horizon)
-    for index in tqdm(range(horizon), desc=label, unit="frame", leave=False, disable=None):
-        session.advance(None if actions is None else actions[:, index])
-    imagined = imagination(session, 0)
+    with tqdm(total=horizon, desc=label, unit="frame", leave=False, disable=None) as bar:
+        imagined = session.rollout(actions, horizon, on_step=bar.update)
     imagined.frames  # noqa: B018  looked at here, so that decoding counts
     return imagined, time.perf_counter() - start
 
@@ -174,11 +171,7 @@ def imagine_futures(
                 chosen = range(first, min(first + batch_size, samples))
                 branch = session.fork(len(chosen), first=first) if samples > 1 else session
                 repeated = None if actions is None else actions[rows].repeat_interleave(len(chosen), dim=0)
-                repeated = validation.check_actions(model, repeated, branch.rows, horizon)
-                for index in range(horizon):
-                    branch.advance(None if repeated is None else repeated[:, index])
-                    bar.update(branch.rows)
-                imagined = imagination(branch, 0)
+                imagined = branch.rollout(repeated, horizon, on_step=partial(bar.update, branch.rows))
                 frames, ids, entropies = (
                     rearrange(x, "(n k) ... -> n k ...", k=len(chosen))
                     for x in (imagined.frames, imagined.ids, imagined.entropies.mean(dim=-1))

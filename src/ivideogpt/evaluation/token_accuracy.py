@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ivideogpt.worldmodel.losses import transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -41,7 +40,7 @@ def score_tokens(model: WorldModel, ids: Tensor, actions: Tensor | None) -> Toke
     frames = min(layout.future_frames(count, ids.shape[1]), model.segment_limit)
     ids = ids[:, : layout.length(count, frames)]
     found = [
-        transformer_losses(model, row[None], None if actions is None else actions[index : index + 1, :frames])
+        model.dynamics.losses(row[None], None if actions is None else actions[index : index + 1, :frames])
         for index, row in enumerate(ids)
     ]
     return TokenScores(

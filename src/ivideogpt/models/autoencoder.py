@@ -1,7 +1,7 @@
 """Encoder and decoder of single frames, with or without attention to the features of context frames.
 
-Source: thuml/iVideoGPT ivideogpt/ctx_tokenizer (same arithmetic; one class serves both the plain and the
-conditional network, which there are copies of each other).
+Source: thuml/iVideoGPT ivideogpt/ctx_tokenizer (same arithmetic; one class is used for both the plain and the
+conditional network, which are copies of each other there).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ CROSS_ATTENTION_GROUPS = 32  # the official blocks ignore norm_num_groups
 
 
 class CrossAttentionBlock(nn.Module):
-    """Pixels of a future frame look at the pixels of all context frames."""
+    """Cross-attention from the pixels of future frames to the pixels of all context frames."""
 
     def __init__(self, channels: int, resolution: int, context_frames: int, dropout: float) -> None:
-        """Position embeddings are learned for ``context_frames`` maps of ``resolution`` squared pixels."""
+        """Create position embeddings for ``context_frames`` maps of ``resolution`` squared pixels, and attention."""
         super().__init__()
         if channels % CROSS_ATTENTION_GROUPS:
             raise UserError(
@@ -40,12 +40,12 @@ class CrossAttentionBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def keep_last(self, context_frames: int) -> None:
-        """Looks at ``context_frames`` frames from now on, with the position embeddings of the last ones."""
+        """Attend to ``context_frames`` frames from now on, with the position embeddings of the last ones."""
         rows = len(self.q_pos_emb) * context_frames
         self.kv_pos_emb = nn.Parameter(self.kv_pos_emb.detach()[-rows:].clone())
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Mixes the context into the future frames.
+        """Add attention to the context to the features of future frames.
 
         Args:
             x: ``[(b f) ch h w]`` features of future frames.
@@ -55,11 +55,11 @@ class CrossAttentionBlock(nn.Module):
             The same shape as ``x``.
         """
         clips, height = context.shape[0], x.shape[2]
-        # The frames are stacked along the height, so that the norm takes its statistics over all of them.
+        # Stack the frames along the height, so that the norm takes its statistics over all of them.
         stacked = rearrange(context, "b c ch h w -> b ch (c h) w")
         keys = rearrange(self.kv_norm(stacked), "b ch h w -> b (h w) ch") + self.kv_pos_emb
         queries = rearrange(self.q_norm(x), "n ch h w -> n (h w) ch") + self.q_pos_emb
-        # All future frames of a clip ask the same keys: one long query instead of repeated keys.
+        # All future frames of a clip have the same keys: one long query instead of repeated keys.
         queries = rearrange(queries, "(b f) p ch -> b (f p) ch", b=clips)
         mixed, _ = self.att(queries, keys, keys, need_weights=False)
         mixed = rearrange(mixed, "b (f h w) ch -> (b f) ch h w", h=height, w=x.shape[3])
@@ -67,7 +67,7 @@ class CrossAttentionBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frame to latent map; conditional where ``context_frames`` is not 0."""
+    """Network from a frame to a latent map; conditional where ``context_frames`` is not 0."""
 
     cross_att_blocks: nn.ModuleList
 
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
         max_attention_resolution: int = 0,
         dropout: float = 0.0,
     ) -> None:
-        """``resolution`` is that of the input; each level but the last halves it."""
+        """Create the layers; ``resolution`` is that of the input, and each level but the last halves it."""
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, block_channels[0], 3, padding=1)
         widths = [block_channels[0], *block_channels]
@@ -106,7 +106,7 @@ class Encoder(nn.Module):
             )
 
     def forward(self, x: Tensor, context: Sequence[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Encodes frames.
+        """Encode frames.
 
         Args:
             x: ``[b ch h w]``.
@@ -122,15 +122,15 @@ class Encoder(nn.Module):
         for level, block in enumerate(self.down_blocks):
             x = block(x)
             if context is not None and self.conditioned[level]:
-                attend, known = next(pairs)
-                x = attend(x, known)
+                attention, context_map = next(pairs)
+                x = attention(x, context_map)
             features.append(x)
         x = self.mid_block(x)
         return self.conv_out(F.silu(self.conv_norm_out(x))), features
 
 
 class Decoder(nn.Module):
-    """Latent map to frame; conditional where ``context_frames`` is not 0."""
+    """Network from a latent map to a frame; conditional where ``context_frames`` is not 0."""
 
     cross_att_blocks: nn.ModuleList
 
@@ -148,7 +148,7 @@ class Decoder(nn.Module):
         max_attention_resolution: int = 0,
         dropout: float = 0.0,
     ) -> None:
-        """``block_channels`` as in the encoder; ``resolution`` is that of the latent map."""
+        """Create the layers; ``block_channels`` as in the encoder, ``resolution`` is that of the latent map."""
         super().__init__()
         channels = list(reversed(block_channels))
         last = len(channels) - 1
@@ -160,7 +160,7 @@ class Decoder(nn.Module):
         )
         self.conv_norm_out = make_norm(channels[-1], groups)
         self.conv_out = nn.Conv2d(channels[-1], out_channels, 3, padding=1)
-        # Levels are: after the middle, then after each block that upsamples.
+        # The levels are after the middle, then after each block that upsamples.
         sizes = [resolution * 2**i for i in range(last + 1)]
         self.conditioned = [bool(context_frames) and size <= max_attention_resolution for size in sizes]
         if context_frames:
@@ -171,7 +171,7 @@ class Decoder(nn.Module):
             )
 
     def forward(self, z: Tensor, context: Sequence[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Decodes latent maps.
+        """Decode latent maps.
 
         Args:
             z: ``[b latent h w]``.
@@ -186,14 +186,14 @@ class Decoder(nn.Module):
         pairs = zip(self.cross_att_blocks, context, strict=True) if context is not None else iter(())
         for level, block in enumerate(self.up_blocks):
             if context is not None and self.conditioned[level]:
-                attend, known = next(pairs)
-                x = attend(x, known)
+                attention, context_map = next(pairs)
+                x = attention(x, context_map)
             features.append(x)
             x = block(x)
         return self.conv_out(F.silu(self.conv_norm_out(x))), features
 
     def features(self, z: Tensor, levels: int) -> list[Tensor]:
-        """The first ``levels`` of the features that `forward` gives without a context; no frame is made."""
+        """Return the first ``levels`` features of `forward` without a context, without decoding frames."""
         x = self.mid_block(self.conv_in(z))
         features = [x]
         for block in self.up_blocks[: levels - 1]:  # type: ignore[union-attr]

@@ -1,9 +1,9 @@
-"""Products with a weight matrix: as PyTorch does them, and from a second copy laid out for this processor.
+"""Linear layers that multiply with a copy of their weight, reordered or rounded for this CPU, in inference mode.
 
 While a model imagines on a CPU, nearly all its time goes into reading weights for one or few positions. PyTorch's own
-product uses one core for one position, and on AMD processors half of what they can do for many; oneDNN's, from weights
+product uses one core for one position, and on AMD processors half of their speed for many; that of oneDNN, from weights
 that were reordered once, is two to three times as fast (docs/performance.md). Weights of 8 bits are read four times as
-fast again, at a price in exactness, so they are used only where asked for.
+fast again but are less exact, so they are used only on request.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.models.weight_cache import Copies
+from ivideogpt.models.weight_cache import WeightCache
 
 Product = Callable[[Tensor], Tensor]
 
-#: Positions that the reordered weights are laid out for: good for one, and for hundreds (measured).
+#: Positions that the weights are reordered for: good for one, and for hundreds (measured).
 PACKED_POSITIONS = 16
-#: Weights up to this size lie in a core's cache: for a single position nothing beats the plain product.
+#: Weights up to this size stay in a core's cache: for a single position the plain product is the fastest.
 SMALL_BYTES = 2**20
 _INT8 = 127
 
 
 class Projection(nn.Linear):
-    """A linear layer without bias whose products may come from a copy of its weight.
+    """A linear layer without bias that may multiply with a copy of its weight.
 
-    In inference mode on a CPU the copy is made at first use, and made again when the weight has changed. Everything
-    else (training, other devices, other modes) uses the weight itself.
+    In inference mode on a CPU the copy is made at first use, and again when the weight has changed. Training, other
+    devices and other modes use the weight itself.
 
     Attributes:
-        int8: in inference mode on a CPU the weight is rounded to 8 bits with a scale for each row, and what it is
-            multiplied with to 8 bits, or to twice 7, with a scale for each call.
+        int8: in inference mode on a CPU the weight is rounded to 8 bits with a scale for each row, and the input to 8
+            bits, or to twice 7, with a scale for each call.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
-        """Initialised by whoever holds it."""
+        """Create the weight; the module that holds the layer initialises it."""
         super().__init__(in_features, out_features, bias=False)
         self.int8 = False
-        self._products: Copies[Product] = Copies()
+        self._products: WeightCache[Product] = WeightCache()
 
     def forward(self, x: Tensor, rows: range | None = None) -> Tensor:
-        """``[... in_features]`` to ``[... out_features]``.
+        """Multiply ``[... in_features]`` with the weight.
 
         Args:
             x: of the weight's dtype.
@@ -75,21 +75,21 @@ class Projection(nn.Linear):
 
 
 def packed_product(weight: Tensor) -> Product:
-    """The product with ``weight`` ``[out in]``, reordered for oneDNN; same numbers up to rounding."""
+    """Return the product with ``weight`` ``[out in]``, reordered for oneDNN; equal up to rounding."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_POSITIONS)
     multiply = torch.ops.mkldnn._linear_pointwise
     return lambda x: multiply(x, packed, None, "none", [], "")
 
 
 def int8_product(weight: Tensor) -> Product:
-    """The product with ``weight`` float32 ``[out in]`` rounded to 8 bits.
+    """Return the product with ``weight`` float32 ``[out in]`` rounded to 8 bits.
 
     Where sums of products overflow, inputs may have 7 bits only, which errs by several percent where a few inputs are
-    much larger than the rest; there a second product adds what that rounding left over (docs/decisions.md).
+    much larger than the others; there a second product adds the remainder of that rounding (docs/decisions.md).
     """
     scales = (weight.abs().amax(dim=1) / _INT8).clamp(min=torch.finfo(torch.float32).tiny).double()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch means to move quantised tensors to another package some day
+        warnings.simplefilter("ignore")  # PyTorch plans to move quantised tensors to another package
         zeros = torch.zeros(len(weight), dtype=torch.long)
         rounded = torch.quantize_per_channel(weight.contiguous(), scales, zeros, 0, torch.qint8)
         packed = torch.ops.quantized.linear_prepack(rounded, None)
@@ -107,10 +107,10 @@ def int8_product(weight: Tensor) -> Product:
 
 
 def set_int8(module: nn.Module, on: bool = True) -> None:
-    """Has all projections of ``module`` multiply with 8 bits in inference mode, or no longer.
+    """Switch 8-bit products in inference mode on or off for all projections of ``module``.
 
     Raises:
-        UserError: this cannot be done here, and why.
+        UserError: the weights or the processor do not allow it.
     """
     projections = [part for part in module.modules() if isinstance(part, Projection)]
     for part in projections if on else []:
@@ -129,7 +129,7 @@ def set_int8(module: nn.Module, on: bool = True) -> None:
 
 @functools.cache
 def _packed_dtypes() -> tuple[torch.dtype, ...]:
-    """Types whose products oneDNN has here: none without it, bfloat16 only where the processor computes in it."""
+    """Return the types whose products oneDNN has: none without it, bfloat16 only where the processor computes in it."""
     try:
         x = torch.ones(2, 8)
         if not torch.equal(packed_product(x)(x), F.linear(x, x)):
@@ -142,9 +142,9 @@ def _packed_dtypes() -> tuple[torch.dtype, ...]:
 
 @functools.cache
 def _sums_without_overflow() -> bool:
-    """Whether products of 8 bits are added without loss: x86 without VNNI adds pairs of them in 16 bits.
+    """Return whether products of 8 bits are added without loss: x86 without VNNI adds pairs of them in 16 bits.
 
-    Tried, not looked up: settings such as ATEN_CPU_CAPABILITY do not decide which kernel fbgemm takes.
+    It is measured, because settings such as ATEN_CPU_CAPABILITY do not decide which kernel fbgemm takes.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

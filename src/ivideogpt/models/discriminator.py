@@ -1,4 +1,4 @@
-"""Tells reconstructed frames from real ones, patch by patch, so that a tokenizer learns to draw sharply."""
+"""A patch discriminator of reconstructed and real frames, for sharp reconstructions of a tokenizer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ class DiscriminatorConfig:
     in_channels: int = 3
 
     def __post_init__(self) -> None:
-        """Raises UserError where a size is out of range or the sizes do not fit together."""
+        """Check the values.
+
+        Raises:
+            UserError: a size is out of range, or the sizes do not fit together.
+        """
         for name in ("hidden", "depth", "in_channels"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -48,19 +52,19 @@ class DiscriminatorConfig:
 
 
 class Discriminator(nn.Module):
-    """Strided convolutions with spectral norm, then a real-or-fake logit for each place.
+    """Strided convolutions with spectral norm, then a real-or-fake logit for each patch.
 
     Source: thuml/iVideoGPT ``Discriminator``, from Paella's VQGAN; same layers. Differs: depths below 4, which fail
     there, work here (the last layer is then narrower than ``hidden``).
     """
 
     def __init__(self, config: DiscriminatorConfig) -> None:
-        """Random weights in the shape of ``config``."""
+        """Create random weights in the shape of ``config``."""
         super().__init__()
         self.config = config
         layers: list[nn.Module] = []
-        inputs = (config.in_channels, *config.widths)
-        for layer, (before, after) in enumerate(zip(inputs, config.widths, strict=False)):
+        input_widths = (config.in_channels, *config.widths)
+        for layer, (before, after) in enumerate(zip(input_widths, config.widths, strict=False)):
             layers.append(spectral_norm(nn.Conv2d(before, after, 3, stride=2, padding=1)))
             if layer:
                 layers.append(nn.InstanceNorm2d(after))
@@ -69,7 +73,7 @@ class Discriminator(nn.Module):
         self.logits = nn.Conv2d(config.widths[-1], 1, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Judges frames; in training mode each call also refines the estimate of the spectral norms.
+        """Return the logits of frames; in training mode each call also refines the estimate of the spectral norms.
 
         Args:
             frames: float ``[n c h w]``, [0, 1] where they are real, not clamped where they are reconstructed.
@@ -78,7 +82,7 @@ class Discriminator(nn.Module):
             Logits ``[n 1 h' w']``, above 0 for real; ``h'`` is ``h / 2^depth``, rounded up.
 
         Raises:
-            UserError: the frames are so small that one place would be left, which an instance norm turns to 0.
+            UserError: the frames are so small that one patch would be left, which an instance norm turns to 0.
         """
         least = 2**self.config.depth + 1
         if max(frames.shape[-2:]) < least:

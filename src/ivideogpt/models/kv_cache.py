@@ -1,41 +1,38 @@
-"""Keys and values of what a transformer has read; rows that were forked read what they have in common once."""
+"""Keys and values of the positions that a transformer has read; forked rows share those that they have in common."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from ivideogpt.models.transformer import TransformerConfig
-
 Cache = TypeVar("Cache", bound="KVCache")
 
-#: Prefixes that a cache reads at most: the context's, and one of all that was forked since. Each costs some products.
+#: Most prefixes of a cache: that of the context, and one of everything forked since. Each costs some products.
 _MOST_PREFIXES = 2
 
 
 class Prefix:
-    """Positions that several caches read and none changes.
+    """Positions that several caches share and none changes.
 
     Attributes:
         keys, values: ``[layers b heads n head_dim]``; consecutive rows of a cache that reads it share a row of it.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, whole: Prefix | None = None) -> None:
-        """Wraps tensors; ``whole``: what these are a part of, which lives as long."""
+        """Wrap tensors; ``whole``: the prefix that they are a part of, which is kept alive."""
         self.keys, self.values, self._whole = keys, values, whole
 
     def __len__(self) -> int:
-        """Number n of positions."""
+        """Return the number n of positions."""
         return self.keys.shape[3]
 
     def first(self, count: int) -> Prefix:
-        """Its first ``count`` positions."""
+        """Return the first ``count`` positions."""
         if count >= len(self):
             return self
         whole = self if self._whole is None else self._whole
@@ -45,51 +42,43 @@ class Prefix:
 class KVCache:
     """Keys and values of every layer, allocated once.
 
-    A cache that was forked off another one reads the other's positions in place (``prefixes``) and owns the later ones
-    alone. The other goes on in its own memory: what it adds lies behind the prefix, and before it overwrites a part of
-    the prefix that is still read it moves to new memory.
+    A fork reads the positions of its parent in place (``prefixes``) and owns only the later ones. The parent goes on in
+    its own memory: it writes behind the prefix, and before it overwrites a part of the prefix that is still shared it
+    moves to new memory.
 
     Attributes:
         keys, values: ``[layers b heads positions head_dim]`` of the positions after the prefixes.
         ids: int64 ``[b positions]``: the tokens that were read, from the first on, for forecasts.
         length: positions filled so far, prefixes included, the same for all rows.
-        passes: how often positions were added; while it stays, what lies before ``length`` does.
-        prefixes: what comes first, in order; each has at least as many rows as the one before.
+        passes: number of times that positions were added; while it stays the same, so do the positions before
+            ``length``.
+        prefixes: the first positions, in order; each has at least as many rows as the one before.
     """
 
     def __init__(
         self, keys: Tensor, values: Tensor, ids: Tensor, length: int = 0, prefixes: Sequence[Prefix] = ()
     ) -> None:
-        """Wraps allocated tensors."""
+        """Wrap allocated tensors."""
         self.keys, self.values, self.ids, self.length = keys, values, ids, length
         self.prefixes, self.passes = tuple(prefixes), 0
         self._start = sum(map(len, self.prefixes))
         self._lent: weakref.WeakSet[Prefix] = weakref.WeakSet()
 
     @classmethod
-    def allocate(
-        cls: type[Cache],
-        config: TransformerConfig,
-        rows: int,
-        positions: int,
-        device: torch.device,
-        dtype: torch.dtype,
-    ) -> Cache:
-        """An empty cache for ``rows`` sequences of at most ``positions``."""
-        head_dim = config.hidden_size // config.num_heads
-        shape = (config.num_layers, rows, config.num_heads, positions, head_dim)
+    def allocate(cls: type[Cache], shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Cache:
+        """Allocate an empty cache of ``shape`` (layers, b, heads, positions, head_dim)."""
         keys, values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
-        return cls(keys, values, torch.zeros(rows, positions, device=device, dtype=torch.long))
+        return cls(keys, values, torch.zeros(shape[1], shape[3], device=device, dtype=torch.long))
 
     @property
     def positions(self) -> int:
-        """Positions there is room for."""
+        """Positions that fit into the cache."""
         return self._start + self.keys.shape[3]
 
     def repeat(self, k: int) -> KVCache:
-        """A cache with each row k times that goes on by itself; so far both hold the same.
+        """Return an independent cache with each row k times.
 
-        More than one child shares what is there; a single one copies what this cache owns, which is faster to read.
+        Several children share the positions of this cache; a single one copies them, which is faster to read.
         """
         ids = self.ids.repeat_interleave(k, dim=0)
         if k == 1:
@@ -101,7 +90,7 @@ class KVCache:
         return KVCache(keys, values, ids, self.length, self._lend())
 
     def select(self, rows: Tensor) -> KVCache:
-        """A cache of some rows that goes on by itself: int64 ``[b]`` on its device; it shares nothing."""
+        """Return an independent cache of the rows int64 ``[k]``, on its device; it shares nothing."""
         layers, _, heads, _, head_dim = self.keys.shape
         shape = (layers, self.ids.shape[0], heads, self.length, head_dim)
         keys, values = (x.new_empty(shape) for x in (self.keys, self.values))
@@ -110,13 +99,27 @@ class KVCache:
         return KVCache(F.pad(keys[:, rows], room), F.pad(values[:, rows], room), self.ids[rows], self.length)
 
     def remember(self, ids: Tensor) -> None:
-        """Notes the ids ``[b n]`` of the next n positions."""
+        """Store the ids ``[b n]`` of the next n positions."""
         self.ids[:, self.length : self.length + ids.shape[1]] = ids
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes ``[b heads n head_dim]`` after the filled positions; returns all own keys and values up to there.
+    def last_ids(self, count: int) -> Tensor:
+        """Return the ids int64 ``[b count]`` of the last positions."""
+        return self.ids[:, self.length - count : self.length]
 
-        The length moves on only when the whole network has run (`advance`).
+    def rotary(self, table: Tensor, count: int) -> Tensor:
+        """Return the part ``[2 count head_dim]`` of ``table`` ``[2 positions head_dim]`` for the next positions."""
+        return table[:, self.length : self.length + count]
+
+    def causal_mask(self, count: int) -> Tensor | None:
+        """Return the mask bool ``[count total]`` of the next positions; None: a single one, which sees everything."""
+        if count == 1:
+            return None
+        return torch.ones(count, self.length + count, dtype=torch.bool, device=self.ids.device).tril(self.length)
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write ``[b heads n head_dim]`` after the filled positions; return all own keys and values up to there.
+
+        The length grows only when the whole network has run (`advance`).
         """
         start = self.length - self._start
         stop = start + keys.shape[2]
@@ -127,14 +130,14 @@ class KVCache:
     def attend(
         self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float = 0.0
     ) -> Tensor:
-        """Adds keys and values of the next n positions and attends from there to all positions.
+        """Add keys and values of the next n positions and attend from there to all positions.
 
         Args:
-            layer: which one's.
+            layer: number of the layer.
             queries: ``[b heads n head_dim]``.
             keys: the same.
             values: the same.
-            mask: bool ``[n total]``; None: each query sees everything.
+            mask: bool ``[n total]``; None: each query attends to everything.
             dropout: share of the attention that is dropped.
 
         Returns:
@@ -149,28 +152,28 @@ class KVCache:
         return F.scaled_dot_product_attention(queries, *parts[0], attn_mask=mask, dropout_p=dropout).to(dtype)
 
     def advance(self, count: int) -> None:
-        """Counts ``count`` new positions as filled."""
+        """Count ``count`` new positions as filled."""
         self.length += count
         self.passes += 1
 
     def extend(self, keys: Tensor, values: Tensor, ids: Tensor) -> None:
-        """Adds n positions in all layers: ``[layers b heads n head_dim]`` and int64 ``[b n]``."""
+        """Add n positions in all layers: ``[layers b heads n head_dim]`` and int64 ``[b n]``."""
         self.remember(ids)
         new = slice(self.length - self._start, self.length - self._start + ids.shape[1])
         self.keys[:, :, :, new], self.values[:, :, :, new] = keys, values
         self.advance(ids.shape[1])
 
     def copy_to(self, keys: Tensor, values: Tensor) -> None:
-        """Writes all filled positions, prefixes too, to the first ones of ``[layers b heads positions head_dim]``."""
+        """Write all filled positions, prefixes too, to the first ones of ``[layers b heads positions head_dim]``."""
         own, stop = self.length - self._start, 0
         for part in (*self.prefixes, Prefix(self.keys[:, :, :, :own], self.values[:, :, :, :own])):
             start, stop = stop, stop + len(part)
             for source, target in ((part.keys, keys), (part.values, values)):
-                place = target[:, :, :, start:stop].unflatten(1, (source.shape[1], -1))
-                place.copy_(source[:, :, None].expand_as(place))
+                families = target[:, :, :, start:stop].unflatten(1, (source.shape[1], -1))
+                families.copy_(source[:, :, None].expand_as(families))
 
     def truncate(self, length: int) -> None:
-        """Forgets all positions from ``length`` on."""
+        """Drop all positions from ``length`` on."""
         assert length <= self.length
         self.length = length
         if length < self._start:
@@ -180,7 +183,7 @@ class KVCache:
             self._lent.clear()
 
     def _lend(self) -> tuple[Prefix, ...]:
-        """The filled positions as prefixes of another cache."""
+        """Return the filled positions as prefixes of another cache."""
         filled = self.length - self._start
         if not filled:
             return self.prefixes
@@ -191,13 +194,13 @@ class KVCache:
         later = [*self.prefixes[_MOST_PREFIXES - 1 :], own]
         rows = self.keys.shape[1]
         keys, values = (
-            torch.cat([x.repeat_interleave(rows // x.shape[1], dim=1) for x in of], dim=3)
-            for of in ([part.keys for part in later], [part.values for part in later])
+            torch.cat([x.repeat_interleave(rows // x.shape[1], dim=1) for x in parts], dim=3)
+            for parts in ([part.keys for part in later], [part.values for part in later])
         )
         return *self.prefixes[: _MOST_PREFIXES - 1], Prefix(keys, values)
 
     def _shorten(self) -> None:
-        """Gives up prefixes, or a part of one, beyond the length, and everything of its own."""
+        """Drop the prefixes, or the part of one, beyond the length, and all own positions."""
         layers, rows, heads, _, head_dim = self.keys.shape
         shape = (layers, rows, heads, self.positions - self.length, head_dim)
         self.keys, self.values = (self.keys.new_empty(shape) for _ in range(2))
@@ -213,13 +216,13 @@ class KVCache:
 def attend_to_parts(
     queries: Tensor, parts: Sequence[tuple[Tensor, Tensor]], unseen: Tensor | None, dropout: float = 0.0
 ) -> Tensor:
-    """Attention over keys and values that lie in several places.
+    """Attend to keys and values in several tensors.
 
     Args:
         queries: ``[b heads n head_dim]``.
         parts: keys and values ``[b / k heads positions head_dim]``; each row of them belongs to k consecutive queries,
             which are multiplied with it as one matrix. The first part has the fewest rows.
-        unseen: bool, for all positions one after the other, broadcast to ``[n positions]``; None: everything is seen.
+        unseen: bool, True for masked positions, broadcast to ``[n positions]`` over all parts; None: no mask.
         dropout: share of the attention that is dropped.
 
     Returns:
@@ -238,15 +241,15 @@ def attend_to_parts(
     if dropout:
         joined = F.dropout(joined, dropout)
     shares = joined.split([keys.shape[2] for keys, _ in parts], dim=-1) if len(parts) > 1 else (joined,)
-    found = [
+    outputs = [
         _grouped(torch.matmul(_grouped(share, len(values), count), values), len(queries), count)
         for share, (_, values) in zip(shares, parts, strict=True)
     ]
-    return sum(found[1:], start=found[0])
+    return sum(outputs[1:], start=outputs[0])
 
 
 def _grouped(x: Tensor, groups: int, count: int) -> Tensor:
-    """``[b heads k*n e]``, k rows of n = ``count`` queries in each group, with ``groups`` instead of b groups."""
+    """Regroup ``[b heads k*n e]``, k rows of n = ``count`` queries in each of b groups, into ``groups`` groups."""
     before, heads, _, width = x.shape
     if before == groups:
         return x
@@ -255,7 +258,7 @@ def _grouped(x: Tensor, groups: int, count: int) -> Tensor:
 
 
 def _copy(x: Tensor, count: int) -> Tensor:
-    """New memory of the same shape with the first ``count`` positions of ``x``."""
-    made = torch.empty_like(x)
-    made[:, :, :, :count] = x[:, :, :, :count]
-    return made
+    """Copy the first ``count`` positions of ``x`` to new memory of the same shape."""
+    copied = torch.empty_like(x)
+    copied[:, :, :, :count] = x[:, :, :, :count]
+    return copied

@@ -1,4 +1,4 @@
-"""Vector quantisation: the nearest code of a codebook, and how a codebook learns."""
+"""Vector quantisation: the nearest code of a codebook, and training of a codebook by moving averages."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class VectorQuantizer(nn.Module):
     """
 
     def __init__(self, num_codes: int, dim: int) -> None:
-        """``num_codes`` codes of width ``dim``."""
+        """Create ``num_codes`` codes of width ``dim``."""
         super().__init__()
         self.embedding = nn.Embedding(num_codes, dim)
         nn.init.uniform_(self.embedding.weight, -1.0 / num_codes, 1.0 / num_codes)
 
     def encode(self, z: Tensor) -> Tensor:
-        """Codes int64 ``[...]`` of vectors ``[... dim]``: the nearest, the first of equals, always in float32."""
+        """Return the nearest codes int64 ``[...]`` of vectors ``[... dim]``, the first of equals, in float32."""
         flat = z.detach().reshape(-1, z.shape[-1]).float()
         return torch.cdist(flat, self.embedding.weight.float()).argmin(dim=1).reshape(z.shape[:-1])
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Vectors ``[... dim]`` of codes int64 ``[...]``."""
+        """Return the vectors ``[... dim]`` of codes int64 ``[...]``."""
         return self.embedding(codes)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Quantises for training.
+        """Quantise for training.
 
         Args:
             z: ``[... dim]``.
@@ -47,7 +47,7 @@ class VectorQuantizer(nn.Module):
 
 
 class CodebookAverage(nn.Module):
-    """Moves codes to the running mean of the vectors they stand for, and restarts codes that nobody uses.
+    """Codes as running means of the vectors that they quantise; codes that are not used restart.
 
     It replaces the gradient of the codebook while a tokenizer is trained; its buffers are training state.
 
@@ -64,13 +64,13 @@ class CodebookAverage(nn.Module):
         dead_below: float = 0.05,
         total: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """Starts at the present codes.
+        """Start at the present codes.
 
         Args:
-            quantizer: whose codes move.
+            quantizer: holds the codes.
             decay: of the running mean.
             dead_below: a code with fewer (averaged) uses a step than this is set to a random current vector.
-            total: sums a tensor over all processes that train together; None: this one alone.
+            total: sums a tensor over all processes that train together; None: a single process.
         """
         super().__init__()
         self.decay, self.dead_below, self._total = decay, dead_below, total
@@ -79,7 +79,7 @@ class CodebookAverage(nn.Module):
 
     @torch.no_grad()
     def start(self, quantizer: VectorQuantizer, vectors: Tensor, generator: torch.Generator, rounds: int = 10) -> None:
-        """Places the codes by k-means on ``vectors`` ``[n dim]`` (distinct random ones first)."""
+        """Initialise the codes by k-means on ``vectors`` ``[n dim]``, from distinct random ones."""
         vectors = vectors.float()
         weight = quantizer.embedding.weight
         # Equal vectors (an empty background) would take most codes, so near-copies count once.
@@ -96,7 +96,7 @@ class CodebookAverage(nn.Module):
 
     @torch.no_grad()
     def update(self, quantizer: VectorQuantizer, vectors: Tensor, codes: Tensor, generator: torch.Generator) -> int:
-        """One step on ``vectors`` ``[... dim]`` with their ``codes`` ``[...]``; returns how many codes restarted."""
+        """Update by ``vectors`` ``[... dim]`` of ``codes`` ``[...]``; return the number of codes that restarted."""
         vectors = vectors.detach().reshape(-1, vectors.shape[-1]).float()
         weight, codes = quantizer.embedding.weight, codes.reshape(-1)
         counts = torch.bincount(codes, minlength=len(weight)).to(weight)
@@ -108,12 +108,12 @@ class CodebookAverage(nn.Module):
         weight.copy_(self.sums / self.counts.clamp(min=1e-6)[:, None])
         dead = (self.counts < self.dead_below).nonzero().flatten()
         if len(dead):
-            # The vectors that the codebook serves worst are the best places for a new code.
+            # Restart at vectors with the largest error.
             error = (vectors - weight[codes]).pow(2).sum(dim=1)
             worst = error.topk(min(len(error), 4 * len(dead))).indices
-            chosen = worst[torch.randperm(len(worst), generator=generator)[: len(dead)].to(worst.device)]
-            dead = dead[: len(chosen)]
-            weight[dead] = vectors[chosen]
+            restarts = worst[torch.randperm(len(worst), generator=generator)[: len(dead)].to(worst.device)]
+            dead = dead[: len(restarts)]
+            weight[dead] = vectors[restarts]
             self.counts[dead] = 1.0
-            self.sums[dead] = vectors[chosen]
+            self.sums[dead] = vectors[restarts]
         return len(dead)

@@ -1,4 +1,4 @@
-"""A first guess at a frame from the frames before it, at all its places at once."""
+"""A forecast of the tokens of a frame from the frames before it, all in one pass."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from ivideogpt.models.blocks import ChannelNorm, ResnetBlock
 class Forecast(nn.Module):
     """A small residual convolutional network over the token grids of the last frames and the action.
 
-    For each place of the next frame it gives one vector, which joins the embedding of the position that predicts this
-    place. Through the transformer's last norm and head the same vector gives a first guess at the token, trained with
-    a loss of its own. What stands at one place does not know what was drawn at another: that is the transformer's part.
-    What stood at the same place before goes straight to the guess, so that "as before" need not be learned.
+    For each token of the next frame it returns a vector. The vector is added to the embedding of the position that
+    predicts this token. Through the transformer's last norm and head the same vector gives logits of the token, trained
+    with a loss of their own. The tokens of a forecast are independent of each other; the transformer models their
+    dependence. The tokens at the same position of the last frames are added directly, so that "no change" need not be
+    learned.
     """
 
     def __init__(
         self, *, codes: int, grid: int, frames: int, width: int, blocks: int, action_features: int, hidden_size: int
     ) -> None:
-        """Reads ``frames`` frames of ``grid`` x ``grid`` tokens; ``action_features`` 0: action-free."""
+        """Create a network for ``frames`` frames of ``grid`` x ``grid`` tokens; ``action_features`` 0: action-free."""
         super().__init__()
         self.grid, self.frames = grid, frames
         self.seen = nn.ModuleList(nn.Embedding(codes, hidden_size) for _ in range(frames))
@@ -35,19 +36,19 @@ class Forecast(nn.Module):
         self.out = nn.Conv2d(width, hidden_size, 1)
 
     def forward(self, codes: Tensor, action_features: Tensor | None) -> Tensor:
-        """Vectors ``[b m d]`` of the places of the next frame.
+        """Return the vectors ``[b m d]`` of the tokens of the next frame.
 
         Args:
             codes: int64 ``[b frames m]``, newest last.
             action_features: ``[b a]``, or None.
         """
-        known = rearrange(self.codes(codes), "b f (h w) c -> b (f c) h w", h=self.grid)
-        x = self.merge(known) + self.place
+        grids = rearrange(self.codes(codes), "b f (h w) c -> b (f c) h w", h=self.grid)
+        x = self.merge(grids) + self.place
         if action_features is not None:
             x = x + self.action(action_features)[:, :, None, None]
         for block in self.blocks:
             x = block(x)
-        guess = rearrange(self.out(self.norm(x)), "b d h w -> b (h w) d")
+        forecast = rearrange(self.out(self.norm(x)), "b d h w -> b (h w) d")
         for frame, table in enumerate(self.seen):
-            guess = guess + table(codes[:, -1 - frame])
-        return guess
+            forecast = forecast + table(codes[:, -1 - frame])
+        return forecast

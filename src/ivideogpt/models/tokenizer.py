@@ -1,4 +1,4 @@
-"""Frames to tokens and back: full codes for context frames, few conditional codes for the frames after them."""
+"""Frames to tokens and back: many codes for context frames, few conditional codes for the frames after them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import write_text_atomic
 from ivideogpt.core.layout import TokenLayout
 from ivideogpt.models.autoencoder import CrossAttentionBlock, Decoder, Encoder
+from ivideogpt.models.loading import load_module
 from ivideogpt.models.quantizer import VectorQuantizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 
@@ -29,10 +30,10 @@ BACKGROUND_TOLERANCE = 4 / 255
 
 @dataclass(frozen=True)
 class ContextFeatures:
-    """What the conditional networks need of the context frames; computed once, used for every future frame.
+    """Features of the context frames for the conditional networks; computed once for all future frames.
 
     Attributes:
-        levels: features ``[b c ch h w]`` of each level at which future frames look at the context; empty for a
+        levels: features ``[b c ch h w]`` of each level at which future frames attend to the context; empty for a
             tokenizer that is not conditional.
     """
 
@@ -41,14 +42,14 @@ class ContextFeatures:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a training step sees.
+    """Outputs of a training pass.
 
     Attributes:
         context: reconstructed context frames ``[b c ch h w]``, not clamped.
         future: reconstructed future frames ``[b f ch h w]``, not clamped.
         context_loss, dynamics_loss: scalars, codebook and commitment loss of the two codebooks.
         context_codes, dynamics_codes: int64 ``[b c n]`` and ``[b f m]``.
-        context_vectors, dynamics_vectors: what was quantised, ``[b c n d]`` and ``[b f m d]``.
+        context_vectors, dynamics_vectors: vectors before quantisation, ``[b c n d]`` and ``[b f m d]``.
     """
 
     context: Tensor
@@ -70,7 +71,7 @@ class CompressiveTokenizer(nn.Module):
     background: Tensor
 
     def __init__(self, config: TokenizerConfig) -> None:
-        """Random weights in the shape of ``config``."""
+        """Create random weights in the shape of ``config``."""
         super().__init__()
         self.config = config
         side = config.pixel_unshuffle
@@ -109,14 +110,14 @@ class CompressiveTokenizer(nn.Module):
 
     @property
     def layout(self) -> TokenLayout:
-        """Where tokens sit and which ids they may have."""
+        """The layout of the token sequence."""
         return self.config.layout
 
     # Files
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> CompressiveTokenizer:
-        """Loads a ``tokenizer/`` folder (official or ours) in evaluation mode.
+        """Load a ``tokenizer/`` folder (official or ours) in evaluation mode.
 
         Raises:
             UserError: a file is missing or damaged, or holds another kind of model.
@@ -126,18 +127,18 @@ class CompressiveTokenizer(nn.Module):
             raise UserError(
                 f"{folder} has no {CONFIG_FILE}; expected a tokenizer folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
             )
-        tokenizer = cls(TokenizerConfig.from_official(load_json(folder / CONFIG_FILE)))
-        load_state(tokenizer, load_tensors(folder / WEIGHTS_FILE), folder / WEIGHTS_FILE)
-        return tokenizer.eval()
+        config = TokenizerConfig.from_official(load_json(folder / CONFIG_FILE))
+        weights = folder / WEIGHTS_FILE
+        return load_module(lambda: cls(config), load_tensors(weights), weights).eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Writes a ``tokenizer/`` folder: weights (as ``dtype``, or as they are) and the official ``config.json``."""
+        """Write a ``tokenizer/`` folder: weights (as ``dtype``, or as they are) and the official ``config.json``."""
         state = {name: value.to(dtype) if dtype else value for name, value in self.state_dict().items()}
         save_tensors(Path(folder) / WEIGHTS_FILE, state)
         write_text_atomic(Path(folder) / CONFIG_FILE, json.dumps(self.config.to_official(), indent=2) + "\n")
 
     def fingerprint(self) -> str:
-        """The SHA-256 of shape and weights (as float32): equal for tokenizers that give the same tokens."""
+        """Return the SHA-256 of shape and weights (as float32): equal for tokenizers that give the same tokens."""
         digest = hashlib.sha256(json.dumps(self.config.to_official(), sort_keys=True).encode())
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode())
@@ -145,7 +146,7 @@ class CompressiveTokenizer(nn.Module):
         return digest.hexdigest()
 
     def set_context_frames(self, context_frames: int) -> None:
-        """Makes the tokenizer look at fewer context frames: the position embeddings of the last ones are kept.
+        """Attend to fewer context frames from now on; the position embeddings of the last ones are kept.
 
         Source: thuml/iVideoGPT ``set_context_length``; same, but growing is refused.
 
@@ -168,7 +169,7 @@ class CompressiveTokenizer(nn.Module):
     # Frames to codes
 
     def encode_context(self, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
-        """Codes of context frames, and their features for `encode_future`.
+        """Encode context frames; return their codes and their features for `encode_future`.
 
         Args:
             frames: ``[b c ch h w]`` in [0, 1].
@@ -180,11 +181,11 @@ class CompressiveTokenizer(nn.Module):
         return self.quantize.encode(vectors), features
 
     def encode_future(self, frames: Tensor, features: ContextFeatures) -> Tensor:
-        """Codes of frames after the context.
+        """Encode frames after the context.
 
         Args:
             frames: ``[b f ch h w]`` in [0, 1].
-            features: what `encode_context` gave for the same rows.
+            features: from `encode_context` for the same rows.
 
         Returns:
             int64 ``[b f m]`` dynamics codes, from 0.
@@ -192,7 +193,7 @@ class CompressiveTokenizer(nn.Module):
         return self._dynamics_quantizer.encode(self._dynamics_vectors(frames, features))
 
     def decode_context(self, codes: Tensor) -> tuple[Tensor, ContextFeatures]:
-        """Frames of context codes, and the decoder's features for `decode_future`.
+        """Decode context codes; return the frames and the decoder's features for `decode_future`.
 
         Args:
             codes: int64 ``[b c n]``.
@@ -203,7 +204,7 @@ class CompressiveTokenizer(nn.Module):
         return self._decode_context(self.quantize.decode(codes))
 
     def decoder_features(self, codes: Tensor) -> ContextFeatures:
-        """The features that `decode_context` gives, without its frames: most of the decoder is left out.
+        """Return the features of `decode_context` without decoding frames, which skips most of the decoder.
 
         Args:
             codes: int64 ``[b c n]``.
@@ -215,11 +216,11 @@ class CompressiveTokenizer(nn.Module):
         return self._features(maps, len(codes), self.cond_decoder)
 
     def decode_future(self, codes: Tensor, features: ContextFeatures) -> Tensor:
-        """Frames of dynamics codes.
+        """Decode dynamics codes.
 
         Args:
             codes: int64 ``[b f m]``, from 0.
-            features: what `decode_context` or `decoder_features` gave for the same rows.
+            features: from `decode_context` or `decoder_features` for the same rows.
 
         Returns:
             ``[b f ch h w]``, not clamped.
@@ -229,13 +230,13 @@ class CompressiveTokenizer(nn.Module):
     # Whole sequences
 
     def tokenize(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames to one sequence of tokens in the official order.
+        """Encode frames as one sequence of tokens in the official order.
 
         Args:
             frames: float ``[b t c h w]`` in [0, 1]; the first ``context_frames`` of them are the context.
 
         Returns:
-            ids int64 ``[b length]`` and labels of the same shape (-100 where no loss is taken).
+            ids int64 ``[b length]`` and labels of the same shape (-100: not in the loss).
 
         Raises:
             UserError: wrong size, channels or fewer frames than the context.
@@ -248,7 +249,7 @@ class CompressiveTokenizer(nn.Module):
         return ids, self.layout.labels(ids, count)
 
     def detokenize(self, ids: Tensor) -> Tensor:
-        """One sequence of tokens to frames ``[b t c h w]``, not clamped; what separator slots hold is ignored.
+        """Decode one sequence of tokens to frames ``[b t c h w]``, not clamped; the ids of separators are ignored.
 
         Raises:
             UserError: the length holds no whole number of frames.
@@ -260,12 +261,12 @@ class CompressiveTokenizer(nn.Module):
         return torch.cat([context, self.decode_future(dynamics_codes, features)], dim=1)
 
     def forward(self, frames: Tensor, context_frames: int | None = None, quantized: bool = True) -> Reconstruction:
-        """Encodes, quantises with straight-through gradients and decodes.
+        """Encode, quantise with straight-through gradients and decode.
 
         Args:
             frames: ``[b t ch h w]`` in [0, 1]; more than the context.
-            context_frames: how many of them are the context (default: all that the tokenizer looks at).
-            quantized: False passes the vectors on as they are: a first phase of training without codes.
+            context_frames: number of context frames among them (default: that of the tokenizer).
+            quantized: False: decode the vectors without quantisation, for a first phase of training without codes.
         """
         count = context_frames or self.config.context_frames
         context_z, features = self._context_vectors(frames[:, :count])
@@ -279,7 +280,11 @@ class CompressiveTokenizer(nn.Module):
         )
 
     def check_frames(self, frames: Tensor, at_least: int = 1) -> None:
-        """Raises UserError where ``frames`` are not float ``[b t 3 h w]`` of this tokenizer's resolution."""
+        """Check that ``frames`` are float ``[b t 3 h w]`` of this tokenizer's resolution.
+
+        Raises:
+            UserError: they are not, or there are too few.
+        """
         size = self.config.resolution
         if frames.ndim != 5 or frames.shape[2:] != (3, size, size):
             raise UserError(
@@ -300,7 +305,7 @@ class CompressiveTokenizer(nn.Module):
         z, features = self.encoder(self._from_pixels(frames))
         vectors = rearrange(self.quant_conv(z), "(b c) d h w -> b c (h w) d", b=len(frames))
         if self.config.background:
-            vectors = vectors * self._shows_something(frames)
+            vectors = vectors * self._foreground(frames)
         return vectors, self._features(features, len(frames), self.cond_encoder if self.config.conditional else None)
 
     def _dynamics_vectors(self, frames: Tensor, features: ContextFeatures) -> Tensor:
@@ -317,7 +322,7 @@ class CompressiveTokenizer(nn.Module):
         return self._to_pixels(frames, len(vectors)), features
 
     def _context_latents(self, vectors: Tensor) -> Tensor:
-        """What the decoder starts from, ``[(b c) latent h w]``, of quantised vectors ``[b c n d]``."""
+        """Return the decoder's input ``[(b c) latent h w]`` of quantised vectors ``[b c n d]``."""
         z = rearrange(vectors, "b c (h w) d -> (b c) d h w", h=self.config.context_grid)
         return self.post_quant_conv(z.contiguous(memory_format=torch.channels_last))
 
@@ -331,14 +336,14 @@ class CompressiveTokenizer(nn.Module):
         return self._to_pixels(self.cond_decoder(z, features.levels)[0], len(vectors))
 
     def _features(self, maps: Sequence[Tensor], rows: int, network: Encoder | Decoder | None) -> ContextFeatures:
-        """Those of ``maps`` that the conditional ``network`` looks at: the others are not kept."""
+        """Select those of ``maps`` that the conditional ``network`` attends to."""
         if network is None:
             return ContextFeatures(())
         used = (x for x, on in zip(maps, network.conditioned, strict=False) if on)
         return ContextFeatures(tuple(rearrange(x, "(b c) d h w -> b c d h w", b=rows) for x in used))
 
-    def _shows_something(self, frames: Tensor) -> Tensor:
-        """Which patches ``[b c n 1]`` differ from the background, by more than rounding does."""
+    def _foreground(self, frames: Tensor) -> Tensor:
+        """Return 1 for patches ``[b c n 1]`` that differ from the background by more than rounding, else 0."""
         differs = (frames - self.background).abs() > BACKGROUND_TOLERANCE
         grid = self.config.context_grid
         return reduce(differs.float(), "b c ch (h p) (w q) -> b c (h w) 1", "max", h=grid, w=grid)
@@ -352,30 +357,6 @@ class CompressiveTokenizer(nn.Module):
     def _to_pixels(self, x: Tensor, rows: int) -> Tensor:
         x = F.pixel_shuffle(x, self.config.pixel_unshuffle)
         if self.config.background:
-            shown = torch.sigmoid(x[:, 3:])
-            x = x[:, :3] * shown + self.background * (1 - shown)
+            mask = torch.sigmoid(x[:, 3:])
+            x = x[:, :3] * mask + self.background * (1 - mask)
         return rearrange(x, "(b t) c h w -> b t c h w", b=rows)
-
-
-def load_state(module: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
-    """Loads all weights of ``module`` and nothing else.
-
-    Raises:
-        UserError: names or shapes do not match; the first differences are named.
-    """
-    expected = module.state_dict()
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or unknown:
-        said = [
-            f"{label} {', '.join(names[:3])}" for label, names in (("missing", missing), ("unknown", unknown)) if names
-        ]
-        raise UserError(
-            f"{source} does not fit its config.json: {'; '.join(said)}; is it a checkpoint of another kind?"
-        )
-    for name, value in tensors.items():
-        if value.shape != expected[name].shape:
-            raise UserError(
-                f"{source} does not fit its config.json: {name} has shape {list(value.shape)}, "
-                f"expected {list(expected[name].shape)}"
-            )
-    module.load_state_dict(tensors)

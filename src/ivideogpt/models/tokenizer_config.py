@@ -1,4 +1,4 @@
-"""All that fixes a tokenizer's shape, and how the official configuration file says it."""
+"""Shape of a tokenizer, and its conversion from and to the official ``config.json``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Any
 from ivideogpt.core.config import from_dict
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.layout import TokenLayout
+
+#: Largest height and width of a frame.
+MOST_PIXELS = 4096
 
 _SIZES = (
     "resolution",
@@ -31,19 +34,19 @@ class TokenizerConfig:
         layers_per_block: residual blocks of a level (the decoder has one more).
         latent_channels: width of the latent map.
         code_channels: width of a code; None: the same as ``latent_channels``.
-        norm_groups: groups of the group norms; 0: each pixel is normalised over its channels, so that no
-            statistics of the whole picture enter a token.
+        norm_groups: groups of the group norms; 0: each pixel is normalised over its channels, so that a token does not
+            depend on statistics of the whole frame.
         context_codes, dynamics_codes: sizes of the two codebooks.
-        context_frames: number of context frames that the cross attention can look at.
+        context_frames: number of context frames that the cross attention can attend to.
         max_attention_resolution: levels up to this width attend to the context frames.
         patch_size: latent pixels (per side) that share one dynamics token.
         mid_attention: self-attention in the middle of the plain networks (the conditional ones always have it).
         dropout: in cross attention, while training.
-        pixel_unshuffle: pixels (per side) that the first convolution sees as channels; 1 in the official models.
+        pixel_unshuffle: pixels (per side) that are channels of the first convolution; 1 in the official models.
         conditional: future frames have networks of their own that attend to the context. False: one plain network and
-            one codebook serves all frames (``patch_size`` is then 1): for small models that must learn fast.
-        background: a fixed picture (the usual one of the data) lies behind what is decoded, and a decoded mask says
-            where it shows; a patch that shows nothing else has the code of nothing, whatever is around it. Needs
+            one codebook serve all frames (``patch_size`` is then 1): for small models that must learn fast.
+        background: decoded frames are blended with a fixed picture (the usual background of the data) by a decoded
+            mask; a patch that equals the background has a code of its own, whatever is around it. Needs
             ``conditional`` False.
     """
 
@@ -65,11 +68,21 @@ class TokenizerConfig:
     background: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError where a size is out of range or the sizes do not fit together."""
+        """Check the values.
+
+        Raises:
+            UserError: a size is out of range, or the sizes do not fit together.
+        """
         sizes = {name: getattr(self, name) for name in _SIZES} | {"block_channels": min(self.block_channels, default=0)}
         for name, value in sizes.items():
             if value < 1:
                 raise UserError(f"{name} is {value}; expected at least 1")
+        if self.resolution > MOST_PIXELS:
+            raise UserError(f"resolution is {self.resolution}; expected at most {MOST_PIXELS}")
+        if self.code_channels is not None and self.code_channels < 1:
+            raise UserError(f"code_channels is {self.code_channels}; expected at least 1, or None")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}; expected 0 to below 1")
         if self.norm_groups < 0 or any(width % self.norm_groups for width in self.block_channels if self.norm_groups):
             raise UserError(
                 f"norm_groups {self.norm_groups} does not divide block_channels {list(self.block_channels)}"
@@ -105,7 +118,7 @@ class TokenizerConfig:
 
     @property
     def layout(self) -> TokenLayout:
-        """Where tokens sit and which ids they may have."""
+        """The layout of the token sequence."""
         return TokenLayout(
             context_tokens=self.context_grid**2,
             dynamics_tokens=self.dynamics_grid**2,
@@ -115,12 +128,12 @@ class TokenizerConfig:
 
     @property
     def is_official(self) -> bool:
-        """Whether the official code can read it: a 16x16 latent map, 4x4 dynamics tokens and no option of ours."""
+        """True where the official code can read it: a 16x16 latent map, 4x4 dynamics tokens and no option of ours."""
         ours = self.pixel_unshuffle != 1 or not self.conditional or self.background or not self.norm_groups
         return (self.context_grid, self.dynamics_grid) == (16, 4) and not ours
 
     def to_official(self) -> dict[str, Any]:
-        """The fields of an official ``tokenizer/config.json``; options of ours are added only where they are used."""
+        """Return the fields of an official ``tokenizer/config.json``, with those options of ours that are used."""
         levels = len(self.block_channels)
         values: dict[str, Any] = {
             "_class_name": "CompressiveVQModel",
@@ -155,7 +168,7 @@ class TokenizerConfig:
 
     @classmethod
     def from_official(cls, values: dict[str, Any]) -> TokenizerConfig:
-        """Reads the fields of a ``tokenizer/config.json``, with the official defaults for those it leaves out.
+        """Read the fields of a ``tokenizer/config.json``, with the official defaults for missing ones.
 
         Raises:
             UserError: it describes another kind of model.
@@ -170,11 +183,11 @@ class TokenizerConfig:
             if values.get(name, value) != value:
                 raise UserError(f"tokenizer option {name}={values[name]!r} is not supported; expected {value!r}")
         official = {**_OFFICIAL_DEFAULTS, **{name: values[name] for name in _OFFICIAL_NAMES.values() if name in values}}
-        ours = {name: official[there] for name, there in _OFFICIAL_NAMES.items() if there in official}
+        ours = {name: official[field] for name, field in _OFFICIAL_NAMES.items() if field in official}
         return from_dict(cls, ours, where="tokenizer/config.json")
 
 
-# Ours and theirs; the last four are options of ours, written only where they are used.
+# Our names and the official ones; the last four are options of ours, written only where they are used.
 _OFFICIAL_NAMES = {
     "resolution": "resolution",
     "block_channels": "block_out_channels",
@@ -193,7 +206,7 @@ _OFFICIAL_NAMES = {
     "conditional": "conditional",
     "background": "background",
 }
-# Where the official class differs from ours in what it takes for granted.
+# Defaults of the official class that differ from ours.
 _OFFICIAL_DEFAULTS = {
     "resolution": 256,
     "block_out_channels": [64],

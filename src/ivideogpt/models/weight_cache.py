@@ -1,4 +1,4 @@
-"""What is computed once from a weight and used as long as the weight stays as it is."""
+"""Values that are computed once from a weight and used until the weight changes."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
-class Copies(Generic[Made]):
-    """Things made from one weight, by name; made again when the weight has changed.
+class WeightCache(Generic[Value]):
+    """Values computed from one weight, by name; computed again when the weight has changed.
 
-    A copy of this, as of the module that holds it, starts empty.
+    A copy of the cache, and of the module that holds it, starts empty.
     """
 
     def __init__(self) -> None:
-        """Empty."""
-        self._made: dict[Hashable, Made] = {}
+        """Start empty."""
+        self._values: dict[Hashable, Value] = {}
         self._origin: tuple[int, int] | None = None
 
-    def get(self, weight: Tensor, name: Hashable, make: Callable[[Tensor], Made]) -> Made:
-        """What ``make`` gave, or gives now, for ``weight``; nothing of it has gradients.
+    def get(self, weight: Tensor, name: Hashable, compute: Callable[[Tensor], Value]) -> Value:
+        """Return ``compute(weight)``, computed at most once for each name while the weight does not change.
 
         Args:
-            weight: always the same parameter.
-            name: tells apart what is made from it.
-            make: is called at most once for each name while the weight stays.
+            weight: always the same parameter; it is detached.
+            name: distinguishes the values computed from it.
+            compute: the function.
         """
         # Updates in place raise the version; `.to()` and loading by assignment move the data.
         origin = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
         if origin != self._origin:
-            self._made, self._origin = {}, origin
-        if name not in self._made:
-            self._made[name] = make(weight.detach())
-        return self._made[name]
+            self._values, self._origin = {}, origin
+        if name not in self._values:
+            self._values[name] = compute(weight.detach())
+        return self._values[name]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Kept out of copies and files."""
-        return Copies, ()
+        """Copy and pickle as an empty cache."""
+        return WeightCache, ()

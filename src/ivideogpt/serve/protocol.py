@@ -70,8 +70,9 @@ class Settings:
 
     @classmethod
     def of(cls, model: WorldModel) -> Settings:
-        """Where a player of ``model`` starts: at the temperature its makers show it at."""
-        return cls(temperature=model.config.temperature)
+        """Return the sampling rule of the checkpoint, where a player of ``model`` starts."""
+        sampling = model.config.sampling
+        return cls(temperature=sampling.temperature, top_k=sampling.top_k or 0, greedy=sampling.greedy)
 
     @property
     def sampling(self) -> Sampling:

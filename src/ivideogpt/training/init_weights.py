@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.models.heads import Heads, HeadsConfig
+from ivideogpt.models.dynamics import Heads, HeadsConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.transformer import Transformer, TransformerConfig
 from ivideogpt.worldmodel.config import WorldModelConfig

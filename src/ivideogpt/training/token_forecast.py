@@ -12,7 +12,6 @@ from ivideogpt.core.config import check_at_least
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
 from ivideogpt.core.run import Run
 from ivideogpt.training.token_batches import TokenBatches
-from ivideogpt.worldmodel import embeddings
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -86,7 +85,7 @@ def train_forecast(
     for step in run.updates("forecast", done, last, clips=config.batch_size):
         ids, actions, *_ = next(stream)
         set_learning_rate(optimizer, schedule(step))
-        codes = embeddings.history(model, ids, back + 1 + config.unroll)
+        codes = model.dynamics.history(ids, back + 1 + config.unroll)
         own = int(torch.randint(config.unroll + 1, (), generator=run.generator))
         history = codes[:, :back]
         with torch.no_grad(), run.autocast():
@@ -119,6 +118,6 @@ class ForecastLearner(nn.Module):
     def forward(self, history: Tensor, actions: Tensor | None, frame: int) -> Tensor:
         """Logits ``[b m codes]`` of the frame after ``history`` ``[b k m]``, to which action ``frame`` leads."""
         (model,) = self._model
-        guess = embeddings.forecast(model, history, None if actions is None else actions[:, frame])
+        guess = model.dynamics.forecast(history, None if actions is None else actions[:, frame])
         assert guess is not None
-        return model.transformer.guess_logits(guess, model.layout.dynamics_ids)
+        return model.dynamics.forecast_logits(guess, model.layout.dynamics_ids)

@@ -16,11 +16,10 @@ from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import ScheduleName, adamw, check_descent, named_schedule, set_learning_rate
 from ivideogpt.core.run import Run
+from ivideogpt.models.dynamics import DynamicsLosses
 from ivideogpt.training.distributed_forward import check_parts, forward_pass, gradients_meet, in_parts
 from ivideogpt.training.lora import LoraTraining, adapters, merged_model, trained_share
 from ivideogpt.training.token_batches import TokenBatch, TokenBatches
-from ivideogpt.worldmodel import embeddings
-from ivideogpt.worldmodel.losses import TransformerLosses, transformer_losses
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -183,7 +182,7 @@ def add_gradients(
         forward: of a `Learner`.
         run: its precision.
         batch: the rows of this rank.
-        inputs: see ``transformer_losses``.
+        inputs: see ``Dynamics.losses``.
 
     Returns:
         The loss and what it is made of: the means over the parts.
@@ -192,7 +191,7 @@ def add_gradients(
     for number, (*part, seen) in enumerate(in_parts((*batch, inputs), count), 1):
         with gradients_meet(forward, now=number == count):
             with run.autocast():
-                losses: TransformerLosses = forward(TokenBatch(*part), seen)
+                losses: DynamicsLosses = forward(TokenBatch(*part), seen)
             loss = losses.tokens
             if losses.rewards is not None:
                 loss = loss + config.reward_weight * losses.rewards
@@ -217,9 +216,9 @@ class Learner(nn.Module):
         self.transformer, self.heads = model.transformer, model.heads
         self._model = (model,)  # in a tuple, it is no part
 
-    def forward(self, batch: TokenBatch, inputs: Tensor | None) -> TransformerLosses:
-        """See ``transformer_losses``."""
-        return transformer_losses(self._model[0], batch.ids, batch.actions, batch.rewards, inputs, batch.terminated)
+    def forward(self, batch: TokenBatch, inputs: Tensor | None) -> DynamicsLosses:
+        """See ``Dynamics.losses``."""
+        return self._model[0].dynamics.losses(*batch, inputs=inputs)
 
 
 @torch.no_grad()
@@ -262,11 +261,11 @@ def partly_imagined(
         chosen = torch.where(chosen, drawn < stays, drawn < begins)
         if chosen.any():
             rows = chosen.to(ids.device)
-            guess = embeddings.forecast(
-                model, codes[rows][:, : count + frame], None if actions is None else actions[rows][:, frame]
+            guess = model.dynamics.forecast(
+                codes[rows][:, : count + frame], None if actions is None else actions[rows][:, frame]
             )
             assert guess is not None
-            codes[rows, count + frame] = model.transformer.guess_logits(guess, layout.dynamics_ids).argmax(dim=-1)
+            codes[rows, count + frame] = model.dynamics.forecast_logits(guess, layout.dynamics_ids).argmax(dim=-1)
     return layout.join(codes[:, :count], codes[:, count:])
 
 

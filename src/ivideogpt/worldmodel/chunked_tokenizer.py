@@ -1,8 +1,7 @@
-"""What a tokenizer does to many frames, in pieces: memory is bounded, whatever the number of rows and frames.
+"""Encoding and decoding of many frames in chunks, with bounded memory for any number of rows and frames.
 
-A piece is as many frames as let the largest map inside the network stay within a bound. On a CPU that is what a core
-keeps in its cache while the next layer reads it: larger pieces are slower there. A GPU needs maps large enough to keep
-all of it busy, and no larger ones.
+The size of a chunk bounds the largest feature map inside the network. On a CPU the bound is what stays in a core's
+cache until the next layer reads it: larger chunks are slower. A GPU needs maps large enough to keep all of it busy.
 """
 
 from __future__ import annotations
@@ -16,55 +15,55 @@ from torch import Tensor
 from ivideogpt.models.tokenizer import CompressiveTokenizer, ContextFeatures
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 
-#: Bytes of the largest map of a piece: for each thread of a CPU, and for any other device.
+#: Bytes of the largest map of a chunk: for each thread of a CPU, and for any other device.
 CPU_MAP_BYTES = 4 * 2**20
 DEVICE_MAP_BYTES = 256 * 2**20
 
-#: Features of some rows of the context.
-FeaturesOf = Callable[[slice], ContextFeatures]
+#: Function from rows of the context to their features.
+RowFeatures = Callable[[slice], ContextFeatures]
 
 
 def largest_map(config: TokenizerConfig) -> int:
-    """Numbers in the largest map that encoder or decoder makes of one frame."""
+    """Return the size of the largest map inside encoder or decoder, in numbers for one frame."""
     channels = config.block_channels[::-1]
-    # What enters a level of the decoder has the width of the level before it, and already the larger size.
+    # The input of a level of the decoder has the width of the level before it, and already the larger size.
     widths = map(max, channels, [channels[0], *channels[:-1]])
     return max(width * (config.context_grid * 2**level) ** 2 for level, width in enumerate(widths))
 
 
 def frames_at_once(tokenizer: CompressiveTokenizer) -> int:
-    """Frames of a piece, at least 1."""
+    """Return the number of frames of a chunk, at least 1."""
     weight = tokenizer.quantize.embedding.weight
     bound = CPU_MAP_BYTES * torch.get_num_threads() if weight.device.type == "cpu" else DEVICE_MAP_BYTES
     return max(1, bound // (largest_map(tokenizer.config) * weight.element_size()))
 
 
-def rows_of(features: ContextFeatures) -> FeaturesOf:
-    """Some rows of features that are known."""
-    return lambda rows: some_rows(features, rows)
+def row_selector(features: ContextFeatures) -> RowFeatures:
+    """Return a function that selects rows of ``features``."""
+    return lambda rows: select_rows(features, rows)
 
 
-def some_rows(features: ContextFeatures, rows: slice | Tensor) -> ContextFeatures:
-    """The features of some rows."""
+def select_rows(features: ContextFeatures, rows: slice | Tensor) -> ContextFeatures:
+    """Return the features of some rows."""
     return ContextFeatures(tuple(level[rows] for level in features.levels))
 
 
 def encode_context(tokenizer: CompressiveTokenizer, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
-    """`CompressiveTokenizer.encode_context` of ``[b c ch h w]``."""
-    parts = [tokenizer.encode_context(frames[rows]) for rows in _row_pieces(tokenizer, frames)]
+    """Encode context frames ``[b c ch h w]``; see `CompressiveTokenizer.encode_context`."""
+    parts = [tokenizer.encode_context(frames[rows]) for rows in _row_chunks(tokenizer, frames)]
     return torch.cat([codes for codes, _ in parts]), _join([features for _, features in parts])
 
 
 def decoder_features(tokenizer: CompressiveTokenizer, codes: Tensor) -> ContextFeatures:
-    """`CompressiveTokenizer.decoder_features` of ``[b c n]``."""
-    return _join([tokenizer.decoder_features(codes[rows]) for rows in _row_pieces(tokenizer, codes)])
+    """Return the decoder's features of codes ``[b c n]``; see `CompressiveTokenizer.decoder_features`."""
+    return _join([tokenizer.decoder_features(codes[rows]) for rows in _row_chunks(tokenizer, codes)])
 
 
 def encode_future(tokenizer: CompressiveTokenizer, frames: Tensor, features: ContextFeatures) -> Tensor:
-    """Codes of frames after the context.
+    """Encode frames after the context.
 
     Args:
-        tokenizer: makes them.
+        tokenizer: encodes them.
         frames: ``[b k f ch h w]`` in [0, 1]: k children of each row of the context.
         features: of the b rows of the context.
 
@@ -72,45 +71,45 @@ def encode_future(tokenizer: CompressiveTokenizer, frames: Tensor, features: Con
         int64 ``[b k f m]``.
     """
     codes = torch.empty(*frames.shape[:3], tokenizer.layout.dynamics_tokens, dtype=torch.long, device=frames.device)
-    for rows, places in _pieces(frames, frames_at_once(tokenizer)):
-        known = rows_of(features)(rows)
-        for place in places:
-            some = frames[place]
-            found = tokenizer.encode_future(rearrange(some, "b k f ch h w -> b (k f) ch h w"), known)
-            codes[place] = rearrange(found, "b (k f) m -> b k f m", k=some.shape[1])
+    for rows, chunks in _chunks(frames, frames_at_once(tokenizer)):
+        row_features = select_rows(features, rows)
+        for chunk in chunks:
+            pixels = frames[chunk]
+            encoded = tokenizer.encode_future(rearrange(pixels, "b k f ch h w -> b (k f) ch h w"), row_features)
+            codes[chunk] = rearrange(encoded, "b (k f) m -> b k f m", k=pixels.shape[1])
     return codes
 
 
-def decode_future(tokenizer: CompressiveTokenizer, codes: Tensor, features: FeaturesOf, out: Tensor) -> None:
-    """Frames of codes.
+def decode_future(tokenizer: CompressiveTokenizer, codes: Tensor, features: RowFeatures, out: Tensor) -> None:
+    """Decode frames after the context.
 
     Args:
-        tokenizer: makes them.
+        tokenizer: decodes them.
         codes: int64 ``[b k f m]``: k children of each row of the context.
-        features: of rows of the context; children of a row share what is computed of it.
-        out: float32 ``[b k f ch h w]`` that takes the frames, in [0, 1].
+        features: of rows of the context; the children of a row share them.
+        out: float32 ``[b k f ch h w]``, filled with the frames, in [0, 1].
     """
-    for rows, places in _pieces(codes, frames_at_once(tokenizer)):
-        known = features(rows)
-        for place in places:
-            some = codes[place]
-            frames = tokenizer.decode_future(rearrange(some, "b k f m -> b (k f) m"), known).clamp(0, 1)
-            out[place] = rearrange(frames, "b (k f) ch h w -> b k f ch h w", k=some.shape[1])
+    for rows, chunks in _chunks(codes, frames_at_once(tokenizer)):
+        row_features = features(rows)
+        for chunk in chunks:
+            ids = codes[chunk]
+            frames = tokenizer.decode_future(rearrange(ids, "b k f m -> b (k f) m"), row_features).clamp(0, 1)
+            out[chunk] = rearrange(frames, "b (k f) ch h w -> b k f ch h w", k=ids.shape[1])
 
 
-def _pieces(block: Tensor, most: int) -> Iterator[tuple[slice, Iterator[tuple[slice, slice, slice]]]]:
-    """Pieces of ``[b k f ...]``, at most ``most`` frames in each: rows, and all places that they have.
+def _chunks(block: Tensor, most: int) -> Iterator[tuple[slice, Iterator[tuple[slice, slice, slice]]]]:
+    """Yield the rows and the chunks of ``[b k f ...]`` in them, of at most ``most`` frames each.
 
-    A row's own frames come first, then those of its siblings, for they look at the same context.
+    A row's own frames come first, then those of its siblings, which have the same context.
     """
     rows, children, frames = block.shape[:3]
     width = min(frames, most)
     depth = min(children, most // width)
-    for some in _slices(rows, most // (width * depth)):
-        yield some, ((some, k, f) for k in _slices(children, depth) for f in _slices(frames, width))
+    for chunk in _slices(rows, most // (width * depth)):
+        yield chunk, ((chunk, k, f) for k in _slices(children, depth) for f in _slices(frames, width))
 
 
-def _row_pieces(tokenizer: CompressiveTokenizer, context: Tensor) -> Iterator[slice]:
+def _row_chunks(tokenizer: CompressiveTokenizer, context: Tensor) -> Iterator[slice]:
     return _slices(len(context), max(1, frames_at_once(tokenizer) // context.shape[1]))
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself beyond the shapes of its two networks."""
+"""The settings of a world model beyond the shapes of its networks."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.decoding.sampling import Sampling
-from ivideogpt.models.heads import HeadsConfig
+from ivideogpt.models.dynamics import HeadsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActionSpace:
-    """What the numbers of a raw action mean to a person; everything empty: unknown.
+    """The meaning of the numbers of a raw action; everything empty: unknown.
 
     Attributes:
         names: one a number.
         low, high: the range of each in raw units.
         units: one a number; "" for a plain number.
-        pointer: the two numbers are a place in the picture: ``low`` is its left and upper edge, ``high`` its right and
+        pointer: the two numbers are a point of the frame: ``low`` is its left and upper edge, ``high`` its right and
             lower one.
     """
 
@@ -35,16 +35,16 @@ class WorldModelConfig:
     """The part of ``config.json`` that the official format has no place for.
 
     Attributes:
-        name: of the model.
-        context_frames: frames a prompt holds.
-        clip_frames: frames of the clips it was trained on, context included; None: unknown.
+        name: name of the model.
+        context_frames: frames of the context.
+        clip_frames: frames of the training clips, context included; None: unknown.
         goal_conditioned: the context is [goal, last frame].
         symlog_rewards: the reward head was trained on symlog(reward).
         action_mean, action_std: of raw actions; ``normalize_actions`` applies them. Empty: raw actions are model units.
         action_space: names, ranges and units of raw actions.
-        temperature: that its makers show it at; demo, page and gallery start from it (`imagine` starts from 1).
+        sampling: the sampling rule of every command and function that is given none.
         frame_stride: recorded frames from one frame of a clip to the next.
-        heads: which heads there are.
+        heads: the layers around the transformer.
         metadata: plain JSON values for people: training data, seconds, held-out results.
     """
 
@@ -56,13 +56,17 @@ class WorldModelConfig:
     action_mean: tuple[float, ...] = ()
     action_std: tuple[float, ...] = ()
     action_space: ActionSpace = field(default_factory=ActionSpace)
-    temperature: float = 1.0
+    sampling: Sampling = field(default_factory=Sampling)
     frame_stride: int = 1
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises UserError where the parts contradict each other."""
+        """Check the settings.
+
+        Raises:
+            UserError: they contradict each other, or a number is out of range.
+        """
         for label in ("action_mean", "action_std"):
             count = len(getattr(self, label))
             if count not in (0, self.heads.action_dim):
@@ -81,7 +85,6 @@ class WorldModelConfig:
             raise UserError(f"action_mean is {list(self.action_mean)}; expected only finite numbers")
         if not all(0 < std < math.inf for std in self.action_std):
             raise UserError(f"action_std is {list(self.action_std)}; expected only finite numbers above 0")
-        Sampling(temperature=self.temperature)  # checks it
         for label in ("context_frames", "frame_stride", "clip_frames"):
             if getattr(self, label) is not None and getattr(self, label) < 1:
                 raise UserError(f"{label} is {getattr(self, label)}; expected at least 1")

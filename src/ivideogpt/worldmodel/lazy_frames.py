@@ -1,4 +1,4 @@
-"""Frames of a session: decoded when somebody looks at them, and shared between a row and its children."""
+"""Frames of a session: decoded when they are read, and shared between a row and its children."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ivideogpt.worldmodel import chunked_tokenizer
 
 
 class SegmentDecoder:
-    """Decodes the frames of a segment; it holds the codes of the context and no cache.
+    """Decoder of the frames of a segment; it holds the codes of the context and no cache.
 
-    The features of the context are computed when something is decoded, and kept from then on only where more frames of
-    the segment will follow one by one.
+    The features of the context are computed when a frame is decoded, and kept only where more frames of the segment
+    follow one by one.
     """
 
     def __init__(self, tokenizer: CompressiveTokenizer, context: Tensor) -> None:
-        """Keeps the context's codes, int64 ``[b c n]``."""
+        """Hold the codes of the context, int64 ``[b c n]``."""
         self.tokenizer, self._context = tokenizer, context
         self._features: ContextFeatures | None = None
 
@@ -32,35 +32,36 @@ class SegmentDecoder:
         return len(self._context)
 
     def select(self, rows: Tensor) -> SegmentDecoder:
-        """The decoder of some rows: int64 ``[b]``."""
+        """Return the decoder of the rows int64 ``[k]``."""
         return SegmentDecoder(self.tokenizer, self._context[rows.to(self._context.device)])
 
     def decode(self, codes: Tensor, out: Tensor, keep: bool) -> None:
-        """Frames of codes, by the weights as they are now and where they are now.
+        """Decode frames, with the present weights and on their present device.
 
         Args:
             codes: int64 ``[b k f m]``: k children of each row of the context.
-            out: float32 ``[b k f c h w]`` that takes the frames, in [0, 1].
-            keep: the features of the context.
+            out: float32 ``[b k f c h w]``, filled with the frames, in [0, 1].
+            keep: keep the features of the context.
         """
         weight = self.tokenizer.quantize.embedding.weight
-        context, known = self._context.to(weight.device), self._features
-        if known is not None and any((x.device, x.dtype) != (weight.device, weight.dtype) for x in known.levels):
-            known = None
-        if keep and known is None:
-            known = self._features = chunked_tokenizer.decoder_features(self.tokenizer, context)
-        some = (
-            chunked_tokenizer.rows_of(known) if known else lambda rows: self.tokenizer.decoder_features(context[rows])
-        )
-        chunked_tokenizer.decode_future(self.tokenizer, codes.to(weight.device), some, out)
+        context, kept = self._context.to(weight.device), self._features
+        if kept is not None and any((x.device, x.dtype) != (weight.device, weight.dtype) for x in kept.levels):
+            kept = None
+        if keep and kept is None:
+            kept = self._features = chunked_tokenizer.decoder_features(self.tokenizer, context)
+        if kept is not None:
+            features = chunked_tokenizer.row_selector(kept)
+        else:
+            features = lambda rows: self.tokenizer.decoder_features(context[rows])  # noqa: E731
+        chunked_tokenizer.decode_future(self.tokenizer, codes.to(weight.device), features, out)
 
     def forget(self) -> None:
-        """The segment is over: what is still to be decoded computes the features again."""
+        """Free the features; frames that are still to be decoded compute them again."""
         self._features = None
 
 
 class _Coded(NamedTuple):
-    """A picture that waits: int64 codes ``[b m]``, b a multiple of the rows of their decoder."""
+    """A frame that is not decoded yet: int64 codes ``[b m]``; b is a multiple of the rows of the decoder."""
 
     codes: Tensor
     decoder: SegmentDecoder
@@ -68,39 +69,39 @@ class _Coded(NamedTuple):
 
 @dataclass(eq=False)
 class _Picture:
-    """Pixels float32 ``[b c h w]``, or what they will be decoded from."""
+    """Pixels float32 ``[b c h w]``, or the codes that they are decoded from; replaced when it is decoded."""
 
     content: Tensor | _Coded
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame of each row: b pictures, each of which stands for ``share`` rows that follow one another."""
+    """One frame of each row: b pictures, each shared by ``share`` consecutive rows."""
 
     picture: _Picture
     share: int = 1
 
     @classmethod
     def shown(cls, pixels: Tensor) -> Frame:
-        """A frame that is known: float32 ``[b c h w]``."""
+        """Wrap pixels float32 ``[b c h w]``."""
         return cls(_Picture(pixels))
 
     @classmethod
     def waiting(cls, codes: Tensor, decoder: SegmentDecoder) -> Frame:
-        """A frame that is decoded when somebody looks: int64 ``[b m]``, b a multiple of the decoder's rows."""
+        """Wrap codes int64 ``[b m]``, decoded when the frame is read; b is a multiple of the decoder's rows."""
         return cls(_Picture(_Coded(codes, decoder)))
 
     def repeat(self, k: int) -> Frame:
-        """Each row k times, without a copy."""
+        """Return the frame with each row k times, without a copy."""
         return Frame(self.picture, self.share * k)
 
 
 def decode(frames: Sequence[Frame], *, keep: bool) -> None:
-    """Decodes those frames that nobody has looked at yet, for all who share them.
+    """Decode the frames that are not decoded yet, for all rows that share them.
 
     Args:
         frames: in their order.
-        keep: the features of their contexts too, for frames that follow.
+        keep: keep the features of their contexts, for the next frames.
     """
     waiting = dict.fromkeys(frame.picture for frame in frames if isinstance(frame.picture.content, _Coded))
     with torch.inference_mode():
@@ -113,34 +114,34 @@ def decode(frames: Sequence[Frame], *, keep: bool) -> None:
 
 
 def stacked(blocks: Sequence[Sequence[Frame]]) -> Tensor:
-    """Frames float32 ``[b t c h w]`` in memory of their own; what is decoded for them is kept nowhere else.
+    """Return frames float32 ``[b t c h w]`` in new memory; those that are decoded for it are kept nowhere else.
 
     Args:
-        blocks: rows that stand one below the other, of t frames each.
+        blocks: t frames each of some rows; the rows of all blocks one below the other.
     """
     contents = [[(frame.picture.content, frame.share) for frame in frames] for frames in blocks]
     rows = [_rows(first) * share for (first, share), *_ in contents]
-    with torch.inference_mode(False):  # networks can be trained on them, whoever looks first
+    with torch.inference_mode(False):  # networks can be trained on them, even if they are first read in inference mode
         out = _empty([content for content, _ in contents[0]], sum(rows))
     with torch.inference_mode():
-        for frames, place in zip(contents, out.split(rows), strict=True):
-            _fill(frames, place)
+        for frames, block in zip(contents, out.split(rows), strict=True):
+            _fill(frames, block)
     return out
 
 
 def _fill(frames: Sequence[tuple[Tensor | _Coded, int]], out: Tensor) -> None:
-    """Writes contents and their shares into ``[b t c h w]``: those of one origin together."""
+    """Write contents and their shares into ``[b t c h w]``: those of one origin together."""
     start = 0
     for (_, share), group in groupby(frames, lambda frame: (_origin(frame[0]), frame[1])):
-        some = [content for content, _ in group]
-        families = out[:, start : start + len(some)].unflatten(0, (-1, share))
-        start += len(some)
-        _write(some, families[:, 0], keep=False)
+        contents = [content for content, _ in group]
+        families = out[:, start : start + len(contents)].unflatten(0, (-1, share))
+        start += len(contents)
+        _write(contents, families[:, 0], keep=False)
         families[:, 1:] = families[:, :1]
 
 
 def _write(contents: Sequence[Tensor | _Coded], out: Tensor, keep: bool) -> None:
-    """Writes contents of one origin into ``[b t c h w]``."""
+    """Write contents of one origin into ``[b t c h w]``."""
     coded = [content for content in contents if isinstance(content, _Coded)]
     if coded:
         decoder = coded[0].decoder
@@ -148,13 +149,13 @@ def _write(contents: Sequence[Tensor | _Coded], out: Tensor, keep: bool) -> None
         children = (decoder.rows, -1)
         decoder.decode(codes.unflatten(0, children), out.unflatten(0, children), keep)
         return
-    for place, pixels in zip(out.unbind(dim=1), contents, strict=True):
+    for frame, pixels in zip(out.unbind(dim=1), contents, strict=True):
         assert isinstance(pixels, Tensor)
-        place.copy_(pixels)
+        frame.copy_(pixels)
 
 
 def _origin(content: Tensor | _Coded) -> tuple[SegmentDecoder | None, int]:
-    """Contents of one origin are written together."""
+    """Return the decoder and the number of rows of a content; contents of one origin are written together."""
     return (None if isinstance(content, Tensor) else content.decoder), _rows(content)
 
 
@@ -163,7 +164,7 @@ def _rows(content: Tensor | _Coded) -> int:
 
 
 def _empty(contents: Sequence[Tensor | _Coded], rows: int | None = None) -> Tensor:
-    """Memory for so many frames of so many rows, by default as many as they have: ``[b t c h w]``."""
+    """Allocate ``[b t c h w]`` for the contents, of ``rows`` rows, by default as many as they have."""
     first = contents[0]
     if isinstance(first, Tensor):
         shape, device = first.shape[1:], first.device

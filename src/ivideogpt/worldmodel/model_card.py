@@ -1,31 +1,31 @@
-"""The model card that lies in every checkpoint we write."""
+"""The model card of a checkpoint."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ivideogpt.worldmodel.world_model import WorldModel
+from ivideogpt.models.dynamics import Dynamics
+from ivideogpt.models.tokenizer import CompressiveTokenizer
+from ivideogpt.worldmodel.config import WorldModelConfig
 
 
-def card_facts(model: WorldModel) -> dict[str, str]:
-    """What the model is: name -> value, both for people."""
-    config, tokenizer, transformer = model.config, model.tokenizer.config, model.transformer.config
+def card_facts(config: WorldModelConfig, tokenizer: CompressiveTokenizer, dynamics: Dynamics) -> dict[str, str]:
+    """Return the facts of a model as name and value, both for people."""
     million = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
-        for name, part in (("tokenizer", model.tokenizer), ("transformer", model.transformer))
+        for name, part in (("tokenizer", tokenizer), ("transformer", dynamics.transformer))
     }
+    shape, layers, layout = tokenizer.config, dynamics.transformer.config, dynamics.layout
     forecast = {}
     if config.heads.forecast_grid:
-        weights = sum(p.numel() for p in model.heads.forecast.parameters()) / 1e6
+        weights = sum(p.numel() for p in dynamics.heads.forecast.parameters()) / 1e6
         forecast = {"forecast": f"{weights:.1f}M parameters, from {config.heads.forecast_frames} frames"}
     return {
-        "frames": f"{tokenizer.resolution} x {tokenizer.resolution}, {config.context_frames} context frames",
-        "tokens": f"{model.layout.context_tokens} a context frame, {model.layout.dynamics_tokens} a future frame",
-        "tokenizer": f"{million['tokenizer']:.1f}M parameters, codebooks of {tokenizer.context_codes} and "
-        f"{tokenizer.dynamics_codes}",
-        "transformer": f"{million['transformer']:.1f}M parameters, {transformer.num_layers} layers of "
-        f"{transformer.hidden_size}",
+        "frames": f"{shape.resolution} x {shape.resolution}, {config.context_frames} context frames",
+        "tokens": f"{layout.context_tokens} a context frame, {layout.dynamics_tokens} a future frame",
+        "tokenizer": f"{million['tokenizer']:.1f}M parameters, codebooks of {shape.context_codes} and "
+        f"{shape.dynamics_codes}",
+        "transformer": f"{million['transformer']:.1f}M parameters, {layers.num_layers} layers of {layers.hidden_size}",
         **forecast,
         "actions": f"{config.heads.action_dim} numbers" if config.heads.action_dim else "none",
         "rewards": "yes" if config.heads.reward else "no",
@@ -33,14 +33,17 @@ def card_facts(model: WorldModel) -> dict[str, str]:
     }
 
 
-def model_card(model: WorldModel, repository: str | None = None) -> str:
-    """Markdown with the front matter that the Hub reads: what the model is, what it was trained on, how well it does.
+def model_card(
+    config: WorldModelConfig, tokenizer: CompressiveTokenizer, dynamics: Dynamics, repository: str | None = None
+) -> str:
+    """Return Markdown with the front matter of the Hub: the model, its training data and its results.
 
     Args:
-        model: the world model.
-        repository: where on the Hub it goes, to say how it is loaded from there.
+        config: settings and metadata of the model.
+        tokenizer: of the model.
+        dynamics: of the model.
+        repository: ``owner/name`` on the Hub, for the line that loads it from there.
     """
-    config = model.config
     lines = [
         "---",
         *([f"license: {config.metadata['license']}"] if "license" in config.metadata else []),
@@ -50,7 +53,7 @@ def model_card(model: WorldModel, repository: str | None = None) -> str:
         "",
     ]
     lines += [f"# {config.name or 'An iVideoGPT world model'}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in card_facts(model).items()]
+    lines += [f"| {name} | {value} |" for name, value in card_facts(config, tokenizer, dynamics).items()]
     for title, values in config.metadata.items():
         lines += ["", f"## {str(title).replace('_', ' ').capitalize()}", "", *_paragraph(values)]
     use = repository or config.name or "FOLDER"

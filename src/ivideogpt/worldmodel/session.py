@@ -1,27 +1,22 @@
-"""One live imagination: stepped, observed, forked and rewound; the only rollout code there is."""
+"""A live imagination: it is stepped, observed, forked and rewound, and it holds the only rollout loop."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.decoding import decode as engine
 from ivideogpt.decoding.sampling import RandomStreams, Sampling
-from ivideogpt.models.tokenizer import ContextFeatures
-from ivideogpt.models.transformer import KVCache
-from ivideogpt.worldmodel import chunked_tokenizer, memory, validation
+from ivideogpt.worldmodel import validation
 from ivideogpt.worldmodel.imagination import Imagination
-from ivideogpt.worldmodel.lazy_frames import Frame, SegmentDecoder, decode, stacked
+from ivideogpt.worldmodel.interfaces import Segment, SessionModel, StepRecord
+from ivideogpt.worldmodel.lazy_frames import Frame, decode, stacked
 
-if TYPE_CHECKING:
-    from ivideogpt.worldmodel.world_model import WorldModel
+DEFAULT_HORIZON = 14
 
 
 @dataclass(frozen=True)
@@ -30,9 +25,9 @@ class Step:
 
     Attributes:
         frames: ``[b c h w]`` in [0, 1].
-        ids: int64 ``[b m]`` of the full vocabulary.
-        log_probs: float32 ``[b m]``; of an observed frame: how much the model expected it.
-        entropies: float32 ``[b m]`` in nats: how unsure the model was of each token.
+        ids: int64 ``[b m]`` of the full vocabulary; m is 0 for a model without tokens.
+        log_probs: float32 ``[b m]``; of an observed frame: how expected it was.
+        entropies: float32 ``[b m]`` in nats: how uncertain each token was.
         rewards: ``[b]`` in reward units, or None without a reward head.
         terminations: ``[b]``, probability that this step was the last, or None without such a head.
     """
@@ -45,87 +40,54 @@ class Step:
     terminations: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class _Past:
-    """A step that was made: what is needed to make it again."""
-
-    tokens: engine.FrameTokens
-    separators: Tensor
-    action: Tensor | None
-    rewards: Tensor | None
-    terminations: Tensor | None
-
-    def select(self, rows: Tensor) -> _Past:
-        """The same of some rows, in any order and any number: int64 ``[b]``."""
-
-        def some(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x[rows.to(x.device)]
-
-        tokens = engine.FrameTokens(*(x[rows.to(x.device)] for x in self.tokens))
-        separators = self.separators[rows.to(self.separators.device)]
-        return _Past(tokens, separators, some(self.action), some(self.rewards), some(self.terminations))
-
-
-@dataclass
-class _Segment:
-    """The steps since the context was last encoded: their cache and what the tokenizer needs.
-
-    The tokenizer's parts have a row for each row that the segment began with; its children share it.
-    """
-
-    start: int
-    cache: KVCache
-    encoder: ContextFeatures
-    decoder: SegmentDecoder
-
-    def select(self, rows: Tensor, count: int) -> _Segment:
-        """The same of some of ``count`` rows."""
-        parents = torch.div(rows, count // self.decoder.rows, rounding_mode="floor")
-        cache = self.cache.select(rows.to(self.cache.keys.device))
-        return _Segment(
-            self.start, cache, chunked_tokenizer.some_rows(self.encoder, parents), self.decoder.select(parents)
-        )
-
-
 class Session:
-    """A batch of b imaginations that go on in step, made by ``WorldModel.session``.
+    """A batch of b imaginations that are stepped together, made by ``WorldModel.session``.
 
-    The cache is kept between frames. When a segment is full (see ``reanchor_every``) the last frames are encoded as a
-    new context and the session goes on, so that any number of steps runs in bounded memory (frames and tokens of the
-    past are kept; the cache is not). A frame is decoded when somebody looks at it, or when it becomes context.
+    When a segment is full (see ``reanchor_every``) its last frames are encoded as a new context and the session goes
+    on, so that any number of steps runs in bounded memory (frames and tokens of the past are kept; the cache is not). A
+    frame is decoded when it is read, or when it becomes context.
+
+    Attributes:
+        model: the world model.
+        sampling: the sampling rule of the next steps; may be changed between steps.
     """
 
     def __init__(
         self,
-        model: WorldModel,
+        model: SessionModel,
         context: Tensor,
         *,
         sampling: Sampling | None = None,
         seed: int | Sequence[int] | RandomStreams = 0,
         reanchor_every: int | None = None,
+        speculative: bool = True,
     ) -> None:
-        """Encodes the context.
+        """Encode the context.
 
         Args:
             model: the world model.
             context: ``[b c_frames c h w]``, float in [0, 1] or uint8; for a goal-conditioned model [goal, last frame].
-            sampling: how tokens are drawn.
+            sampling: the sampling rule; None: the checkpoint's.
             seed: of the random streams: one number, or one a row; or the streams themselves.
-            reanchor_every: imagined frames between two encodings of the context; None: what the model was trained on.
+            reanchor_every: imagined frames between two encodings of the context; None: as the model was trained.
+            speculative: decode with drafts where they pay; False: token by token. The results are equal, rounding
+                apart.
 
         Raises:
-            UserError: wrong shape, type, range or number of context frames, or more rows than memory has room for.
+            UserError: wrong shape, type, range or number of context frames, or too many rows for the memory.
         """
         self.model = model
-        self.sampling = sampling or Sampling()
+        self.sampling = sampling or model.config.sampling
         context = validation.check_context(model, context)
         self._frames = [Frame.shown(pixels) for pixels in context.unbind(dim=1)]
-        self._past: list[_Past] = []
+        self._past: list[StepRecord] = []
         self._streams = RandomStreams.from_seed(seed, len(context))
         self._capacity = model.segment_frames(reanchor_every)
-        memory.check_room(model, len(context), self._capacity)
+        self._speculative = speculative
+        model.check_memory(len(context), self._capacity)
+        # The steps at which a segment began, and the newest segment; None until the next step needs it.
         self._anchors = [0]
-        self._opened: _Segment | None = self._open_segment()
+        self._opened: Segment | None = self._open_segment()
 
     @property
     def steps(self) -> int:
@@ -144,7 +106,7 @@ class Session:
         return stacked([self._frames])
 
     def step(self, action: Tensor | None = None) -> Step:
-        """Imagines the next frame.
+        """Imagine the next frame.
 
         Args:
             action: ``[b a]`` in model units, applied at the last frame; None only for an action-free model.
@@ -157,49 +119,97 @@ class Session:
 
     @torch.inference_mode()
     def advance(self, action: Tensor | None = None) -> None:
-        """Imagines the next frame as tokens only; it is decoded when somebody looks at ``frames``."""
-        action, separators = self._open(action)
-        uniforms = self._streams.uniforms(self.steps, self.model.layout.frame_length)[
-            :, : self.model.layout.dynamics_tokens
-        ]
-        tokens = engine.decode_frame(
-            self.model, self._segment.cache, separators, action, self.sampling, uniforms.to(separators.device)
+        """Imagine the next frame without decoding it; it is decoded when ``frames`` is read."""
+        action = validation.check_action(self.model, action, self.rows)
+        segment = self._next_segment()
+        uniforms = self._streams.uniforms(self.steps, segment.random_numbers)
+        self._append(*segment.step(action, uniforms, self.sampling, self._previous()))
+
+    def rollout(
+        self,
+        actions: Tensor | None = None,
+        horizon: int | None = None,
+        *,
+        on_step: Callable[[], object] | None = None,
+    ) -> Imagination:
+        """Imagine several frames.
+
+        Args:
+            actions: ``[b horizon a]`` in model units; ``actions[:, i]`` leads to the i-th frame of the rollout. None
+                only for an action-free model.
+            horizon: frames to imagine; default: as many as there are actions, else 14.
+            on_step: called after each step, for progress bars.
+
+        Returns:
+            The frames of this rollout, whatever the session does later.
+
+        Raises:
+            UserError: shapes or lengths are wrong.
+        """
+        horizon = check_horizon(actions, horizon)
+        actions = validation.check_actions(self.model, actions, self.rows, horizon)
+        start = self.steps
+        for index in range(horizon):
+            self.advance(None if actions is None else actions[:, index])
+            if on_step is not None:
+                on_step()
+        return self.imagination(start)
+
+    def imagination(self, start: int = 0) -> Imagination:
+        """Return the steps made so far from step ``start`` on, whatever the session does later."""
+        past = self._past[start:]
+
+        def stack(values: list[Tensor | None]) -> Tensor | None:
+            return None if values[0] is None else torch.stack(values, dim=1)  # type: ignore[arg-type]
+
+        return Imagination(
+            frames=(tuple(self._frames[self.model.context_frames + start :]),),
+            ids=torch.stack([step.ids for step in past], dim=1),
+            log_probs=torch.stack([step.log_probs for step in past], dim=1),
+            entropies=torch.stack([step.entropies for step in past], dim=1),
+            rewards=stack([step.rewards for step in past]),
+            terminations=stack([step.terminations for step in past]),
         )
-        waiting = Frame.waiting(self.model.codes(tokens.ids), self._segment.decoder)
-        self._close(tokens, separators, action, waiting)
 
     def warmup(self) -> None:
-        """Does now what the first frame would wait for: weights are laid out for the CPU, a CUDA graph is captured."""
+        """Prepare the first step: reorder weights for the CPU, capture a CUDA graph."""
         size = self.model.action_dim
         action = torch.zeros(self.rows, size, device=self.model.device) if size else None
         self.fork().step(action)
 
     def observe(self, frame: Tensor, action: Tensor | None = None) -> Step:
-        """Takes the real next frame instead of an imagined one.
+        """Append the real next frame instead of an imagined one.
 
         Args:
             frame: ``[b c h w]``, float in [0, 1] or uint8.
             action: ``[b a]`` in model units, that led to it.
 
         Returns:
-            The step, whose ``log_probs`` tell how much the model expected the frame.
+            The step; its ``log_probs`` tell how expected the frame was.
 
         Raises:
             UserError: the frame or the action is of another shape, type or range, or an action is missing.
         """
         frame = validation.check_frame(self.model, frame, self.rows)
-        self._read(frame, action)
+        action = validation.check_action(self.model, action, self.rows)
+        with torch.inference_mode():
+            segment = self._next_segment()
+            uniforms = self._streams.uniforms(self.steps, segment.random_numbers)
+            self._append(*segment.observe(frame, action, uniforms, self.sampling, self._previous()))
         return self._last_step()
 
     @torch.inference_mode()
     def fork(self, k: int = 1, common_random: bool = False, *, first: int = 0) -> Session:
-        """A new session with each row repeated k times; this one is left as it is.
+        """Return a new session with each row repeated k times; this one does not change.
 
         Args:
             k: children of each row; child 0 keeps the row's random stream.
             common_random: all children keep it.
             first: number of the first child. Children of one number are the same whenever the row is forked at this
-                step; another number gives a future that was not seen yet.
+                step; another number gives another future.
+
+        Raises:
+            UserError: k or first is too small.
         """
         if k < 1:
             raise UserError(f"k is {k}; expected at least 1 child a row")
@@ -212,12 +222,12 @@ class Session:
         child._anchors = list(self._anchors)
         child._streams = self._streams.fork(k, self.steps, common_random, first)
         if self._opened is not None:
-            child._opened = replace(self._opened, cache=self._opened.cache.repeat(k))
+            child._opened = self._opened.repeat(k)
         return child
 
     @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> Session:
-        """A new session of some rows, each of which goes on as it would have; this one is left as it is.
+        """Return a new session of some rows, each of which goes on as it would have; this one does not change.
 
         Args:
             rows: their numbers, in any order.
@@ -227,19 +237,19 @@ class Session:
         """
         if not len(rows) or not all(0 <= row < self.rows for row in rows):
             raise UserError(f"rows is {list(rows)}; expected some of 0 to {self.rows - 1}")
-        chosen = torch.as_tensor(rows, dtype=torch.long)
+        selected = torch.as_tensor(rows, dtype=torch.long)
         child = copy.copy(self)
-        child._frames = [Frame.shown(pixels) for pixels in self.frames[chosen].unbind(dim=1)]
-        child._past = [past.select(chosen) for past in self._past]
+        child._frames = [Frame.shown(pixels) for pixels in self.frames[selected].unbind(dim=1)]
+        child._past = [past.select(selected) for past in self._past]
         child._anchors = list(self._anchors)
         child._streams = self._streams.rows(rows)
         if self._opened is not None:
-            child._opened = self._opened.select(chosen, self.rows)
+            child._opened = self._opened.select(selected, self.rows)
         return child
 
     @torch.inference_mode()
     def rewind(self, n: int) -> None:
-        """Goes n steps back, random streams included: the same actions lead to the same frames again.
+        """Go n steps back, random streams included: the same actions lead to the same frames again.
 
         Raises:
             UserError: n is negative or more than the steps made.
@@ -252,49 +262,57 @@ class Session:
         del self._past[steps:], self._frames[self.model.context_frames + steps :]
         if steps >= self._anchors[-1]:
             if self._opened is not None:
-                self._opened.cache.truncate(self._segment_length(steps - self._opened.start))
+                self._opened.truncate(steps - self._anchors[-1])
             return
         self._opened = None
         while self._anchors[-1] > 0 and self._anchors[-1] >= steps:
             self._anchors.pop()
 
-    # Parts
+    # Segments
 
-    @torch.inference_mode()
-    def _read(self, frame: Tensor, action: Tensor | None) -> None:
-        """Appends the real next frame ``[b c h w]`` as tokens."""
-        action, separators = self._open(action)
-        segment, tokenizer = self._segment, self.model.tokenizer
-        pixels = rearrange(frame.to(self.model.dtype), "(b k) c h w -> b k 1 c h w", b=segment.decoder.rows)
-        codes = rearrange(chunked_tokenizer.encode_future(tokenizer, pixels, segment.encoder), "b k 1 m -> (b k) m")
-        ids = codes + self.model.layout.dynamics_ids.start
-        tokens = engine.read_frame(self.model, self._segment.cache, separators, ids, action, self.sampling)
-        self._close(tokens, separators, action, Frame.shown(frame))
-
-    def _open(self, action: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        """Checks the action, makes room, and tells the id that opens the next frame."""
-        action = validation.check_action(self.model, action, self.rows)
+    def _next_segment(self) -> Segment:
+        """Return the segment of the next step; a new one where the newest is full."""
         if self.steps - self._anchors[-1] >= self._capacity:
             decode(self._context(self.steps), keep=False)
             if self._opened is not None:
-                self._opened.decoder.forget()
+                self._opened.close()
             self._anchors.append(self.steps)
             self._opened = None  # the old cache goes before the new one comes
-        layout, device = self.model.layout, self._segment.cache.keys.device
-        if not self.sampling.free_separators or self.steps == self._segment.start:
-            return action, torch.full((self.rows,), layout.dynamics_separator, device=device)
-        # The separator is the last number drawn for the frame before.
-        uniforms = self._streams.uniforms(self.steps - 1, layout.frame_length)[:, -1].to(device)
-        logits = self.model.transformer.logits(self._past[-1].tokens.hidden)
-        return action, self.sampling.choose(logits, uniforms).index
+        return self._segment
 
-    def _close(self, tokens: engine.FrameTokens, separators: Tensor, action: Tensor | None, frame: Frame) -> None:
-        rewards, ends = self.model.rewards(tokens.hidden), self.model.terminations(tokens.hidden)
-        if not self.sampling.free_separators:
-            tokens = tokens._replace(hidden=tokens.hidden.new_empty(self.rows, 0))  # a view would keep the memory
-        else:
-            tokens = tokens._replace(hidden=tokens.hidden.clone())
-        self._past.append(_Past(tokens, separators, action, rewards, ends))
+    @property
+    def _segment(self) -> Segment:
+        """The newest segment."""
+        if self._opened is None:
+            self._opened = self._open_segment()
+        return self._opened
+
+    @torch.inference_mode()
+    def _open_segment(self) -> Segment:
+        """Encode the frames before the newest anchor as a new context, and replay the steps made since."""
+        start = self._anchors[-1]
+        context = self._context(start)
+        decode(context, keep=False)
+        segment = self.model.open_segment(stacked([context]), self._capacity, speculative=self._speculative)
+        for record, frame in zip(self._past[start:], self._frames[self.model.context_frames + start :], strict=True):
+            segment.replay(record, frame, self.sampling)
+        return segment
+
+    def _context(self, start: int) -> list[Frame]:
+        """Return the frames that are the context of step ``start``."""
+        count = self.model.context_frames
+        if self.model.config.goal_conditioned:
+            return [self._frames[0], self._frames[start + count - 1]]
+        return self._frames[start : start + count]
+
+    # Steps
+
+    def _previous(self) -> StepRecord | None:
+        """Return the last step of the newest segment, or None where it has none."""
+        return self._past[-1] if self.steps > self._anchors[-1] else None
+
+    def _append(self, record: StepRecord, frame: Frame) -> None:
+        self._past.append(record)
         self._frames.append(frame)
 
     def _last_step(self) -> Step:
@@ -303,52 +321,19 @@ class Session:
         frame = stacked([last])[:, 0]
         # Copies, made outside inference mode: callers may change them in place and train on them.
         rewards = None if past.rewards is None else past.rewards.clone()
-        ends = None if past.terminations is None else past.terminations.clone()
-        tokens = past.tokens
-        return Step(frame, tokens.ids.clone(), tokens.log_probs.clone(), tokens.entropies.clone(), rewards, ends)
-
-    @property
-    def _segment(self) -> _Segment:
-        """The segment of the next step."""
-        if self._opened is None:
-            self._opened = self._open_segment()
-        return self._opened
-
-    @torch.inference_mode()
-    def _open_segment(self) -> _Segment:
-        """Encodes the last frames before the newest anchor as a new context, and reads the steps made since."""
-        start, tokenizer = self._anchors[-1], self.model.tokenizer
-        context = self._context(start)
-        decode(context, keep=False)
-        codes, encoder = chunked_tokenizer.encode_context(tokenizer, stacked([context]).to(self.model.dtype))
-        cache = engine.prefill(self.model, codes, self._capacity)
-        for step in self._past[start:]:
-            engine.read_frame(self.model, cache, step.separators, step.tokens.ids, step.action, self.sampling)
-        return _Segment(start, cache, encoder, SegmentDecoder(tokenizer, codes))
-
-    def _context(self, start: int) -> list[Frame]:
-        """The frames that are the context of step ``start``."""
-        count = self.model.context_frames
-        if self.model.config.goal_conditioned:
-            return [self._frames[0], self._frames[start + count - 1]]
-        return self._frames[start : start + count]
-
-    def _segment_length(self, steps: int) -> int:
-        return self.model.layout.length(self.model.context_frames, steps)
+        terminations = None if past.terminations is None else past.terminations.clone()
+        return Step(frame, past.ids.clone(), past.log_probs.clone(), past.entropies.clone(), rewards, terminations)
 
 
-def imagination(session: Session, start: int) -> Imagination:
-    """The steps of ``session`` from ``start`` on, whatever it does later."""
-    past = session._past[start:]
+def check_horizon(actions: Tensor | None, horizon: int | None) -> int:
+    """Return the number of frames to imagine: ``horizon``, or one for each action, or 14.
 
-    def joined(values: list[Tensor | None]) -> Tensor | None:
-        return None if values[0] is None else torch.stack(values, dim=1)  # type: ignore[arg-type]
-
-    return Imagination(
-        frames=(tuple(session._frames[session.model.context_frames + start :]),),  # type: ignore[arg-type]
-        ids=torch.stack([step.tokens.ids for step in past], dim=1),
-        log_probs=torch.stack([step.tokens.log_probs for step in past], dim=1),
-        entropies=torch.stack([step.tokens.entropies for step in past], dim=1),
-        rewards=joined([step.rewards for step in past]),
-        terminations=joined([step.terminations for step in past]),
-    )
+    Raises:
+        UserError: the horizon is less than 1, or another number than that of the actions.
+    """
+    count = actions.shape[1] if actions is not None and actions.ndim == 3 else None
+    if horizon is not None and horizon < 1:
+        raise UserError(f"horizon is {horizon}; expected at least 1")
+    if horizon is not None and count is not None and horizon != count:
+        raise UserError(f"horizon is {horizon}, but there are {count} actions a row; give one action a future frame")
+    return horizon or count or DEFAULT_HORIZON

@@ -1,59 +1,58 @@
-"""What may go into a world model: frames, actions and ids, checked once before anything is computed.
+"""Checks of the inputs of a world model: frames, actions and ids, once before anything is computed.
 
-What these functions return shares no memory with what was given: callers may reuse their buffers.
+The results share no memory with the inputs: callers may reuse their buffers.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ivideogpt.core.errors import UserError
-
-if TYPE_CHECKING:
-    from ivideogpt.decoding.sampling import Sampling
-    from ivideogpt.worldmodel.world_model import WorldModel
+from ivideogpt.core.layout import TokenLayout
+from ivideogpt.decoding.sampling import Sampling
+from ivideogpt.worldmodel.interfaces import SessionModel
 
 # Rounding may leave a pixel this far outside [0, 1].
 _TOLERANCE = 1e-3
 
 
-def check_frames(model: WorldModel, frames: Tensor, name: str = "frames") -> Tensor:
-    """Frames ``[b t c h w]`` as float32 in [0, 1] on the model's device.
+def check_frames(model: SessionModel, frames: Tensor, name: str = "frames") -> Tensor:
+    """Return frames ``[b t c h w]`` as float32 in [0, 1] on the model's device.
 
     Raises:
         UserError: no tensor, wrong shape, type or range.
     """
-    size = model.tokenizer.config.resolution
+    size = model.resolution
     _check_shape(frames, (None, None, 3, size, size), f"[b t 3 {size} {size}] (resize the frames to {size} px)", name)
     return _in_range(model, frames, name)
 
 
-def check_frame(model: WorldModel, frame: Tensor, rows: int) -> Tensor:
-    """One frame a row, ``[rows c h w]``; see `check_frames`."""
-    size = model.tokenizer.config.resolution
+def check_frame(model: SessionModel, frame: Tensor, rows: int) -> Tensor:
+    """Return one frame a row, ``[rows c h w]``; see `check_frames`."""
+    size = model.resolution
     _check_shape(frame, (rows, 3, size, size), f"[{rows} 3 {size} {size}], one frame for each row", "frame")
     return _in_range(model, frame, "frame")
 
 
-def check_context(model: WorldModel, context: Tensor) -> Tensor:
-    """Context frames ``[b c_frames c h w]`` as float32 in [0, 1] on the model's device.
+def check_context(model: SessionModel, context: Tensor) -> Tensor:
+    """Return context frames ``[b c_frames c h w]`` as float32 in [0, 1] on the model's device.
 
     Raises:
-        UserError: also where the number of frames is another one.
+        UserError: see `check_frames`; or another number of frames.
     """
     if isinstance(context, Tensor) and context.ndim == 5 and context.shape[1] != model.context_frames:
-        what = " (goal, last frame)" if model.config.goal_conditioned else ""
-        raise UserError(f"context has {context.shape[1]} frames; this model takes exactly {model.context_frames}{what}")
+        order = " (goal, last frame)" if model.config.goal_conditioned else ""
+        raise UserError(
+            f"context has {context.shape[1]} frames; this model takes exactly {model.context_frames}{order}"
+        )
     return check_frames(model, context, "context")
 
 
 def check_actions(
-    model: WorldModel, actions: Tensor | None, rows: int, horizon: int, name: str = "actions"
+    model: SessionModel, actions: Tensor | None, rows: int, horizon: int, name: str = "actions"
 ) -> Tensor | None:
-    """Actions ``[rows horizon a]`` as float32 on the model's device, or None for an action-free model.
+    """Return actions ``[rows horizon a]`` as float32 on the model's device, or None for an action-free model.
 
     Raises:
         UserError: missing, not wanted, no tensor, of another shape, or not finite.
@@ -64,21 +63,21 @@ def check_actions(
     return _finite(model, actions, name)
 
 
-def check_action(model: WorldModel, action: Tensor | None, rows: int) -> Tensor | None:
-    """One action a row, ``[rows a]``; see `check_actions`."""
+def check_action(model: SessionModel, action: Tensor | None, rows: int) -> Tensor | None:
+    """Return one action a row, ``[rows a]``; see `check_actions`."""
     if not _are_wanted(model, action, f"[{rows} {model.action_dim}]", "action"):
         return None
     _check_shape(action, (rows, model.action_dim), f"[{rows} {model.action_dim}]", "action")
     return _finite(model, action, "action")
 
 
-def check_ids(model: WorldModel, ids: Tensor, rows: int, sampling: Sampling) -> Tensor:
-    """Ids ``[rows horizon m]`` of dynamics tokens, in the full vocabulary, as int64 on the model's device.
+def check_ids(layout: TokenLayout, ids: Tensor, rows: int, sampling: Sampling, device: torch.device) -> Tensor:
+    """Return ids ``[rows horizon m]`` of dynamics tokens, in the full vocabulary, as int64 on ``device``.
 
     Raises:
         UserError: wrong shape or type, or ids that ``sampling`` cannot draw.
     """
-    layout, tokens = model.layout, model.layout.dynamics_tokens
+    tokens = layout.dynamics_tokens
     legal = layout.dynamics_ids if sampling.legal_only else range(layout.vocab_size)
     _check_shape(ids, (rows, None, tokens), f"[{rows} horizon {tokens}]", "ids")
     if ids.is_floating_point() or ids.dtype == torch.bool:
@@ -89,18 +88,20 @@ def check_ids(model: WorldModel, ids: Tensor, rows: int, sampling: Sampling) -> 
             f"ids range from {low} to {high}; expected {legal.start} to {legal.stop - 1}"
             + (", or use Sampling(legal_only=False) if they were drawn so" if sampling.legal_only else "")
         )
-    return ids.to(model.device, torch.int64)
+    return ids.to(device, torch.int64)
 
 
 def _check_shape(value: Tensor | None, shape: tuple[int | None, ...], expected: str, name: str) -> None:
     if not isinstance(value, Tensor):
         raise UserError(f"{name} came as {type(value).__name__}; expected a torch tensor {expected}")
-    fits = value.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
+    fits = value.ndim == len(shape) and all(
+        expected_size in (None, size) for expected_size, size in zip(shape, value.shape, strict=True)
+    )
     if not fits or value.numel() == 0:
         raise UserError(f"{name} came with shape {list(value.shape)}; expected {expected}")
 
 
-def _in_range(model: WorldModel, frames: Tensor, name: str) -> Tensor:
+def _in_range(model: SessionModel, frames: Tensor, name: str) -> Tensor:
     if frames.dtype == torch.uint8:
         return frames.to(model.device).float() / 255
     if not frames.is_floating_point():
@@ -113,7 +114,7 @@ def _in_range(model: WorldModel, frames: Tensor, name: str) -> Tensor:
     return frames.to(model.device, torch.float32, copy=True)
 
 
-def _are_wanted(model: WorldModel, actions: Tensor | None, expected: str, name: str) -> bool:
+def _are_wanted(model: SessionModel, actions: Tensor | None, expected: str, name: str) -> bool:
     if actions is None and model.action_dim:
         raise UserError(f"no {name} came, but this model needs them: {expected}")
     if actions is not None and not model.action_dim:
@@ -121,7 +122,7 @@ def _are_wanted(model: WorldModel, actions: Tensor | None, expected: str, name: 
     return actions is not None
 
 
-def _finite(model: WorldModel, actions: Tensor | None, name: str) -> Tensor:
+def _finite(model: SessionModel, actions: Tensor | None, name: str) -> Tensor:
     assert actions is not None
     if not torch.isfinite(actions).all():
         raise UserError(f"{name} came with NaN or infinity; expected finite numbers")

@@ -1,40 +1,41 @@
-"""The world model: tokenizer, transformer and heads; what a checkpoint is, and the one door to imagination."""
+"""The world model: a tokenizer and a dynamics network; loading, saving and imagining."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ivideogpt.core.checkpoint import load_tensors, resolve_checkpoint
-from ivideogpt.core.config import from_dict, load_json, to_dict
+from ivideogpt.core.checkpoint import resolve_checkpoint
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.files import replace_folder, write_text_atomic
+from ivideogpt.core.files import write_text_atomic
 from ivideogpt.core.layout import TokenLayout
 from ivideogpt.core.run import choose_device
 from ivideogpt.decoding.sampling import RandomStreams, Sampling
 from ivideogpt.models.cpu_linear import set_int8
-from ivideogpt.models.heads import Heads
-from ivideogpt.models.tokenizer import CompressiveTokenizer, load_state
+from ivideogpt.models.dynamics import Dynamics, Heads
+from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.transformer import Transformer
-from ivideogpt.worldmodel import memory, official_format, scoring, validation
+from ivideogpt.worldmodel import memory, validation
+from ivideogpt.worldmodel.checkpoint import read_checkpoint, write_checkpoint
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.imagination import Imagination
 from ivideogpt.worldmodel.model_card import model_card
-from ivideogpt.worldmodel.session import Session, imagination
+from ivideogpt.worldmodel.session import Session, check_horizon
 from ivideogpt.worldmodel.shipped import SHIPPED
-
-CONFIG_FILE = "config.json"
-DEFAULT_HORIZON = 14
+from ivideogpt.worldmodel.token_segment import TokenSegment
 
 
 class WorldModel(nn.Module):
     """An interactive world model.
+
+    Attributes:
+        config: its settings.
+        tokenizer: frames to tokens and back.
+        dynamics: predicts the tokens, the reward and the end of the next frame.
 
     Source: paper section 3 and thuml/iVideoGPT; same numbers, see docs/parity.md for what differs.
     """
@@ -42,36 +43,28 @@ class WorldModel(nn.Module):
     def __init__(
         self, config: WorldModelConfig, tokenizer: CompressiveTokenizer, transformer: Transformer, heads: Heads
     ) -> None:
-        """Puts parts together.
+        """Join the parts.
 
         Raises:
             UserError: they do not fit each other.
         """
         super().__init__()
-        self.config, self.tokenizer, self.transformer, self.heads = config, tokenizer, transformer, heads
-        vocab_size = transformer.config.vocab_size
-        if vocab_size != tokenizer.layout.vocab_size:
-            raise UserError(
-                f"the transformer has {vocab_size} ids and the tokenizer {tokenizer.layout.vocab_size}; "
-                "expected a pair that was trained together"
-            )
+        self.config, self.tokenizer = config, tokenizer
         if config.context_frames != tokenizer.config.context_frames:
             raise UserError(
                 f"the model takes {config.context_frames} context frames and its tokenizer "
                 f"{tokenizer.config.context_frames}; expected the same number"
             )
-        places = 1 + max(tokenizer.layout.context_tokens, tokenizer.layout.dynamics_tokens)
-        if config.heads.slots not in (0, places):
-            raise UserError(
-                f"slots is {config.heads.slots}; expected 0, or {places}: a separator and each token of a frame"
-            )
-        if config.heads.forecast_grid:
-            self._check_forecast()
-        if self.segment_limit < 1:
-            raise UserError(
-                f"{transformer.config.max_positions} positions hold no future frame after {config.context_frames} "
-                "context frames; use fewer context frames"
-            )
+        if heads.config != config.heads:
+            raise UserError("config.heads are not those of the heads that were given; expected the same HeadsConfig")
+        self.dynamics = Dynamics(
+            transformer,
+            heads,
+            tokenizer.layout,
+            context_frames=config.context_frames,
+            shared_codebook=not tokenizer.config.conditional,
+            symlog_rewards=config.symlog_rewards,
+        )
 
     # Files
 
@@ -86,7 +79,7 @@ class WorldModel(nn.Module):
         context_frames: int | None = None,
         int8: bool = False,
     ) -> WorldModel:
-        """Loads a checkpoint, official or ours, in evaluation mode.
+        """Load a checkpoint, official or ours, in evaluation mode.
 
         Args:
             folder_or_hub_id: a folder, a run folder (its newest checkpoint), a shipped model's name, or a Hub id.
@@ -101,20 +94,7 @@ class WorldModel(nn.Module):
             UserError: it cannot be found or read, is a checkpoint of another kind, or int8 cannot be done here.
         """
         folder = resolve_checkpoint(str(folder_or_hub_id), revision=revision, shipped=SHIPPED)
-        tokenizer = CompressiveTokenizer.from_pretrained(folder / "tokenizer")
-        transformer, head_tensors = official_format.read_transformer(folder / "transformer")
-        if (folder / CONFIG_FILE).is_file() and "world_model" in (values := load_json(folder / CONFIG_FILE)):
-            config = from_dict(WorldModelConfig, values["world_model"], where=str(folder / CONFIG_FILE))
-            if not official_format.has_official_heads(config.heads):
-                head_tensors |= load_tensors(folder / "heads.safetensors")
-        else:
-            config = official_format.world_model_config(folder, tokenizer, official_format.heads_config(head_tensors))
-        heads = Heads(config.heads, transformer.config.hidden_size, tokenizer.layout.dynamics_codes)
-        load_state(heads, head_tensors, folder)
-        if context_frames is not None:
-            tokenizer.set_context_frames(context_frames)
-            config = replace(config, context_frames=context_frames)
-        model = cls(config, tokenizer, transformer, heads)
+        model = cls(*read_checkpoint(folder, context_frames))
         model = model.to(device=choose_device(str(device or "cpu")), dtype=dtype or torch.float32).eval()
         if int8:
             set_int8(model.transformer)
@@ -127,56 +107,57 @@ class WorldModel(nn.Module):
         dtype: torch.dtype | None = None,
         also: Callable[[Path], object] | None = None,
     ) -> None:
-        """Writes a checkpoint folder that appears whole or not at all.
+        """Write a checkpoint folder that appears whole or not at all.
 
         Args:
             folder: new, empty, or an older checkpoint.
             dtype: of the stored weights (bfloat16 halves them); None: as they are.
-            also: writes more files into the folder it is given, before it appears.
+            also: writes more files into the folder it is given, before the checkpoint appears.
 
         Raises:
             UserError: the folder cannot be written, or holds something else.
         """
-
-        def write(temporary: Path) -> None:
-            official_format.write_folders(temporary, self.tokenizer, self.transformer, self.heads, dtype)
-            about = {
-                "format": "ivideogpt",
-                "version": 1,
-                "layout": to_dict(self.layout),
-                "resolution": self.tokenizer.config.resolution,
-                "world_model": to_dict(self.config),
-            }
-            write_text_atomic(temporary / CONFIG_FILE, json.dumps(about, indent=2) + "\n")
-            write_text_atomic(temporary / "README.md", model_card(self))
-            if also is not None:
-                also(temporary)
-
-        replace_folder(folder, write)
+        write_checkpoint(folder, self.config, self.tokenizer, self.dynamics, dtype=dtype, also=also)
 
     def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
-        """Uploads the checkpoint with its model card to ``owner/name`` on the Hugging Face Hub; returns its address."""
+        """Upload the checkpoint with its model card to ``owner/name`` on the Hugging Face Hub; return its address."""
         from huggingface_hub import HfApi  # slow to import and needed only here
 
         api = HfApi(token=token)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "checkpoint"
             self.save_pretrained(folder)
-            write_text_atomic(folder / "README.md", model_card(self, repository))
+            card = model_card(self.config, self.tokenizer, self.dynamics, repository)
+            write_text_atomic(folder / "README.md", card)
             api.create_repo(repository, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repository, folder_path=folder))
 
-    # What it is
+    # Facts
+
+    @property
+    def transformer(self) -> Transformer:
+        """The transformer of the dynamics."""
+        return self.dynamics.transformer
+
+    @property
+    def heads(self) -> Heads:
+        """The layers around the transformer."""
+        return self.dynamics.heads
 
     @property
     def layout(self) -> TokenLayout:
-        """Where tokens sit and which ids they may have."""
+        """The layout of the token sequence."""
         return self.tokenizer.layout
 
     @property
     def context_frames(self) -> int:
-        """Frames a prompt holds."""
+        """Frames of the context."""
         return self.config.context_frames
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of a frame in pixels."""
+        return self.tokenizer.config.resolution
 
     @property
     def action_dim(self) -> int:
@@ -185,24 +166,25 @@ class WorldModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.transformer.embed.weight.device
+        """The device of the weights."""
+        return self.dynamics.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
-        return self.transformer.embed.weight.dtype
+        """The type of the weights."""
+        return self.dynamics.dtype
 
     @property
     def segment_limit(self) -> int:
-        """Most future frames that the positions have room for."""
-        return self.layout.future_frames(self.context_frames, self.transformer.config.max_positions)
+        """Future frames that fit into the transformer's positions."""
+        return self.dynamics.max_future_frames
 
     def segment_frames(self, reanchor_every: int | None = None) -> int:
-        """Imagined frames between two encodings of the context.
+        """Return the number of imagined frames between two encodings of the context.
 
         Args:
-            reanchor_every: asked for; None: as many as the training clips had, at most what the positions allow.
+            reanchor_every: the number, if it is given; None: as many as the training clips had, at most what the
+                positions allow.
 
         Raises:
             UserError: fewer than 1, or more than the positions allow.
@@ -217,7 +199,7 @@ class WorldModel(nn.Module):
             )
         return reanchor_every
 
-    # The door
+    # Imagination
 
     def imagine(
         self,
@@ -231,16 +213,16 @@ class WorldModel(nn.Module):
         observed_actions: Tensor | None = None,
         reanchor_every: int | None = None,
     ) -> Imagination:
-        """Imagines what follows the context.
+        """Imagine the frames after the context.
 
-        As many rows are imagined together as free memory lets us, the others after them. A row does not depend on that.
+        Rows are imagined together in chunks that fit into the free memory. A row does not depend on its chunk.
 
         Args:
             context: ``[b c_frames c h w]``, float in [0, 1] or uint8; for a goal-conditioned model [goal, last frame].
             actions: ``[b horizon a]`` in model units; ``actions[:, i]`` is applied at the last known frame and leads
                 to future frame i. None only for an action-free model.
             horizon: frames to imagine; default: as many as there are actions, else 14.
-            sampling: default ``Sampling(temperature=1.0, top_k=100)``.
+            sampling: the sampling rule; None: the checkpoint's.
             seed: one number, or one a row.
             observed: ``[b o c h w]`` real frames after the context, read as dynamics tokens before imagining.
             observed_actions: ``[b o a]`` the actions that led to them.
@@ -249,33 +231,31 @@ class WorldModel(nn.Module):
         Raises:
             UserError: shapes, types, ranges or lengths are wrong, or memory runs out with fewer rows at once too.
         """
-        horizon = self._horizon(actions, horizon)
+        horizon = check_horizon(actions, horizon)
         context = validation.check_context(self, context)
         rows = len(context)
-        streams, room = RandomStreams.from_seed(seed, rows), self.segment_frames(reanchor_every)
+        streams, frames = RandomStreams.from_seed(seed, rows), self.segment_frames(reanchor_every)
         actions = validation.check_actions(self, actions, rows, horizon)
         if observed is not None:
             observed = validation.check_frames(self, observed, "observed")
             if len(observed) != rows:
                 raise UserError(f"observed has {len(observed)} rows and the context {rows}; give frames for each row")
-            known = observed.shape[1]
-            observed_actions = validation.check_actions(self, observed_actions, rows, known, "observed_actions")
+            count = observed.shape[1]
+            observed_actions = validation.check_actions(self, observed_actions, rows, count, "observed_actions")
         elif observed_actions is not None:
             raise UserError("observed_actions were given without observed frames; give both")
 
-        def chunk(some: slice) -> Imagination:
+        def imagine_chunk(chunk: slice) -> Imagination:
             session = Session(
-                self, context[some], sampling=sampling, seed=streams.select(some), reanchor_every=reanchor_every
+                self, context[chunk], sampling=sampling, seed=streams.select(chunk), reanchor_every=reanchor_every
             )
-            if observed is not None:
-                for index in range(observed.shape[1]):
-                    led = None if observed_actions is None else observed_actions[some, index]
-                    session.observe(observed[some, index], led)
-            for index in range(horizon):
-                session.advance(None if actions is None else actions[some, index])
-            return imagination(session, session.steps - horizon)
+            for index in range(0 if observed is None else observed.shape[1]):
+                action = None if observed_actions is None else observed_actions[chunk, index]
+                session.observe(observed[chunk, index], action)  # type: ignore[index]
+            return session.rollout(None if actions is None else actions[chunk], horizon)
 
-        return Imagination.joined(memory.in_chunks(self, rows, room, chunk))
+        bytes_per_row = memory.row_bytes(self.dynamics, self.tokenizer.config, frames)
+        return Imagination.joined(memory.in_chunks(rows, bytes_per_row, self.device, imagine_chunk))
 
     def session(
         self,
@@ -284,9 +264,24 @@ class WorldModel(nn.Module):
         seed: int | Sequence[int] = 0,
         *,
         reanchor_every: int | None = None,
+        speculative: bool = True,
     ) -> Session:
-        """A live imagination; see `Session`."""
-        return Session(self, context, sampling=sampling, seed=seed, reanchor_every=reanchor_every)
+        """Begin a live imagination; see `Session`."""
+        return Session(
+            self, context, sampling=sampling, seed=seed, reanchor_every=reanchor_every, speculative=speculative
+        )
+
+    def open_segment(self, context: Tensor, frames: int, *, speculative: bool = True) -> TokenSegment:
+        """Encode the context float32 ``[b c_frames c h w]`` and begin a segment of at most ``frames`` frames."""
+        return TokenSegment.open(self.tokenizer, self.dynamics, context, frames, speculative=speculative)
+
+    def check_memory(self, rows: int, frames: int) -> None:
+        """Check that the cache of ``rows`` rows with ``frames`` future frames fits into the free memory.
+
+        Raises:
+            UserError: it does not.
+        """
+        memory.check_cache_memory(self.dynamics, rows, frames)
 
     def log_prob(
         self,
@@ -297,29 +292,53 @@ class WorldModel(nn.Module):
         *,
         reanchor_every: int | None = None,
     ) -> Tensor:
-        """Log-probability of given tokens, teacher-forced in one pass a segment and differentiable.
+        """Return the log-probability of given tokens, teacher-forced in one pass a segment and differentiable.
 
         Args:
             context: ``[b c_frames c h w]``, float in [0, 1] or uint8.
             actions: ``[b horizon a]`` in model units, or None.
             ids: int64 ``[b horizon m]`` of the full vocabulary, as in `Imagination`.
-            sampling: its temperature and legal ids count; top-k and top-p do not.
-            reanchor_every: what the ids were imagined with; see `segment_frames`.
+            sampling: its temperature and legal ids count, top-k and top-p do not; None: the checkpoint's.
+            reanchor_every: the one that the ids were imagined with; see `segment_frames`.
 
         Returns:
             float32 ``[b horizon m]``.
 
         Raises:
-            UserError: shapes are wrong, or ids cannot have been drawn.
+            UserError: shapes are wrong, or ids cannot have been sampled.
         """
-        sampling = sampling or Sampling()
+        sampling = sampling or self.config.sampling
         context = validation.check_context(self, context)
-        ids = validation.check_ids(self, ids, len(context), sampling)
+        ids = validation.check_ids(self.layout, ids, len(context), sampling, self.device)
         actions = validation.check_actions(self, actions, len(context), ids.shape[1])
-        return scoring.log_prob(self, context, actions, ids, sampling, self.segment_frames(reanchor_every))
+        frames, parts = self.segment_frames(reanchor_every), []
+        for start in range(0, ids.shape[1], frames):
+            segment = slice(start, start + frames)
+            with torch.no_grad():
+                if start:
+                    context = self._next_context(context, ids[:, start - frames : start])
+                codes, _ = self.tokenizer.encode_context(context.to(self.dtype))
+            log_probs = self.dynamics.log_prob(
+                codes,
+                ids[:, segment],
+                None if actions is None else actions[:, segment],
+                temperature=sampling.temperature,
+                legal_only=sampling.legal_only,
+            )
+            parts.append(log_probs)
+        return torch.cat(parts, dim=1)
+
+    def _next_context(self, context: Tensor, ids: Tensor) -> Tensor:
+        """Return the context of the segment after frames of ``ids`` ``[b f m]``, as a session does."""
+        codes, _ = self.tokenizer.encode_context(context.to(self.dtype))
+        future = self.tokenizer.decode_future(self.dynamics.codes(ids), self.tokenizer.decoder_features(codes))
+        frames = torch.cat([context, future.clamp(0, 1).float()], dim=1)
+        if self.config.goal_conditioned:
+            return torch.stack([context[:, 0], frames[:, -1]], dim=1)
+        return frames[:, -self.context_frames :]
 
     def normalize_actions(self, raw: Tensor) -> Tensor:
-        """Raw actions ``[... a]`` in model units, by the statistics in the checkpoint (none: unchanged).
+        """Convert raw actions ``[... a]`` to model units, by the statistics in the checkpoint (none: unchanged).
 
         Raises:
             UserError: another action dimension.
@@ -329,46 +348,3 @@ class WorldModel(nn.Module):
             raise UserError(f"actions came with shape {list(raw.shape)}; expected [... {self.action_dim}]")
         mean, std = (raw.new_tensor(x) for x in (self.config.action_mean, self.config.action_std))
         return (raw - (mean if len(mean) else 0.0)) / (std if len(std) else 1.0)
-
-    # Used by the engine, the session and training
-
-    def rewards(self, hidden: Tensor) -> Tensor | None:
-        """Rewards ``[...]`` in reward units from hidden states ``[... d]`` of a frame's last token, or None."""
-        if not self.config.heads.reward:
-            return None
-        rewards = self.heads.reward_linear(hidden)[..., 0].float()
-        return rewards.sign() * rewards.abs().expm1() if self.config.symlog_rewards else rewards
-
-    def terminations(self, hidden: Tensor) -> Tensor | None:
-        """Probabilities ``[...]`` that the step was the last, from hidden states of a frame's last token, or None."""
-        if not self.config.heads.termination:
-            return None
-        return self.heads.termination_linear(hidden)[..., 0].float().sigmoid()
-
-    def codes(self, ids: Tensor) -> Tensor:
-        """Dynamics codes, from 0, of ids of the full vocabulary; ids out of range are clamped."""
-        return (ids - self.layout.dynamics_ids.start).clamp(0, self.layout.dynamics_codes - 1)
-
-    def _check_forecast(self) -> None:
-        heads, layout = self.config.heads, self.layout
-        if self.tokenizer.config.conditional:
-            raise UserError("a forecast needs a tokenizer with one codebook for all frames; set forecast_grid to 0")
-        if heads.forecast_grid**2 != layout.dynamics_tokens:
-            raise UserError(
-                f"forecast_grid is {heads.forecast_grid}; expected 0, or the side of a grid of "
-                f"{layout.dynamics_tokens} tokens"
-            )
-        if not 1 <= heads.forecast_frames <= self.context_frames:
-            raise UserError(
-                f"forecast_frames is {heads.forecast_frames}; expected 1 to {self.context_frames}, the context frames"
-            )
-
-    def _horizon(self, actions: Tensor | None, horizon: int | None) -> int:
-        given = actions.shape[1] if actions is not None and actions.ndim == 3 else None
-        if horizon is not None and horizon < 1:
-            raise UserError(f"horizon is {horizon}; expected at least 1")
-        if horizon is not None and given is not None and horizon != given:
-            raise UserError(
-                f"horizon is {horizon}, but there are {given} actions a row; give one action a future frame"
-            )
-        return horizon or given or DEFAULT_HORIZON

@@ -1,4 +1,7 @@
-"""The official checkpoint layout, in and out: names, shapes and what its files leave unsaid.
+"""Reading and writing of checkpoint folders: ours and the official ones.
+
+Both hold the folders ``tokenizer/`` and ``transformer/`` with the official names and shapes. Ours also has a
+``config.json`` with a `WorldModelConfig`, and ``heads.safetensors`` where the official format has no name for a head.
 
 Source: the thuml/ivideogpt-* repositories on the Hugging Face Hub and thuml/iVideoGPT train_gpt.py.
 """
@@ -6,27 +9,31 @@ Source: the thuml/ivideogpt-* repositories on the Hugging Face Hub and thuml/iVi
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ivideogpt.core.checkpoint import load_tensors, save_tensors
-from ivideogpt.core.config import from_dict, load_json
+from ivideogpt.core.config import from_dict, load_json, to_dict
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.files import write_text_atomic
-from ivideogpt.models.heads import Heads, HeadsConfig
-from ivideogpt.models.tokenizer import CONFIG_FILE, CompressiveTokenizer, load_state
+from ivideogpt.core.files import replace_folder, write_text_atomic
+from ivideogpt.models.dynamics import Dynamics, Heads, HeadsConfig
+from ivideogpt.models.loading import load_module
+from ivideogpt.models.tokenizer import CONFIG_FILE, CompressiveTokenizer
 from ivideogpt.models.transformer import Transformer, TransformerConfig
 from ivideogpt.worldmodel.config import WorldModelConfig
+from ivideogpt.worldmodel.model_card import model_card
 
-TRANSFORMER_WEIGHTS = "model.safetensors"
+TRANSFORMER_WEIGHTS, HEAD_WEIGHTS = "model.safetensors", "heads.safetensors"
 PREFIX = "llm."
 OFFICIAL_HEADS = ("action_linear", "reward_linear", "action_recon_linear")
 END_OF_TEXT = 50256  # out of vocabulary on purpose: generation never stops early
 
-# What no official file says: frames of the training clips, and whether the context is [goal, last frame].
+# Facts that no official file has: frames of the training clips, and whether the context is [goal, last frame].
 RELEASED = {
     "ivideogpt-oxe-64-act-free": (16, False),
     "ivideogpt-oxe-64-act-free-medium": (16, False),
@@ -62,8 +69,92 @@ _CONFIG_FIELDS = {
 _ENDS = (("embed", "model.embed_tokens"), ("norm", "model.norm"), ("head", "lm_head"))
 
 
+class CheckpointParts(NamedTuple):
+    """The parts of a world model.
+
+    Attributes:
+        config: settings.
+        tokenizer: in evaluation mode.
+        transformer: of the dynamics.
+        heads: the layers around it.
+    """
+
+    config: WorldModelConfig
+    tokenizer: CompressiveTokenizer
+    transformer: Transformer
+    heads: Heads
+
+
+def read_checkpoint(folder: Path, context_frames: int | None = None) -> CheckpointParts:
+    """Read a checkpoint folder, official or ours.
+
+    Args:
+        folder: the folder.
+        context_frames: fewer than the checkpoint's; the position embeddings of the last ones are kept. None: all.
+
+    Raises:
+        UserError: a file is missing or damaged, or holds another kind of model.
+    """
+    tokenizer = CompressiveTokenizer.from_pretrained(folder / "tokenizer")
+    transformer, head_tensors = read_transformer(folder / "transformer")
+    values = load_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+    if "world_model" in values:
+        config = config_from_json(values["world_model"], str(folder / CONFIG_FILE))
+        if not has_official_heads(config.heads):
+            head_tensors |= load_tensors(folder / HEAD_WEIGHTS)
+    else:
+        config = official_config(folder, tokenizer, heads_config(head_tensors))
+    width, codes = transformer.config.hidden_size, tokenizer.layout.dynamics_codes
+    heads = load_module(lambda: Heads(config.heads, width, codes), head_tensors, folder)
+    if context_frames is not None:
+        tokenizer.set_context_frames(context_frames)
+        config = replace(config, context_frames=context_frames)
+    return CheckpointParts(config, tokenizer, transformer, heads)
+
+
+def write_checkpoint(
+    folder: Path | str,
+    config: WorldModelConfig,
+    tokenizer: CompressiveTokenizer,
+    dynamics: Dynamics,
+    *,
+    dtype: torch.dtype | None = None,
+    also: Callable[[Path], object] | None = None,
+) -> None:
+    """Write a checkpoint folder that appears whole or not at all; arguments as in `WorldModel.save_pretrained`."""
+
+    def write(temporary: Path) -> None:
+        write_folders(temporary, tokenizer, dynamics, dtype)
+        values = {
+            "format": "ivideogpt",
+            "version": 1,
+            "layout": to_dict(dynamics.layout),
+            "resolution": tokenizer.config.resolution,
+            "world_model": to_dict(config),
+        }
+        write_text_atomic(temporary / CONFIG_FILE, json.dumps(values, indent=2) + "\n")
+        write_text_atomic(temporary / "README.md", model_card(config, tokenizer, dynamics))
+        if also is not None:
+            also(temporary)
+
+    replace_folder(folder, write)
+
+
+def config_from_json(values: Any, where: str) -> WorldModelConfig:
+    """Read the settings in a ``config.json``; an older one has ``temperature`` in place of ``sampling``.
+
+    Raises:
+        UserError: a setting is unknown or out of range.
+    """
+    if isinstance(values, dict) and "temperature" in values and "sampling" not in values:
+        values = {name: value for name, value in values.items() if name != "temperature"} | {
+            "sampling": {"temperature": values["temperature"]}
+        }
+    return from_dict(WorldModelConfig, values, where=where)
+
+
 def has_official_heads(config: HeadsConfig) -> bool:
-    """Whether the official format has a place for all the heads."""
+    """Return whether the official format has a place for all the heads."""
     return not (config.action_frequencies or config.slots or config.forecast_grid or config.termination)
 
 
@@ -71,10 +162,10 @@ def has_official_heads(config: HeadsConfig) -> bool:
 
 
 def transformer_from_official(tensors: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
-    """Our names from official ones (without ``llm.``); queries, keys and values become one matrix, as do gate and up.
+    """Rename official tensors (without ``llm.``) to ours; queries, keys and values are joined, as are gate and up.
 
     Raises:
-        UserError: a tensor is missing; names that are not used are left in ``tensors``.
+        UserError: a tensor is missing. Names that are not used stay in ``tensors``.
     """
 
     def take(name: str) -> Tensor:
@@ -84,29 +175,30 @@ def transformer_from_official(tensors: dict[str, Tensor], num_layers: int) -> di
 
     ours = {f"{name}.weight": take(f"{official}.weight") for name, official in _ENDS}
     for index in range(num_layers):
-        here, there = f"layers.{index}", f"model.layers.{index}"
+        our_layer, their_layer = f"layers.{index}", f"model.layers.{index}"
         for name, official in _LAYER:
-            ours[f"{here}.{name}.weight"] = take(f"{there}.{official}.weight")
+            ours[f"{our_layer}.{name}.weight"] = take(f"{their_layer}.{official}.weight")
         for name, officials in _FUSED:
-            ours[f"{here}.{name}.weight"] = torch.cat([take(f"{there}.{official}.weight") for official in officials])
+            parts = [take(f"{their_layer}.{official}.weight") for official in officials]
+            ours[f"{our_layer}.{name}.weight"] = torch.cat(parts)
     return ours
 
 
 def transformer_to_official(tensors: dict[str, Tensor], num_layers: int) -> dict[str, Tensor]:
-    """The inverse of `transformer_from_official`."""
-    official = {f"{there}.weight": tensors[f"{name}.weight"] for name, there in _ENDS}
+    """Rename our tensors to the official ones: the inverse of `transformer_from_official`."""
+    official = {f"{target}.weight": tensors[f"{name}.weight"] for name, target in _ENDS}
     for index in range(num_layers):
-        here, there = f"layers.{index}", f"model.layers.{index}"
+        our_layer, their_layer = f"layers.{index}", f"model.layers.{index}"
         for name, target in _LAYER:
-            official[f"{there}.{target}.weight"] = tensors[f"{here}.{name}.weight"]
+            official[f"{their_layer}.{target}.weight"] = tensors[f"{our_layer}.{name}.weight"]
         for name, targets in _FUSED:
-            parts = tensors[f"{here}.{name}.weight"].chunk(len(targets))
-            official |= {f"{there}.{target}.weight": part for target, part in zip(targets, parts, strict=True)}
+            parts = tensors[f"{our_layer}.{name}.weight"].chunk(len(targets))
+            official |= {f"{their_layer}.{target}.weight": part for target, part in zip(targets, parts, strict=True)}
     return official
 
 
 def transformer_config_from_official(values: dict[str, Any], vocab_size: int) -> TransformerConfig:
-    """Reads a ``transformer/config.json``; the vocabulary is that of the weights.
+    """Convert the values of a ``transformer/config.json``; the vocabulary is that of the weights.
 
     Raises:
         UserError: it describes another model, or an option that we do not have.
@@ -138,7 +230,7 @@ def transformer_config_from_official(values: dict[str, Any], vocab_size: int) ->
 
 
 def transformer_config_to_official(config: TransformerConfig, dtype: str = "float32") -> dict[str, Any]:
-    """The fields of an official ``transformer/config.json``; ``dtype``: of the stored weights."""
+    """Return the fields of an official ``transformer/config.json``; ``dtype``: of the stored weights."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "attention_bias": False,
@@ -172,7 +264,7 @@ def transformer_config_to_official(config: TransformerConfig, dtype: str = "floa
 
 
 def read_transformer(folder: Path) -> tuple[Transformer, dict[str, Tensor]]:
-    """The transformer of a ``transformer/`` folder, and the tensors of the heads that lie in the same file.
+    """Read the transformer of a ``transformer/`` folder, and the tensors of the heads in the same file.
 
     Raises:
         UserError: a file is missing or damaged, or holds another kind of model.
@@ -187,16 +279,15 @@ def read_transformer(folder: Path) -> tuple[Transformer, dict[str, Tensor]]:
             f"{folder / TRANSFORMER_WEIGHTS} has no model.embed_tokens.weight; expected a LLaMA transformer"
         )
     config = transformer_config_from_official(values, len(embedding))
-    transformer = Transformer(config)
     ours = transformer_from_official(plain, config.num_layers)
     if plain:
         raise UserError(f"{folder / TRANSFORMER_WEIGHTS} holds {min(plain)}, which no world model has")
-    load_state(transformer, ours, folder / TRANSFORMER_WEIGHTS)
+    transformer = load_module(lambda: Transformer(config), ours, folder / TRANSFORMER_WEIGHTS)
     return transformer, heads
 
 
 def heads_config(tensors: dict[str, Tensor]) -> HeadsConfig:
-    """Which heads an official file holds, and the action dimension, read off the tensors."""
+    """Return the heads that an official file holds, and the action dimension, from its tensors."""
     dims = [
         tensors[name].shape[axis]
         for name, axis in (("action_linear.weight", 1), ("action_recon_linear.weight", 0))
@@ -209,8 +300,8 @@ def heads_config(tensors: dict[str, Tensor]) -> HeadsConfig:
     )
 
 
-def world_model_config(folder: Path, tokenizer: CompressiveTokenizer, heads: HeadsConfig) -> WorldModelConfig:
-    """What an official folder leaves unsaid, by the name of its repository."""
+def official_config(folder: Path, tokenizer: CompressiveTokenizer, heads: HeadsConfig) -> WorldModelConfig:
+    """Return the settings of an official folder, some of which follow from the name of its repository."""
     name = folder.absolute().name
     if folder.absolute().parent.name == "snapshots":  # the cache of the Hub: models--owner--name/snapshots/commit
         name = folder.absolute().parent.parent.name.split("--")[-1]
@@ -224,16 +315,13 @@ def world_model_config(folder: Path, tokenizer: CompressiveTokenizer, heads: Hea
     )
 
 
-def write_folders(
-    folder: Path, tokenizer: CompressiveTokenizer, transformer: Transformer, heads: Heads, dtype: torch.dtype | None
-) -> None:
-    """Writes ``tokenizer/``, ``transformer/`` and, for heads without an official place, ``heads.safetensors``.
+def write_folders(folder: Path, tokenizer: CompressiveTokenizer, dynamics: Dynamics, dtype: torch.dtype | None) -> None:
+    """Write ``tokenizer/``, ``transformer/`` and, for heads without an official place, ``heads.safetensors``.
 
     Args:
-        folder: where to; exists.
+        folder: an existing folder.
         tokenizer: of a world model.
-        transformer: of the same.
-        heads: of the same.
+        dynamics: of the same.
         dtype: of the stored weights; None: as they are.
     """
 
@@ -243,13 +331,14 @@ def write_folders(
     def write_config(path: Path, values: dict[str, Any]) -> None:
         write_text_atomic(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
 
+    transformer, heads = dynamics.transformer, dynamics.heads
     count = transformer.config.num_layers
     tensors = transformer_to_official(dict(transformer.state_dict()), count)
     head_tensors = dict(heads.state_dict())
     if head_tensors and has_official_heads(heads.config):
         tensors = {PREFIX + name: value for name, value in tensors.items()} | head_tensors
     elif head_tensors:
-        save_tensors(folder / "heads.safetensors", stored(head_tensors))
+        save_tensors(folder / HEAD_WEIGHTS, stored(head_tensors))
     else:
         generation = {"_from_model_config": True, "bos_token_id": END_OF_TEXT, "eos_token_id": END_OF_TEXT}
         write_config(folder / "transformer" / "generation_config.json", generation)

@@ -1,0 +1,155 @@
+"""A segment of a token model: the tokenizer's features of the context, and the cache of the transformer."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ivideogpt.decoding import cuda_graph, decode, speculative
+from ivideogpt.decoding.decode import FrameTokens
+from ivideogpt.decoding.sampling import Sampling
+from ivideogpt.decoding.speculative import DraftStatistics
+from ivideogpt.models.dynamics import Dynamics
+from ivideogpt.models.kv_cache import KVCache
+from ivideogpt.models.tokenizer import CompressiveTokenizer, ContextFeatures
+from ivideogpt.worldmodel import chunked_tokenizer
+from ivideogpt.worldmodel.interfaces import StepRecord
+from ivideogpt.worldmodel.lazy_frames import Frame, SegmentDecoder
+
+
+class TokenSegment:
+    """Steps of a token model since the context was last encoded.
+
+    The tokenizer's features have a row for each row that the segment began with; the children of a row share it.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        cache: KVCache,
+        encoder: ContextFeatures,
+        decoder: SegmentDecoder,
+        *,
+        speculative: bool,
+    ) -> None:
+        """Join the parts; see `open`."""
+        self.dynamics, self.cache, self.encoder, self.decoder = dynamics, cache, encoder, decoder
+        self.random_numbers = dynamics.layout.frame_length
+        self.speculative, self.statistics = speculative, DraftStatistics()
+
+    @classmethod
+    def open(
+        cls,
+        tokenizer: CompressiveTokenizer,
+        dynamics: Dynamics,
+        context: Tensor,
+        frames: int,
+        *,
+        speculative: bool = True,
+    ) -> TokenSegment:
+        """Encode and read the context.
+
+        Args:
+            tokenizer: encodes frames.
+            dynamics: predicts tokens.
+            context: float32 ``[b c_frames c h w]`` in [0, 1].
+            frames: most frames of the segment.
+            speculative: decode with drafts where they pay; False: token by token.
+        """
+        codes, encoder = chunked_tokenizer.encode_context(tokenizer, context.to(dynamics.dtype))
+        cache = decode.prefill(dynamics, codes, frames)
+        return cls(dynamics, cache, encoder, SegmentDecoder(tokenizer, codes), speculative=speculative)
+
+    def step(
+        self, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None
+    ) -> tuple[StepRecord, Frame]:
+        """Sample the tokens of the next frame; see `Segment`."""
+        separators = self._separators(previous)
+        uniforms = uniforms.to(separators.device)
+        tokens = self._decode(separators, action, sampling, uniforms[:, : self.dynamics.layout.dynamics_tokens])
+        frame = Frame.waiting(self.dynamics.codes(tokens.ids), self.decoder)
+        return self._record(tokens, separators, action, sampling, uniforms), frame
+
+    def observe(
+        self, pixels: Tensor, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None
+    ) -> tuple[StepRecord, Frame]:
+        """Read the tokens of the real next frame; see `Segment`."""
+        separators, decoder = self._separators(previous), self.decoder
+        families = rearrange(pixels.to(self.dynamics.dtype), "(b k) c h w -> b k 1 c h w", b=decoder.rows)
+        codes = chunked_tokenizer.encode_future(decoder.tokenizer, families, self.encoder)
+        ids = rearrange(codes, "b k 1 m -> (b k) m") + self.dynamics.layout.dynamics_ids.start
+        tokens = self._read(separators, ids, action, sampling)
+        return self._record(tokens, separators, action, sampling, uniforms.to(separators.device)), Frame.shown(pixels)
+
+    def replay(self, record: StepRecord, frame: Frame, sampling: Sampling) -> None:
+        """Read the tokens of a step that was made before; see `Segment`."""
+        assert record.separators is not None
+        self._read(record.separators, record.ids, record.action, sampling)
+
+    def truncate(self, steps: int) -> None:
+        """Keep the first ``steps`` steps."""
+        self.cache.truncate(self.dynamics.layout.length(self.dynamics.context_frames, steps))
+        self.statistics.truncate(self.cache.length)
+
+    def repeat(self, k: int) -> TokenSegment:
+        """Return a segment with each row k times; its drafts begin without a record."""
+        return TokenSegment(
+            self.dynamics, self.cache.repeat(k), self.encoder, self.decoder, speculative=self.speculative
+        )
+
+    def select(self, rows: Tensor, count: int) -> TokenSegment:
+        """Return a segment of the rows int64 ``[k]`` of ``count``."""
+        parents = torch.div(rows, count // self.decoder.rows, rounding_mode="floor")
+        cache = self.cache.select(rows.to(self.cache.keys.device))
+        encoder, decoder = chunked_tokenizer.select_rows(self.encoder, parents), self.decoder.select(parents)
+        return TokenSegment(self.dynamics, cache, encoder, decoder, speculative=self.speculative)
+
+    def close(self) -> None:
+        """Free the decoder's features; frames that are still to be decoded compute them again."""
+        self.decoder.forget()
+
+    def _decode(self, separators: Tensor, action: Tensor | None, sampling: Sampling, uniforms: Tensor) -> FrameTokens:
+        """Sample the tokens of the next frame by the fastest decoder for this device and batch."""
+        inputs = self.dynamics, self.cache, separators, action, sampling, uniforms
+        if self.dynamics.device.type == "cuda":
+            tokens = cuda_graph.decode_frame_by_graph(*inputs)
+            if tokens is not None:
+                return tokens
+        with decode.decode_threads(self.dynamics):
+            if self.speculative:
+                return speculative.decode_frame_speculatively(*inputs, self.statistics)
+            return decode.decode_frame(*inputs)
+
+    def _read(self, separators: Tensor, ids: Tensor, action: Tensor | None, sampling: Sampling) -> FrameTokens:
+        return decode.read_frame(self.dynamics, self.cache, separators, ids, action, sampling)
+
+    def _separators(self, previous: StepRecord | None) -> Tensor:
+        """Return the ids int64 ``[b]`` that open the next frame."""
+        if previous is not None and previous.next_separators is not None:
+            return previous.next_separators
+        separator = self.dynamics.layout.dynamics_separator
+        return torch.full((len(self.cache.ids),), separator, device=self.cache.ids.device)
+
+    def _record(
+        self,
+        tokens: FrameTokens,
+        separators: Tensor,
+        action: Tensor | None,
+        sampling: Sampling,
+        uniforms: Tensor,
+    ) -> StepRecord:
+        hidden, next_separators = tokens.hidden, None
+        if sampling.free_separators:
+            # The separator of the next frame is the last token that is sampled in this step.
+            next_separators = sampling.choose(self.dynamics.logits(hidden), uniforms[:, -1]).index
+        return StepRecord(
+            tokens.ids,
+            tokens.log_probs,
+            tokens.entropies,
+            action,
+            self.dynamics.rewards(hidden),
+            self.dynamics.terminations(hidden),
+            separators,
+            next_separators,
+        )
