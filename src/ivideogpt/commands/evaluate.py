@@ -92,7 +92,6 @@ def evaluate(
     from ivideogpt.evaluation.pusht_protocol import PUSHT
     from ivideogpt.reports.evaluation_page import report_page
     from ivideogpt.reports.evaluation_report import About, results, summary
-    from ivideogpt.worldmodel.model_card import card_facts
     from ivideogpt.worldmodel.world_model import WorldModel
 
     if protocol == PUSHT:
@@ -154,7 +153,7 @@ def evaluate(
         model=name,
         checkpoint=checkpoint,
         data=data,
-        facts=card_facts(model.config, model.tokenizer, model.dynamics),
+        facts=model.facts(),
         left_out=left_out,
         pointer=model.config.action_space.pointer,
         goal_conditioned=model.config.goal_conditioned,
@@ -193,7 +192,7 @@ def _networks(
             from ivideogpt.metrics.perceptual import load_perceptual
 
             distance = load_perceptual(lpips, network=network).to(model.device)  # type: ignore[arg-type]
-            size, least = model.tokenizer.config.resolution, distance.trunk.smallest
+            size, least = model.resolution, distance.trunk.smallest
             if size < least and not explicit and lpips is None:
                 left_out.append(f"the perceptual distance: {distance.name} needs {least} pixels a side, not {size}")
             else:
@@ -218,7 +217,7 @@ def _measures(model: WorldModel, held_out: HeldOut) -> Measures | None:
     """Return the measures of the domain: of PushT, the positions of agent and block."""
     from ivideogpt.evaluation.pusht_metrics import IMAGE_SIZE, pusht_measures
 
-    if held_out.dataset != "pusht" or model.tokenizer.config.resolution != IMAGE_SIZE:
+    if held_out.dataset != "pusht" or model.resolution != IMAGE_SIZE:
         return None
     return lambda true, imagined, context_frame: pusht_measures(true, imagined, context_frame=context_frame)
 

@@ -50,7 +50,6 @@ def gallery(
     from ivideogpt.data.catalog import dataset_info
     from ivideogpt.reports.gallery_clips import find_windows, imagine_showcase, other_actions
     from ivideogpt.reports.gallery_page import gallery_page
-    from ivideogpt.worldmodel.model_card import card_facts
     from ivideogpt.worldmodel.world_model import WorldModel
 
     if futures < 1:
@@ -63,7 +62,7 @@ def gallery(
     model = WorldModel.from_pretrained(checkpoint, device=device)
     if data is None:
         data = _own_episodes(checkpoint)
-    episodes, source = _read(data, dataset_name, camera_key, model.tokenizer.config.resolution)
+    episodes, source = _read(data, dataset_name, camera_key, model.resolution)
     windows = find_windows(model, episodes, count, horizon, stride)
     sampling, seeds = model.config.sampling, list(range(seed, seed + futures))
     showcases = [
@@ -74,7 +73,7 @@ def gallery(
     ]
     page = gallery_page(
         model.config.name or Path(checkpoint).name or checkpoint,
-        card_facts(model.config, model.tokenizer, model.dynamics) | _remarks(model),
+        model.facts() | _remarks(model),
         source,
         showcases,
         sampling=f"temperature {sampling.temperature:g} and top-k {sampling.top_k}",

@@ -41,7 +41,7 @@ class Probe(NamedTuple):
 
 def bench_inputs(model: WorldModel, folder: Path, batch: int, horizon: int) -> tuple[Tensor, Tensor | None]:
     """Return context ``[b c 3 h w]`` and actions ``[b horizon a]``: of the checkpoint's episodes, else noise."""
-    size, file = model.tokenizer.config.resolution, folder / EPISODES_FILE
+    size, file = model.resolution, folder / EPISODES_FILE
     if file.is_file():
         windows = find_windows(model, open_episodes(file, size=size), batch, horizon)
         windows = [windows[row % len(windows)] for row in range(batch)]

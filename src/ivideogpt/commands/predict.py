@@ -84,7 +84,7 @@ def predict(
         stride = dataset_info(dataset_name).stride()
     model = WorldModel.from_pretrained(checkpoint, device=device, context_frames=context_frames, int8=int8)
     sampling = choose_sampling(model, temperature=temperature, top_k=top_k, greedy=greedy)
-    recorded = _read(input, episode, dataset_name, camera_key, model.tokenizer.config.resolution)
+    recorded = _read(input, episode, dataset_name, camera_key, model.resolution)
     stride = model.config.frame_stride if stride is None else stride
     clip = _clip(model, _strided(recorded, start, stride), horizon)
     context, future = clip.frames[: model.context_frames], clip.frames[model.context_frames :]

@@ -65,7 +65,7 @@ def serve(
     with listening:
         folder = resolve_checkpoint(checkpoint, shipped=SHIPPED)
         model = WorldModel.from_pretrained(folder, device=device, int8=int8)
-        episodes = _episodes(data, folder, model.tokenizer.config.resolution)
+        episodes = _episodes(data, folder, model.resolution)
         access = Access.of(host)
         app = create_app(model, episodes, name=Path(checkpoint).name, access=access)
         address = _address(host, listening.getsockname()[1], access)

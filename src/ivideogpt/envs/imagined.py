@@ -120,7 +120,7 @@ class ImaginedVectorEnv(VectorEnv):
         self.metadata = {"autoreset_mode": self.autoreset_mode, "render_modes": ["rgb_array"], "render_fps": 10}
         self._judges = {"reward": reward, "terminate": terminate, "success": success}
         self._sampling, self._reanchor_every, self._raw_actions = sampling, reanchor_every, raw_actions
-        side = model.tokenizer.config.resolution
+        side = model.resolution
         shape = (side, side, 3) if frame_stack == 1 else (frame_stack, side, side, 3)
         self.single_observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
         self.single_action_space = self._actions()

@@ -32,7 +32,7 @@ class ImaginedVecEnv(VecEnv):
     def __init__(self, model: WorldModel, starts: Starts, **options: Any) -> None:
         """See `ImaginedVectorEnv` for everything but ``autoreset_mode``."""
         self.rows = ImaginedVectorEnv(model, starts, autoreset_mode=AutoresetMode.SAME_STEP, **options)
-        side, channels = model.tokenizer.config.resolution, 3 * self.rows.stack
+        side, channels = model.resolution, 3 * self.rows.stack
         self.render_mode = self.rows.render_mode
         self._options: dict[str, Any] | None = None
         picture = gymnasium.spaces.Box(0, 255, (side, side, channels), np.uint8)

@@ -130,7 +130,7 @@ def check_fit(
     row = DATASETS.get(store.facts.dataset.name)
     if row is not None and row.stride() != stride:
         found.append(f"the stride is {stride} and {row.name} is used at stride {row.stride()}")
-    size = model.tokenizer.config.resolution
+    size = model.resolution
     others = [sides for sides in _sizes(store, camera) if sides != (size, size)]
     if others and not protocol.resize:
         height, width = others[0]
@@ -190,7 +190,7 @@ def _read(
     if known is not None and known.centre_crop:
         square = centre_square(*frames.shape[1:3])
         frames = frames[:, square.top : square.top + square.height, square.left : square.left + square.width]
-    frames = resize(frames, model.tokenizer.config.resolution)
+    frames = resize(frames, model.resolution)
     actions = None
     if model.action_dim:
         if clip.actions is None:

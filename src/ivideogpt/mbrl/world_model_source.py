@@ -103,9 +103,9 @@ def load_world_model(config: WorldConfig, *, action_dim: int, image: int, reward
             f"{name} takes actions of {model.action_dim} numbers and the environment of {action_dim}; use a checkpoint "
             f"that was trained on such actions{missing}, or none (world_model.checkpoint=null) for a new model"
         )
-    if model.tokenizer.config.resolution != image:
+    if model.resolution != image:
         raise UserError(
-            f"{name} sees frames of {model.tokenizer.config.resolution} pixels a side and the environment shows "
+            f"{name} sees frames of {model.resolution} pixels a side and the environment shows "
             f"{image}; use a checkpoint of that size"
         )
     if config.new_heads:

@@ -187,7 +187,7 @@ def _starts(episode: Episode, needed: int, each: int) -> list[int]:
 
 
 def _window(model: WorldModel, episode: Episode, start: int, stride: int, known: int, horizon: int) -> Window:
-    name, size = f"episode {episode.key!r}", model.tokenizer.config.resolution
+    name, size = f"episode {episode.key!r}", model.resolution
     if episode.frames.shape[1:3] != (size, size):
         height, width = episode.frames.shape[1:3]
         raise UserError(

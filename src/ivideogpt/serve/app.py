@@ -129,7 +129,7 @@ class _Server:
         return {
             "model": {
                 "name": self._name,
-                "resolution": model.tokenizer.config.resolution,
+                "resolution": model.resolution,
                 "context_frames": model.context_frames,
                 "segment_frames": model.segment_frames(),
                 "reward": model.config.heads.reward,
@@ -184,7 +184,7 @@ class _Server:
     # Parts
 
     def _read(self, path: Path, name: str) -> Episode:
-        episode = read_upload(path, name, self._model.tokenizer.config.resolution, self._limits)
+        episode = read_upload(path, name, self._model.resolution, self._limits)
         return fitted(self._model, episode, name)
 
     @contextlib.contextmanager

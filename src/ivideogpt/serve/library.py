@@ -105,7 +105,7 @@ def fitted(model: WorldModel, episode: Episode, name: str) -> Episode:
     Raises:
         UserError: too few frames, or actions of another dimension.
     """
-    size, stride, dim = model.tokenizer.config.resolution, model.config.frame_stride, model.action_dim
+    size, stride, dim = model.resolution, model.config.frame_stride, model.action_dim
     frames = np.stack([resized(frame, size) for frame in episode.frames[::stride]])
     if len(frames) < known_frames(model):
         every = f" at every {stride} of its {len(episode)}" if stride > 1 else ""

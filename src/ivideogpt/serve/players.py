@@ -156,7 +156,7 @@ class Players:
         self._model, self._library, self._limits = model, library, limits
         self._players: dict[str, Player] = {}
         self._compute = Compute()
-        self._side = model.tokenizer.config.resolution
+        self._side = model.resolution
         self.most_steps = min(limits.steps, steps_within(model, limits.session_memory // limits.worlds))
 
     def __len__(self) -> int:

@@ -335,7 +335,7 @@ def known_frames(model: WorldModel) -> int:
 
 def steps_within(model: WorldModel, budget: int) -> int:
     """How many steps of a world of ``model`` have their frames within ``budget`` bytes."""
-    values = 3 * model.tokenizer.config.resolution**2
+    values = 3 * model.resolution**2
     return max(budget // (values * _BYTES_A_VALUE) - model.context_frames, 1)
 
 

@@ -23,12 +23,14 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import replace_folder, write_text_atomic
 from ivideogpt.models.dynamics import Dynamics, Heads, HeadsConfig
 from ivideogpt.models.loading import load_module
+from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsConfig
 from ivideogpt.models.tokenizer import CONFIG_FILE, CompressiveTokenizer
 from ivideogpt.models.transformer import Transformer, TransformerConfig
 from ivideogpt.worldmodel.config import WorldModelConfig
-from ivideogpt.worldmodel.model_card import model_card
+from ivideogpt.worldmodel.model_card import model_card, picture_facts, token_facts
 
 TRANSFORMER_WEIGHTS, HEAD_WEIGHTS = "model.safetensors", "heads.safetensors"
+PICTURE_WEIGHTS = "pictures.safetensors"
 PREFIX = "llm."
 OFFICIAL_HEADS = ("action_linear", "reward_linear", "action_recon_linear")
 END_OF_TEXT = 50256  # out of vocabulary on purpose: generation never stops early
@@ -133,7 +135,57 @@ def write_checkpoint(
             "world_model": to_dict(config),
         }
         write_text_atomic(temporary / CONFIG_FILE, json.dumps(values, indent=2) + "\n")
-        write_text_atomic(temporary / "README.md", model_card(config, tokenizer, dynamics))
+        write_text_atomic(temporary / "README.md", model_card(config, token_facts(config, tokenizer, dynamics)))
+        if also is not None:
+            also(temporary)
+
+    replace_folder(folder, write)
+
+
+def is_picture_checkpoint(folder: Path) -> bool:
+    """Return whether a checkpoint folder holds a picture model."""
+    return (folder / PICTURE_WEIGHTS).is_file()
+
+
+def read_picture_checkpoint(folder: Path) -> tuple[WorldModelConfig, PictureDynamics]:
+    """Read the settings and the networks of a picture model.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    path = folder / CONFIG_FILE
+    values = load_json(path)
+    for name in ("world_model", "pictures"):
+        if name not in values:
+            raise UserError(f"{path} has no {name!r}; expected the config.json of a picture model")
+    config = config_from_json(values["world_model"], str(path))
+    shape = from_dict(PictureDynamicsConfig, values["pictures"], where=str(path))
+    tensors = load_tensors(folder / PICTURE_WEIGHTS)
+    return config, load_module(lambda: PictureDynamics(shape), tensors, folder / PICTURE_WEIGHTS)
+
+
+def write_picture_checkpoint(
+    folder: Path | str,
+    config: WorldModelConfig,
+    pictures: PictureDynamics,
+    *,
+    dtype: torch.dtype | None = None,
+    also: Callable[[Path], object] | None = None,
+) -> None:
+    """Write the folder of a picture model; arguments as in `WorldModel.save_pretrained`."""
+
+    def write(temporary: Path) -> None:
+        tensors = {name: value.to(dtype) if dtype else value for name, value in pictures.state_dict().items()}
+        save_tensors(temporary / PICTURE_WEIGHTS, {name: value.contiguous() for name, value in tensors.items()})
+        values = {
+            "format": "ivideogpt",
+            "version": 1,
+            "resolution": pictures.config.resolution,
+            "world_model": to_dict(config),
+            "pictures": to_dict(pictures.config),
+        }
+        write_text_atomic(temporary / CONFIG_FILE, json.dumps(values, indent=2) + "\n")
+        write_text_atomic(temporary / "README.md", model_card(config, picture_facts(config, pictures)))
         if also is not None:
             also(temporary)
 

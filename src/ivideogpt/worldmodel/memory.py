@@ -21,6 +21,8 @@ Result = TypeVar("Result")
 FREE_SHARE = 0.5
 #: float32 vectors over the vocabulary that exist together while a token is sampled: logits, probabilities, their order.
 _LOGIT_COPIES = 8
+#: float32 maps of the size of the frame that a picture model holds for a row while it draws a frame.
+_PICTURE_MAPS = 256
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -45,6 +47,11 @@ def row_bytes(dynamics: Dynamics, tokenizer: TokenizerConfig, frames: int) -> in
     levels = len(tokenizer.block_channels) * max(tokenizer.block_channels) * side**2
     features = tokenizer.conditional * dynamics.context_frames * levels * itemsize
     return cache_bytes(dynamics, 1, frames) + max(reading, sampling) + features
+
+
+def picture_row_bytes(resolution: int) -> int:
+    """Estimate the most bytes of a row while a picture model draws a frame: feature maps and candidate poses."""
+    return _PICTURE_MAPS * resolution**2 * torch.float32.itemsize
 
 
 def free_bytes(device: torch.device) -> int | None:

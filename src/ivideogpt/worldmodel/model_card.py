@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from ivideogpt.models.dynamics import Dynamics
+from ivideogpt.models.picture_dynamics import PictureDynamics
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.worldmodel.config import WorldModelConfig
 
 
-def card_facts(config: WorldModelConfig, tokenizer: CompressiveTokenizer, dynamics: Dynamics) -> dict[str, str]:
+def token_facts(config: WorldModelConfig, tokenizer: CompressiveTokenizer, dynamics: Dynamics) -> dict[str, str]:
     """Return the facts of a model as name and value, both for people."""
     million = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
@@ -33,15 +36,34 @@ def card_facts(config: WorldModelConfig, tokenizer: CompressiveTokenizer, dynami
     }
 
 
-def model_card(
-    config: WorldModelConfig, tokenizer: CompressiveTokenizer, dynamics: Dynamics, repository: str | None = None
-) -> str:
+def picture_facts(config: WorldModelConfig, pictures: PictureDynamics) -> dict[str, str]:
+    """Return the facts of a picture model as name and value, both for people."""
+    shape = pictures.config
+
+    def million(part: nn.Module) -> str:
+        return f"{sum(p.numel() for p in part.parameters()) / 1e6:.2f}M parameters"
+
+    parts = {
+        "forecast": f"{million(pictures.forecast)}, reads {shape.forecast.frames} frames and the action",
+        "projection": million(pictures.projection) if pictures.projection is not None else "",
+        "rigid objects": f"{len(shape.sprites.sprites)}, read and drawn again in each frame" if shape.sprites else "",
+    }
+    return {
+        "frames": f"{shape.resolution} x {shape.resolution}, {config.context_frames} context frames",
+        "tokens": "none: the next frame is drawn by a convolutional network, deterministically",
+        **{name: value for name, value in parts.items() if value},
+        "actions": f"{config.heads.action_dim} numbers" if config.heads.action_dim else "none",
+        "rewards": "yes" if pictures.reward is not None else "no",
+        "trained on rollouts of": f"{config.clip_frames} frames" if config.clip_frames else "unknown length",
+    }
+
+
+def model_card(config: WorldModelConfig, facts: dict[str, str], repository: str | None = None) -> str:
     """Return Markdown with the front matter of the Hub: the model, its training data and its results.
 
     Args:
         config: settings and metadata of the model.
-        tokenizer: of the model.
-        dynamics: of the model.
+        facts: of the model, as name and value.
         repository: ``owner/name`` on the Hub, for the line that loads it from there.
     """
     lines = [
@@ -53,7 +75,7 @@ def model_card(
         "",
     ]
     lines += [f"# {config.name or 'An iVideoGPT world model'}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in card_facts(config, tokenizer, dynamics).items()]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
     for title, values in config.metadata.items():
         lines += ["", f"## {str(title).replace('_', ' ').capitalize()}", "", *_paragraph(values)]
     use = repository or config.name or "FOLDER"

@@ -17,39 +17,59 @@ from ivideogpt.core.run import choose_device
 from ivideogpt.decoding.sampling import RandomStreams, Sampling
 from ivideogpt.models.cpu_linear import set_int8
 from ivideogpt.models.dynamics import Dynamics, Heads
+from ivideogpt.models.picture_dynamics import PictureDynamics
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.transformer import Transformer
 from ivideogpt.worldmodel import memory, validation
-from ivideogpt.worldmodel.checkpoint import read_checkpoint, write_checkpoint
+from ivideogpt.worldmodel.checkpoint import (
+    is_picture_checkpoint,
+    read_checkpoint,
+    read_picture_checkpoint,
+    write_checkpoint,
+    write_picture_checkpoint,
+)
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.imagination import Imagination
-from ivideogpt.worldmodel.model_card import model_card
+from ivideogpt.worldmodel.interfaces import Segment
+from ivideogpt.worldmodel.model_card import model_card, picture_facts, token_facts
+from ivideogpt.worldmodel.picture_segment import PictureSegment
 from ivideogpt.worldmodel.session import Session, check_horizon
 from ivideogpt.worldmodel.shipped import SHIPPED
 from ivideogpt.worldmodel.token_segment import TokenSegment
+
+#: Frames of a segment of a picture model. It has no cache, so the number only bounds what a step back costs.
+PICTURE_SEGMENT = 64
 
 
 class WorldModel(nn.Module):
     """An interactive world model.
 
+    There are two kinds. A token model has a tokenizer and a transformer, as in the paper. A picture model draws the
+    next frame with a convolutional network. It has no tokens: its ids, log-probabilities and entropies have length 0.
+
     Attributes:
         config: its settings.
-        tokenizer: frames to tokens and back.
-        dynamics: predicts the tokens, the reward and the end of the next frame.
+        tokenizer: frames to tokens and back; only in a token model.
+        dynamics: predicts the tokens, the reward and the end of the next frame; only in a token model.
+        pictures: draws the next frame; None in a token model.
 
     Source: paper section 3 and thuml/iVideoGPT; same numbers, see docs/parity.md for what differs.
     """
 
+    tokenizer: CompressiveTokenizer
+    dynamics: Dynamics
+    pictures: PictureDynamics | None
+
     def __init__(
         self, config: WorldModelConfig, tokenizer: CompressiveTokenizer, transformer: Transformer, heads: Heads
     ) -> None:
-        """Join the parts.
+        """Join the parts of a token model.
 
         Raises:
             UserError: they do not fit each other.
         """
         super().__init__()
-        self.config, self.tokenizer = config, tokenizer
+        self.config, self.tokenizer, self.pictures = config, tokenizer, None
         if config.context_frames != tokenizer.config.context_frames:
             raise UserError(
                 f"the model takes {config.context_frames} context frames and its tokenizer "
@@ -65,6 +85,33 @@ class WorldModel(nn.Module):
             shared_codebook=not tokenizer.config.conditional,
             symlog_rewards=config.symlog_rewards,
         )
+
+    @classmethod
+    def from_pictures(cls, config: WorldModelConfig, pictures: PictureDynamics) -> WorldModel:
+        """Make a picture model.
+
+        Args:
+            config: settings; of ``heads`` only the action dimension, the reward and the termination count.
+            pictures: draws the next frame.
+
+        Raises:
+            UserError: they do not fit each other.
+        """
+        forecast = pictures.config.forecast
+        if config.context_frames < forecast.frames:
+            raise UserError(
+                f"the model takes {config.context_frames} context frames and its forecast reads {forecast.frames}; "
+                "expected at least as many context frames"
+            )
+        if config.heads.action_dim != forecast.action_dim:
+            raise UserError(
+                f"the model has actions of {config.heads.action_dim} numbers and its forecast of "
+                f"{forecast.action_dim}; expected the same"
+            )
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model.config, model.pictures = config, pictures
+        return model
 
     # Files
 
@@ -94,7 +141,12 @@ class WorldModel(nn.Module):
             UserError: it cannot be found or read, is a checkpoint of another kind, or int8 cannot be done here.
         """
         folder = resolve_checkpoint(str(folder_or_hub_id), revision=revision, shipped=SHIPPED)
-        model = cls(*read_checkpoint(folder, context_frames))
+        if is_picture_checkpoint(folder):
+            if int8 or context_frames is not None:
+                raise UserError(f"{folder} is a picture model; expected int8 and context_frames to be left out")
+            model = cls.from_pictures(*read_picture_checkpoint(folder))
+        else:
+            model = cls(*read_checkpoint(folder, context_frames))
         model = model.to(device=choose_device(str(device or "cpu")), dtype=dtype or torch.float32).eval()
         if int8:
             set_int8(model.transformer)
@@ -117,7 +169,10 @@ class WorldModel(nn.Module):
         Raises:
             UserError: the folder cannot be written, or holds something else.
         """
-        write_checkpoint(folder, self.config, self.tokenizer, self.dynamics, dtype=dtype, also=also)
+        if self.pictures is not None:
+            write_picture_checkpoint(folder, self.config, self.pictures, dtype=dtype, also=also)
+        else:
+            write_checkpoint(folder, self.config, self.tokenizer, self.dynamics, dtype=dtype, also=also)
 
     def push_to_hub(self, repository: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the checkpoint with its model card to ``owner/name`` on the Hugging Face Hub; return its address."""
@@ -127,12 +182,22 @@ class WorldModel(nn.Module):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "checkpoint"
             self.save_pretrained(folder)
-            card = model_card(self.config, self.tokenizer, self.dynamics, repository)
-            write_text_atomic(folder / "README.md", card)
+            write_text_atomic(folder / "README.md", model_card(self.config, self.facts(), repository))
             api.create_repo(repository, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repository, folder_path=folder))
 
     # Facts
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether this is a token model."""
+        return self.pictures is None
+
+    def facts(self) -> dict[str, str]:
+        """Return the facts of the model as name and value, both for people."""
+        if self.pictures is not None:
+            return picture_facts(self.config, self.pictures)
+        return token_facts(self.config, self.tokenizer, self.dynamics)
 
     @property
     def transformer(self) -> Transformer:
@@ -157,7 +222,7 @@ class WorldModel(nn.Module):
     @property
     def resolution(self) -> int:
         """Height and width of a frame in pixels."""
-        return self.tokenizer.config.resolution
+        return self.pictures.config.resolution if self.pictures is not None else self.tokenizer.config.resolution
 
     @property
     def action_dim(self) -> int:
@@ -167,17 +232,17 @@ class WorldModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.dynamics.device
+        return self.pictures.background.device if self.pictures is not None else self.dynamics.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
-        return self.dynamics.dtype
+        return self.pictures.background.dtype if self.pictures is not None else self.dynamics.dtype
 
     @property
     def segment_limit(self) -> int:
-        """Future frames that fit into the transformer's positions."""
-        return self.dynamics.max_future_frames
+        """Future frames that fit into the transformer's positions; of a picture model: into one segment."""
+        return PICTURE_SEGMENT if self.pictures is not None else self.dynamics.max_future_frames
 
     def segment_frames(self, reanchor_every: int | None = None) -> int:
         """Return the number of imagined frames between two encodings of the context.
@@ -254,7 +319,10 @@ class WorldModel(nn.Module):
                 session.observe(observed[chunk, index], action)  # type: ignore[index]
             return session.rollout(None if actions is None else actions[chunk], horizon)
 
-        bytes_per_row = memory.row_bytes(self.dynamics, self.tokenizer.config, frames)
+        if self.pictures is not None:
+            bytes_per_row = memory.picture_row_bytes(self.resolution)
+        else:
+            bytes_per_row = memory.row_bytes(self.dynamics, self.tokenizer.config, frames)
         return Imagination.joined(memory.in_chunks(rows, bytes_per_row, self.device, imagine_chunk))
 
     def session(
@@ -271,8 +339,10 @@ class WorldModel(nn.Module):
             self, context, sampling=sampling, seed=seed, reanchor_every=reanchor_every, speculative=speculative
         )
 
-    def open_segment(self, context: Tensor, frames: int, *, speculative: bool = True) -> TokenSegment:
+    def open_segment(self, context: Tensor, frames: int, *, speculative: bool = True) -> Segment:
         """Encode the context float32 ``[b c_frames c h w]`` and begin a segment of at most ``frames`` frames."""
+        if self.pictures is not None:
+            return PictureSegment.open(self.pictures, context.to(self.dtype))
         return TokenSegment.open(self.tokenizer, self.dynamics, context, frames, speculative=speculative)
 
     def check_memory(self, rows: int, frames: int) -> None:
@@ -281,7 +351,8 @@ class WorldModel(nn.Module):
         Raises:
             UserError: it does not.
         """
-        memory.check_cache_memory(self.dynamics, rows, frames)
+        if self.pictures is None:
+            memory.check_cache_memory(self.dynamics, rows, frames)
 
     def log_prob(
         self,
@@ -307,6 +378,8 @@ class WorldModel(nn.Module):
         Raises:
             UserError: shapes are wrong, or ids cannot have been sampled.
         """
+        if self.pictures is not None:
+            raise UserError("a picture model has no tokens, so no log-probabilities; expected a token model")
         sampling = sampling or self.config.sampling
         context = validation.check_context(self, context)
         ids = validation.check_ids(self.layout, ids, len(context), sampling, self.device)

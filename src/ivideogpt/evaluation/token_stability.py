@@ -1,0 +1,180 @@
+"""How steady a tokenizer's codes are, and where in a picture the transformer is unsure.
+
+Codes that change though nothing moved, or that drift when a decoded picture is coded again, make a world melt before
+any dynamics are learned. Nats by part of the picture say what the transformer's loss is spent on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+from ivideogpt.core.errors import UserError
+from ivideogpt.evaluation.pusht_metrics import colour_shares, locate_block
+from ivideogpt.evaluation.pusht_shape import block_shares
+from ivideogpt.metrics.image import psnr
+from ivideogpt.models.tokenizer import CompressiveTokenizer
+from ivideogpt.worldmodel.world_model import WorldModel
+
+#: A pixel that moves by less has not changed.
+TOLERANCE = 4 / 255
+#: Parts of a PushT picture, see `patch_parts`.
+PARTS = ("background", "agent", "block_at_rest", "block_pushed", "other")
+# A patch shows the agent or the block from so many pixels of it on, each of at least this share.
+_PIXELS, _AGENT_SHARE, _BLOCK_SHARE = 2, 0.3, 0.4
+# The block is pushed where it moves by more px or turns by more rad than what reading it from a picture gets wrong.
+_PUSHED_PX, _PUSHED_RAD = 0.2, 0.03
+
+
+@torch.inference_mode()
+def recoding(
+    tokenizer: CompressiveTokenizer, frames: Tensor, times: Sequence[int] = (1, 2, 5, 14)
+) -> dict[int, dict[str, float]]:
+    """Codes the future frames of clips, decodes them, codes what came out, and so on.
+
+    Args:
+        tokenizer: in evaluation mode.
+        frames: float ``[b t c h w]`` in [0, 1]; the first ``context_frames`` are the context and stay as they are.
+        times: codings after which is measured, ascending, from 1.
+
+    Returns:
+        For each of ``times``: "psnr" in dB of what is decoded, against the true frames; "kept", share of codes that
+        are still those of the first coding, 0 to 1.
+
+    Raises:
+        UserError: there is no frame after the context, or ``times`` is not ascending from 1.
+    """
+    if list(times) != sorted(set(times)) or not times or times[0] < 1:
+        raise UserError(f"times is {list(times)}; expected ascending numbers from 1, for example 1, 2, 5, 14")
+    encoder, decoder, future = _context(tokenizer, frames)
+    first, shown, results = None, future, {}
+    for time in range(1, times[-1] + 1):
+        codes = tokenizer.encode_future(shown, encoder)
+        first = codes if first is None else first
+        shown = tokenizer.decode_future(codes, decoder).clamp(0, 1)
+        if time in times:
+            kept = (codes == first).float().mean()
+            results[time] = {"psnr": float(psnr(shown, future).mean()), "kept": float(kept)}
+    return results
+
+
+@torch.inference_mode()
+def kept_at_rest(tokenizer: CompressiveTokenizer, frames: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+    """The share of codes that stay where the pixels of their patch rest from one future frame to the next.
+
+    Args:
+        tokenizer: in evaluation mode.
+        frames: float ``[b t c h w]`` in [0, 1].
+        tolerance: a pixel that changes by no more rests.
+
+    Returns:
+        Scalar float32 in 0 to 1 over patches that show more than the background (where the tokenizer knows one);
+        NaN where no such patch rests.
+    """
+    encoder, _, future = _context(tokenizer, frames)
+    codes = tokenizer.encode_future(future, encoder)
+    grid = math.isqrt(codes.shape[-1])
+    resting = ~patches_changed(future[:, 1:], future[:, :-1], grid, tolerance)
+    if tokenizer.config.background:
+        resting &= patches_changed(future[:, 1:], tokenizer.background.expand_as(future[:, 1:]), grid, tolerance)
+    return (codes[:, 1:] == codes[:, :-1])[resting].float().mean()
+
+
+@torch.inference_mode()
+def nats(model: WorldModel, frames: Tensor, actions: Tensor | None) -> Tensor:
+    """What each token of the future frames costs the transformer, the true tokens before it given.
+
+    Args:
+        model: the world model, in evaluation mode.
+        frames: float ``[b t c h w]`` in [0, 1], in which t fits into one segment.
+        actions: ``[b f a]`` in model units, one for each frame after the context, or None.
+
+    Returns:
+        float32 ``[b f m]``, -log of the probability of each dynamics token.
+    """
+    ids, _ = model.tokenizer.tokenize(frames)
+    context, codes = model.layout.split(ids, model.context_frames)
+    dynamics_ids = model.layout.dynamics_ids
+    scores = model.dynamics.token_logits(context, codes + dynamics_ids.start, actions, dynamics_ids).log_softmax(-1)
+    return -scores.gather(-1, codes[..., None])[..., 0]
+
+
+def nats_by_part(model: WorldModel, frames: Tensor, actions: Tensor | None) -> dict[str, dict[str, float]]:
+    """Splits the nats of PushT clips by what their patch shows.
+
+    Args:
+        model: the world model.
+        frames: float ``[b t 3 64 64]`` in [0, 1].
+        actions: ``[b f a]`` in model units.
+
+    Returns:
+        For each of `PARTS`: "nats_a_token" (NaN without such patches), "nats_a_frame", "share" of all nats and
+        "patches", their share of all patches.
+    """
+    count = model.context_frames
+    costs = nats(model, frames, actions)
+    parts = patch_parts(frames[:, count - 1 :], math.isqrt(costs.shape[-1]))
+    figures = {}
+    for index, name in enumerate(PARTS):
+        there = parts == index
+        total = costs[there].sum()
+        figures[name] = {
+            "nats_a_token": float(costs[there].mean()),
+            "nats_a_frame": float(total / costs[..., 0].numel()),
+            "share": float(total / costs.sum()),
+            "patches": float(there.float().mean()),
+        }
+    return figures
+
+
+def patch_parts(frames: Tensor, grid: int) -> Tensor:
+    """What each patch of PushT frames shows: index into `PARTS`.
+
+    A patch that never differs from the clip's most usual picture there is background; one that shows the agent is
+    "agent", whatever else it shows.
+
+    Args:
+        frames: float ``[b t 3 64 64]`` in [0, 1].
+        grid: patches along a side.
+
+    Returns:
+        int64 ``[b t-1 grid*grid]`` of the second to the last frame.
+    """
+    shares = colour_shares(frames)[:, 1:]
+    agent = _count(shares[:, :, 0] > _AGENT_SHARE, grid) >= _PIXELS
+    block = _count(block_shares(frames[:, 1:]) > _BLOCK_SHARE, grid) >= _PIXELS
+    found = locate_block(frames)
+    turn = found.angle[:, 1:] - found.angle[:, :-1]
+    moved = (found.xy[:, 1:] - found.xy[:, :-1]).norm(dim=-1) > _PUSHED_PX
+    pushed = (moved | (torch.atan2(turn.sin(), turn.cos()).abs() > _PUSHED_RAD))[..., None]
+    usual = rearrange(frames, "b t c h w -> (b t) c h w").median(dim=0).values
+    plain = ~patches_changed(frames[:, 1:], usual.expand_as(frames[:, 1:]), grid)
+    parts = torch.full(agent.shape, PARTS.index("other"), device=frames.device)
+    parts[block & ~pushed] = PARTS.index("block_at_rest")
+    parts[block & pushed] = PARTS.index("block_pushed")
+    parts[agent] = PARTS.index("agent")
+    parts[plain] = PARTS.index("background")
+    return parts
+
+
+def patches_changed(frames: Tensor, others: Tensor, grid: int, tolerance: float = TOLERANCE) -> Tensor:
+    """Whether a pixel of each patch differs: bool ``[b t grid*grid]`` of two ``[b t c h w]``."""
+    changed = ((frames - others).abs() > tolerance).any(dim=2)
+    return _count(changed, grid) > 0
+
+
+def _count(pixels: Tensor, grid: int) -> Tensor:
+    """Pixels of each patch that are true: ``[b t grid*grid]`` of bool ``[b t h w]``."""
+    return reduce(pixels.float(), "b t (h p) (w q) -> b t (h w)", "sum", h=grid, w=grid)
+
+
+def _context(tokenizer: CompressiveTokenizer, frames: Tensor):
+    """Features of the context for encoder and decoder, and the frames after it."""
+    count = tokenizer.config.context_frames
+    tokenizer.check_frames(frames, at_least=count + 1)
+    codes, encoder = tokenizer.encode_context(frames[:, :count])
+    return encoder, tokenizer.decoder_features(codes), frames[:, count:]

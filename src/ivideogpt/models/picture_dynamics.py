@@ -1,0 +1,130 @@
+"""Dynamics on pictures: the next frame is drawn from the last frames and the action, without tokens.
+
+A convolutional forecast draws the next frame. A projection then replaces it by a clean frame, so that errors of shape
+do not grow over a rollout. A reward head reads the reward from the frame. Everything is deterministic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ivideogpt.core.config import check_at_least
+from ivideogpt.core.errors import UserError
+from ivideogpt.models.frame_reward import FrameReward, FrameRewardConfig
+from ivideogpt.models.picture_forecast import (
+    FrameProjection,
+    FrameProjectionConfig,
+    PictureForecast,
+    PictureForecastConfig,
+)
+from ivideogpt.models.sprites import SpriteProjection, SpriteProjectionConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureDynamicsConfig:
+    """The networks of a `PictureDynamics`.
+
+    Attributes:
+        resolution: height and width of a frame in pixels.
+        forecast: the network that draws the next frame.
+        pointer_scale: pixels of the frame for each model unit of a pointer action.
+        pointer_offset: pixel (x and y) to which a pointer action of 0 model units points.
+        projection: the network that makes a frame clean, or None.
+        sprites: rigid objects that are read from a frame and drawn again, or None; applied after ``projection``.
+        reward: the network that reads the reward from a frame, or None.
+    """
+
+    resolution: int = 64
+    forecast: PictureForecastConfig = field(default_factory=PictureForecastConfig)
+    pointer_scale: float = 32.0
+    pointer_offset: float = 32.0
+    projection: FrameProjectionConfig | None = None
+    sprites: SpriteProjectionConfig | None = None
+    reward: FrameRewardConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            UserError: a size is out of range, or the resolution does not fit the forecast.
+        """
+        check_at_least(self, resolution=1)
+        multiple = self.forecast.net.multiple
+        if self.resolution % multiple:
+            raise UserError(
+                f"resolution is {self.resolution}; expected a multiple of {multiple} px, the grid of the forecast"
+            )
+
+
+class PictureStep(NamedTuple):
+    """One step of a `PictureDynamics`.
+
+    Attributes:
+        frames: float32 ``[b c h w]`` in [0, 1].
+        rewards: float32 ``[b]`` in reward units, or None without a reward head.
+        terminations: float32 ``[b]``, 1 where the reward is that of a success and else 0, or None where the reward head
+            has no threshold of success.
+    """
+
+    frames: Tensor
+    rewards: Tensor | None
+    terminations: Tensor | None
+
+
+class PictureDynamics(nn.Module):
+    """Draw the next frame from the last frames and the action.
+
+    Attributes:
+        config: which networks exist.
+        background: float ``[c h w]`` in [0, 1], the still part of every frame; saved with the weights.
+
+    Source: ours; it takes the place of tokenizer and transformer of thuml/iVideoGPT.
+    """
+
+    background: Tensor
+
+    def __init__(self, config: PictureDynamicsConfig) -> None:
+        """Create the networks with new weights and a black background."""
+        super().__init__()
+        self.config = config
+        size = config.resolution
+        self.register_buffer("background", torch.zeros(config.forecast.net.channels, size, size))
+        self.forecast = PictureForecast(config.forecast)
+        self.projection = FrameProjection(config.projection) if config.projection else None
+        self.sprites = SpriteProjection(config.sprites) if config.sprites else None
+        self.reward = FrameReward(config.reward) if config.reward else None
+
+    def forward(self, history: Tensor, actions: Tensor | None) -> PictureStep:
+        """Draw the frame after ``history``.
+
+        Args:
+            history: float ``[b k c h w]`` in [0, 1], oldest first, at least as many frames as the forecast reads.
+            actions: float ``[b a]`` in model units that lead to the next frame, or None for an action-free model.
+        """
+        history = history[:, -self.config.forecast.frames :]
+        background = self.background[None]
+        if actions is not None and self.config.forecast.action == "pointer":
+            actions = self.config.pointer_offset + self.config.pointer_scale * actions
+
+        # forecast, then clean frames
+        frames = self.forecast(history, background, actions).clamp(0, 1)
+        if self.projection is not None:
+            frames = self.projection(frames, background).clamp(0, 1)
+        if self.sprites is not None:
+            frames = self.sprites(frames, background, history[:, -1])
+
+        rewards, terminations = self.read_reward(frames)
+        return PictureStep(frames, rewards, terminations)
+
+    def read_reward(self, frames: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the rewards ``[b]`` of frames ``[b c h w]`` and their success, 1 or 0 ``[b]``; see `PictureStep`."""
+        if self.reward is None:
+            return None, None
+        rewards = self.reward(frames, self.background[None])
+        if self.reward.config.success_above is None:
+            return rewards, None
+        return rewards, self.reward.success(rewards).float()

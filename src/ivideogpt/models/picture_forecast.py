@@ -1,0 +1,278 @@
+"""Forecast of the next picture from the last ones, and the projection of an imperfect picture onto clean ones.
+
+Both are small U-Nets over pictures in which something moves before a still background: they read the difference from
+the background and draw a picture and a mask, which is blended over the background. An action that points at a place of
+the picture (a mouse) is read as maps of where that place lies, seen from each part of the picture; so both networks are
+fully convolutional, can be trained on crops, and are run on whole pictures of any size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ivideogpt.core.config import check_at_least
+from ivideogpt.core.errors import UserError
+from ivideogpt.models.blocks import ChannelNorm, ResnetBlock
+
+ActionKind = Literal["pointer", "numbers", "none"]
+#: Brightness that is taken off the background before it is read, so that a white one reads as nearly nothing.
+_USUAL_BACKGROUND = 0.9
+# Copies are rare before they are learned: the mask's value before its sigmoid.
+_RARE = -4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureNetConfig:
+    """Sizes of the U-Net that both networks share.
+
+    Attributes:
+        channels: of a picture.
+        patch: side in px of the squares that become one place of the fine grid; the coarse grid has twice that.
+        width, deep_width: channels on the fine and on the coarse grid.
+        blocks_in, blocks_deep, blocks_out: residual blocks on the fine grid, the coarse one, and the fine one again.
+        copies: a second mask takes pixels from the last picture as they are: what rests stays sharp for ever.
+    """
+
+    channels: int = 3
+    patch: int = 4
+    width: int = 48
+    deep_width: int = 96
+    blocks_in: int = 1
+    blocks_deep: int = 4
+    blocks_out: int = 1
+    copies: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a size cannot be."""
+        least = dict.fromkeys(("channels", "patch", "width", "deep_width"), 1)
+        check_at_least(self, **least, blocks_in=0, blocks_deep=0, blocks_out=0)
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of a picture must be multiples of, in px."""
+        return 2 * self.patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureForecastConfig:
+    """What a `PictureForecast` reads.
+
+    Attributes:
+        net: sizes of the U-Net.
+        frames: pictures of history.
+        action: "pointer", a place of the picture in px (x to the right, y down); "numbers", ``action_dim`` numbers that
+            every place reads; "none".
+        action_dim: numbers in an action; 2 for a pointer, 0 for none.
+        pointer_radii: in px; for each, a map says how near to the pointed place (a Gaussian of that width) a place is.
+        pointer_reach: px; offsets to the pointed place are divided by it.
+    """
+
+    net: PictureNetConfig = field(default_factory=PictureNetConfig)
+    frames: int = 2
+    action: ActionKind = "pointer"
+    action_dim: int = 2
+    pointer_radii: tuple[float, ...] = (3.0, 10.0)
+    pointer_reach: float = 32.0
+
+    def __post_init__(self) -> None:
+        """Raises UserError where the action's size does not fit its kind."""
+        check_at_least(self, frames=1, action_dim=0, pointer_reach=1)
+        expected = {"pointer": self.action_dim == 2, "numbers": self.action_dim >= 1, "none": self.action_dim == 0}
+        if not expected[self.action]:
+            raise UserError(
+                f"action_dim is {self.action_dim} with action {self.action!r}; "
+                "expected 2 for a pointer, at least 1 for numbers and 0 for none; change one of them"
+            )
+
+    @property
+    def action_maps(self) -> int:
+        """Channels that tell the action to each place."""
+        return 2 + len(self.pointer_radii) if self.action == "pointer" else self.action_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameProjectionConfig:
+    """Sizes of a `FrameProjection`.
+
+    Attributes:
+        net: sizes of the U-Net.
+    """
+
+    net: PictureNetConfig = field(default_factory=PictureNetConfig)
+
+
+class _PictureNet(nn.Module):
+    """U-Net with two grids from patches of pictures to a picture and a mask, blended over the background."""
+
+    def __init__(self, config: PictureNetConfig, in_channels: int) -> None:
+        """Reads ``in_channels`` maps on the fine grid; residual blocks start near to passing on what they read."""
+        super().__init__()
+        self.patch = config.patch
+        width, deep = config.width, config.deep_width
+        self.stem = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.blocks_in = nn.ModuleList(ResnetBlock(width, width, 0) for _ in range(config.blocks_in))
+        self.down = nn.Conv2d(width, deep, 2, stride=2)
+        self.blocks_deep = nn.ModuleList(ResnetBlock(deep, deep, 0) for _ in range(config.blocks_deep))
+        self.up = nn.Conv2d(deep, 4 * width, 1)
+        self.blocks_out = nn.ModuleList(ResnetBlock(width, width, 0) for _ in range(config.blocks_out))
+        self.norm = ChannelNorm(width)
+        self.copies, masks = config.copies, 2 if config.copies else 1
+        self.head = nn.Conv2d(width, (config.channels + masks) * config.patch**2, 3, padding=1)
+        if config.copies:
+            assert self.head.bias is not None
+            self.head.bias.data[-(config.patch**2) :] = _RARE
+        for block in (*self.blocks_in, *self.blocks_deep, *self.blocks_out):
+            assert isinstance(block, ResnetBlock)
+            block.conv2.weight.data.mul_(0.3)
+
+    def forward(self, maps: Tensor, background: Tensor, last: Tensor) -> Tensor:
+        """Maps ``[b in h/patch w/patch]`` before ``background``, after ``last``, to a picture; all ``[b c h w]``."""
+        fine = self.stem(maps.contiguous(memory_format=torch.channels_last))
+        for block in self.blocks_in:
+            fine = block(fine)
+        coarse = self.down(fine)
+        for block in self.blocks_deep:
+            coarse = block(coarse)
+        fine = fine + F.pixel_shuffle(self.up(coarse), 2)
+        for block in self.blocks_out:
+            fine = block(fine)
+        drawn = F.pixel_shuffle(self.head(F.silu(self.norm(fine))), self.patch)
+        channels = background.shape[1]
+        picture, masks = drawn[:, :channels], drawn[:, channels:].sigmoid()
+        blended = background + masks[:, :1] * (picture - background)
+        return blended + masks[:, 1:] * (last - blended) if self.copies else blended
+
+
+class PictureForecast(nn.Module):
+    """Next picture from the last ones, the still background and the action.
+
+    Source: ours; it stands where thuml/iVideoGPT has only the transformer.
+    """
+
+    def __init__(self, config: PictureForecastConfig) -> None:
+        """Builds the U-Net; its input holds the history, the background and the action's maps."""
+        super().__init__()
+        self.config = config
+        net = config.net
+        self.net = _PictureNet(net, (config.frames + 1) * net.channels * net.patch**2 + config.action_maps)
+
+    def forward(self, frames: Tensor, background: Tensor, actions: Tensor | None = None) -> Tensor:
+        """Draws the picture after ``frames``.
+
+        Args:
+            frames: float ``[b k c h w]`` in [0, 1], the last ``config.frames`` ones, oldest first.
+            background: float ``[b c h w]`` or ``[1 c h w]`` in [0, 1].
+            actions: float ``[b a]`` that leads to the next picture; a pointer's in px from the upper left corner of
+                ``frames``; None where the model takes none.
+
+        Returns:
+            float ``[b c h w]``, not clamped.
+
+        Raises:
+            UserError: a shape does not fit the configuration.
+        """
+        net, (b, k, c, h, w) = self.config.net, frames.shape
+        if k != self.config.frames or c != net.channels or h % net.multiple or w % net.multiple:
+            raise UserError(
+                f"frames have shape {list(frames.shape)}; expected [b {self.config.frames} {net.channels} h w] with "
+                f"sides that are multiples of {net.multiple} px; pass the last frames, resized or padded"
+            )
+        background = background.expand(b, -1, -1, -1)
+        change = rearrange(frames - background[:, None], "b k c h w -> b (k c) h w")
+        maps = [F.pixel_unshuffle(change, net.patch)]
+        if self.config.action_maps:
+            maps.append(self._action_maps(actions, b, h // net.patch, w // net.patch))
+        maps.append(F.pixel_unshuffle(background - _USUAL_BACKGROUND, net.patch))
+        return self.net(torch.cat(maps, dim=1), background, frames[:, -1])
+
+    def _action_maps(self, actions: Tensor | None, b: int, rows: int, columns: int) -> Tensor:
+        """What each place of the fine grid is told of the action: ``[b maps rows columns]``."""
+        if actions is None or actions.shape != (b, self.config.action_dim):
+            shape = None if actions is None else list(actions.shape)
+            raise UserError(
+                f"actions have shape {shape}; expected [{b} {self.config.action_dim}], one row for each history"
+            )
+        if self.config.action == "numbers":
+            return actions[:, :, None, None].expand(-1, -1, rows, columns)
+        middle, patch = (self.config.net.patch - 1) / 2, self.config.net.patch
+        x = torch.arange(columns, device=actions.device, dtype=actions.dtype) * patch + middle
+        y = torch.arange(rows, device=actions.device, dtype=actions.dtype) * patch + middle
+        right = (actions[:, 0, None, None] - x).expand(-1, rows, -1)
+        down = (actions[:, 1, None, None] - y[:, None]).expand(-1, -1, columns)
+        squared, reach = right**2 + down**2, self.config.pointer_reach
+        near = [torch.exp(-squared / (2 * radius**2)) for radius in self.config.pointer_radii]
+        return torch.stack([right / reach, down / reach, *near], dim=1)
+
+
+class FrameProjection(nn.Module):
+    """Clean picture that an imperfect one shows: shapes made whole, each at the pose that it has.
+
+    Source: ours.
+    """
+
+    def __init__(self, config: FrameProjectionConfig) -> None:
+        """Builds the U-Net; its input holds the picture and the background."""
+        super().__init__()
+        self.config = config
+        self.net = _PictureNet(config.net, 2 * config.net.channels * config.net.patch**2)
+
+    def forward(self, frames: Tensor, background: Tensor) -> Tensor:
+        """Draws ``frames`` again, clean.
+
+        Args:
+            frames: float ``[b c h w]`` in [0, 1].
+            background: float ``[b c h w]`` or ``[1 c h w]`` in [0, 1].
+
+        Returns:
+            float ``[b c h w]``, not clamped.
+
+        Raises:
+            UserError: a shape does not fit the configuration.
+        """
+        net, (b, c, h, w) = self.config.net, frames.shape
+        if c != net.channels or h % net.multiple or w % net.multiple:
+            raise UserError(
+                f"frames have shape {list(frames.shape)}; expected [b {net.channels} h w] with sides that are "
+                f"multiples of {net.multiple} px; resize or pad them"
+            )
+        background = background.expand(b, -1, -1, -1)
+        maps = torch.cat([frames - background, background - _USUAL_BACKGROUND], dim=1)
+        return self.net(F.pixel_unshuffle(maps, net.patch), background, frames)
+
+
+@torch.no_grad()
+def forecast_rollout(
+    forecast: PictureForecast,
+    frames: Tensor,
+    background: Tensor,
+    actions: Tensor | None,
+    steps: int,
+    projection: FrameProjection | None = None,
+) -> Tensor:
+    """Draws ``steps`` pictures, each from the ones drawn before it.
+
+    Args:
+        forecast: the network.
+        frames: float ``[b k c h w]`` in [0, 1], the true pictures it starts from.
+        background: float ``[1 c h w]`` or ``[b c h w]``.
+        actions: float ``[b steps a]``; the first leads to the first drawn picture; None where there are none.
+        steps: pictures to draw.
+        projection: makes each picture clean before it is shown and read again.
+
+    Returns:
+        float ``[b steps c h w]`` in [0, 1].
+    """
+    history, drawn = frames, []
+    for step in range(steps):
+        picture = forecast(history, background, None if actions is None else actions[:, step]).clamp(0, 1)
+        if projection is not None:
+            picture = projection(picture, background).clamp(0, 1)
+        drawn.append(picture)
+        history = torch.cat([history[:, 1:], picture[:, None]], dim=1)
+    return torch.stack(drawn, dim=1)

@@ -1,0 +1,199 @@
+"""Crops of clips for networks that draw pictures: around what moves, mirrored and turned, fixed by the step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ivideogpt.core.config import check_at_least
+from ivideogpt.core.errors import UserError
+
+Symmetry = Literal["none", "mirror", "square"]
+#: Tries to find a crop in which a followed place is seen throughout, or not at all, before any crop will do.
+_TRIES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureClips:
+    """Clips of one length to cut crops from.
+
+    Attributes:
+        frames: uint8 ``[n t h w c]``.
+        actions: float32 ``[n t a]``; row i leads to frame i + 1; a pointer's in px of the picture. None: none.
+        places: float32 ``[n t k 2]``, places of interest (x, y) in px, around which crops are cut; the first one is
+            followed: it lies inside a crop throughout, or outside.
+        eventful: bool ``[n t]``: between this frame and the next happens what is hard to foresee.
+        share: of the updates that draw from these clips, relative to other clips.
+        unroll: most frames of its own that a network reads before the one it is trained on.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray | None
+    places: np.ndarray
+    eventful: np.ndarray
+    share: float = 1.0
+    unroll: int = 0
+
+
+class PictureCrops(NamedTuple):
+    """What one update sees.
+
+    Attributes:
+        frames: float32 ``[b t c s s]`` in [0, 1].
+        background: float32 ``[b c s s]`` in [0, 1].
+        actions: float32 ``[b t a]``, a pointer's from the crop's upper left corner, or None.
+        counts: float32 ``[b 1 s s]``, 0 near those edges of a crop that are no edges of the picture, else 1.
+        unroll: frames of its own that the network reads first.
+    """
+
+    frames: Tensor
+    background: Tensor
+    actions: Tensor | None
+    counts: Tensor
+    unroll: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """How crops are cut.
+
+    Attributes:
+        pixels: of all crops of an update together, about; smaller crops come in larger batches.
+        sides: in px, one is drawn for each update.
+        side_shares: how often each is drawn, relative to the others.
+        eventful_share: of the crops come from eventful clips.
+        place_shares: how often a crop is cut around each place of interest, relative to the others.
+        jitter: px, standard deviation of the crop's place.
+        margin: px along an edge of a crop that is no edge of the picture that do not count.
+        symmetry: "square" mirrors and turns by quarters, "mirror" mirrors left and right, "none".
+        seed: of all draws.
+    """
+
+    pixels: int = 24 * 32 * 32
+    sides: tuple[int, ...] = (32, 40, 64)
+    side_shares: tuple[float, ...] = (0.45, 0.25, 0.3)
+    eventful_share: float = 0.7
+    place_shares: tuple[float, ...] = (0.6, 0.4)
+    jitter: float = 4.0
+    margin: int = 4
+    symmetry: Symmetry = "square"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a number cannot be."""
+        check_at_least(self, pixels=1, jitter=0, margin=0, seed=0, eventful_share=0)
+        if len(self.sides) != len(self.side_shares) or not self.sides:
+            raise UserError(f"side_shares has {len(self.side_shares)} numbers; expected one for each of {self.sides}")
+
+
+class CropSampler:
+    """Draws the crops of an update from its number alone, so that a resumed run sees what it would have seen."""
+
+    def __init__(
+        self, clips: Sequence[PictureClips], background: Tensor, config: CropConfig, *, history: int, pointer: bool
+    ) -> None:
+        """Keeps the clips.
+
+        Args:
+            clips: one or more sets.
+            background: float32 ``[c h w]`` in [0, 1].
+            config: how to cut.
+            history: frames that a network reads.
+            pointer: actions are places of the picture.
+
+        Raises:
+            UserError: there are no clips, or some are too short.
+        """
+        if not clips:
+            raise UserError("clips is empty; expected at least one set of clips; collect some first")
+        for part in clips:
+            length, needed = part.frames.shape[1], history + 1 + part.unroll
+            if length < needed:
+                raise UserError(
+                    f"clips have {length} frames; expected at least {needed}; lower unroll or record longer"
+                )
+            if part.places.shape[2] != len(config.place_shares):
+                raise UserError(
+                    f"place_shares has {len(config.place_shares)} numbers; expected {part.places.shape[2]}, "
+                    "one for each place of interest"
+                )
+        self._clips, self._background, self._config = clips, background, config
+        self._history, self._pointer = history, pointer
+
+    def draw(self, step: int) -> PictureCrops:
+        """Draws the crops of update ``step``."""
+        config, random = self._config, np.random.default_rng([self._config.seed, step])
+        part = self._clips[_choose(random, [part.share for part in self._clips])]
+        side = min(config.sides[_choose(random, config.side_shares)], *part.frames.shape[2:4])
+        unroll = int(random.integers(part.unroll + 1))
+        length = self._history + 1 + unroll
+        frames, actions, backgrounds, counts = [], [], [], []
+        for _ in range(max(1, round(config.pixels / side**2))):
+            clip, first, (x, y) = self._place(part, length, side, random)
+            frames.append(part.frames[clip, first : first + length, y : y + side, x : x + side])
+            backgrounds.append(self._background[:, y : y + side, x : x + side])
+            counts.append(self._counts(x, y, side, *part.frames.shape[2:4]))
+            if part.actions is not None:
+                corner = np.array([x, y], np.float32) if self._pointer else np.float32(0)
+                actions.append(part.actions[clip, first : first + length] - corner)
+        pictures = torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3).float() / 255
+        moves = torch.from_numpy(np.stack(actions)) if actions else None
+        maps = [pictures, torch.stack(backgrounds), torch.stack(counts)]
+        maps, moves = self._turned(maps, moves, side, random)
+        return PictureCrops(maps[0], maps[1], moves, maps[2], unroll)
+
+    def _place(self, part: PictureClips, length: int, side: int, random: np.random.Generator):
+        """A clip, its first frame, and the upper left corner of the crop."""
+        n, t, h, w, _ = part.frames.shape
+        config, read = self._config, self._history
+        eventful = random.random() < config.eventful_share
+        clip, first, corner = 0, 0, np.zeros(2, int)
+        for trial in range(_TRIES * 10):
+            clip, first = int(random.integers(n)), int(random.integers(t - length + 1))
+            if eventful and trial < _TRIES * 9 and not part.eventful[clip, first + read - 1 : first + length - 1].any():
+                continue
+            kind = _choose(random, config.place_shares)
+            where = (part.places[clip, first + read, kind] + part.places[clip, first + length - 1, kind]) / 2
+            corner = np.round(where - side / 2 + random.normal(0, config.jitter, 2)).astype(int)
+            corner = corner.clip(0, [w - side, h - side])
+            followed = part.places[clip, first + read - 1 : first + length, 0] - corner
+            inside = ((followed > 3) & (followed < side - 3)).all(axis=1)
+            outside = ((followed < -3) | (followed > side + 3)).any(axis=1)
+            if side >= max(h, w) or inside.all() or outside.all():
+                break
+        return clip, first, (int(corner[0]), int(corner[1]))
+
+    def _counts(self, x: int, y: int, side: int, height: int, width: int) -> Tensor:
+        counts, margin = torch.ones(1, side, side), self._config.margin
+        if margin and side > 2 * margin:
+            counts[:, : margin * (y > 0)] = counts[:, :, : margin * (x > 0)] = 0
+            counts[:, side - margin * (y + side < height) :] = 0
+            counts[:, :, side - margin * (x + side < width) :] = 0
+        return counts
+
+    def _turned(self, maps: list[Tensor], moves: Tensor | None, side: int, random: np.random.Generator):
+        """The crops of an update mirrored and turned alike; a pointer's places with them."""
+        kind = int(random.integers(8)) & {"none": 0, "mirror": 1, "square": 7}[self._config.symmetry]
+        points = moves is not None and self._pointer
+        for bit, axis in ((1, 0), (2, 1)):
+            if kind & bit:
+                maps = [x.flip(-1 - axis) for x in maps]
+                if points:
+                    assert moves is not None
+                    moves = moves.clone()
+                    moves[..., axis] = side - moves[..., axis]
+        if kind & 4:
+            maps = [x.transpose(-1, -2) for x in maps]
+            moves = moves.flip(-1) if points and moves is not None else moves
+        return [x.contiguous() for x in maps], moves
+
+
+def _choose(random: np.random.Generator, shares: Sequence[float]) -> int:
+    """An index, drawn in proportion to ``shares``."""
+    total = np.cumsum(shares)
+    return int(np.searchsorted(total, random.random() * total[-1], side="right").clip(0, len(shares) - 1))
