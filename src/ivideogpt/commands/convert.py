@@ -41,18 +41,18 @@ def convert(
     """Convert a dataset into an episode store; the same command again goes on where a stopped one was.
 
     Args:
-        kind: oxe, bair, robonet, vp2, ssv2, metaworld-npz, lerobot or video.
+        kind: lerobot, video, rlds, robomimic, minari, oxe, bair, robonet, vp2, ssv2 or metaworld-npz.
         words: SRC is the downloaded dataset, DST the folder of the store. Before them oxe needs the name of the dataset
             (bridge), vp2 that of the benchmark (robodesk or robosuite).
         workers: processes; 0: this one; default: one for each processor.
-        cameras: oxe, lerobot: which to store, with commas between them, the model's first.
-        partial: oxe: leave out files that are not there.
-        camera: lerobot: the model's camera.
+        cameras: oxe, rlds, lerobot, robomimic, minari: cameras to store, with commas between them, the model's first.
+        partial: oxe, rlds: leave out files that are not there.
+        camera: lerobot, robomimic, minari: the model's camera.
         camera_key: video: array of the .npz files that holds the frames.
         all_cameras: robonet: store every camera, not the first one only.
         labels: ssv2: selected (what the official training uses) or all.
         fps: video: frames a second, where it is not what the videos say.
-        val_every: video, lerobot: every so many episodes one is for validation.
+        val_every: video, lerobot, rlds, robomimic, minari: every so many episodes one is for validation.
         revision: lerobot: of the dataset on the Hub.
         split: metaworld-npz: of all episodes: train (default), val, or test where they are to be held out.
     """

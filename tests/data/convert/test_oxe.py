@@ -4,6 +4,9 @@ import hashlib
 import io
 import pickle
 import re
+import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +14,13 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from ivideogpt.cli import main
 from ivideogpt.core.errors import UserError
+from ivideogpt.data import EpisodeStore
 from ivideogpt.data.catalog import DATASETS, dataset_info
-from ivideogpt.data.convert import oxe
+from ivideogpt.data.convert import oxe, rlds_folder
 from ivideogpt.data.convert.jpeg import decode_frames
-from ivideogpt.data.convert.source_episode import ActionField, JpegFrames
+from ivideogpt.data.convert.source_episode import ActionField, JpegFrames, Omission
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
 SIZE = (16, 24)
@@ -287,13 +292,13 @@ def test_a_record_without_a_promised_field_says_what_it_has(bridge):
         read(bridge(make=poor, train=[[0]]))
 
 
-def test_an_episode_without_steps_is_left_out_with_a_warning(bridge):
+def test_an_episode_without_steps_is_left_out_and_reported(bridge):
     def some(made, number):
         return episode(made, number, steps=number)
 
-    with pytest.warns(UserWarning, match="train_eps_00000001 of bridge has no steps and is left out"):
-        found = read(bridge(make=some, train=[[1, 0, 2]]))
-    assert [e.key for e in found] == ["train_eps_00000000", "train_eps_00000002"]
+    first, empty, last = read(bridge(make=some, train=[[1, 0, 2]]))
+    assert [first.key, last.key] == ["train_eps_00000000", "train_eps_00000002"]
+    assert empty == Omission(items="episodes", reason="they have no steps", names=("train_eps_00000001",))
 
 
 def test_a_missing_file_is_named_and_may_be_left_out(bridge):
@@ -331,8 +336,67 @@ def test_a_picture_that_cannot_be_decoded_is_named(bridge):
     def broken(made, number):
         return episode(made, number, **{"steps/observation/image": [b"\x89PNG nothing"] * 3})
 
-    with pytest.raises(UserError, match="has a picture in 'steps/observation/image' that cannot be decoded"):
+    with pytest.raises(
+        UserError, match="a picture in 'steps/observation/image' of the record at byte 0 .* is not a readable image"
+    ):
         read(bridge(make=broken, train=[[0]]))
+
+
+def test_a_picture_of_gigapixels_is_refused(bridge):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 40000, 40000, 8, 2, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+    def huge(made, number):
+        return episode(made, number, **{"steps/observation/image": [content] * 3})
+
+    with pytest.raises(UserError, match="a picture in 'steps/observation/image'"):
+        read(bridge(make=huge, train=[[0]]))
+
+
+@pytest.fixture
+def own_folder(made, tmp_path):
+    """A dataset that the catalogue lacks, above ``my_robot/1.2.0``: two cameras, a split for validation."""
+
+    def both(number):
+        return episode(made, number, **{"steps/observation/wrist": [jpeg(number + t) for t in range(3)]})
+
+    shards = {"train": [[both(0), both(1)], [both(2)]], "validation": [[both(3)]]}
+    made.write_dataset(tmp_path / "my_robot" / "1.2.0", "my_robot", features(made, wrist=made.image(*SIZE, 3)), shards)
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", [".", "my_robot", "my_robot/1.2.0"])
+def test_a_dataset_of_any_name_keeps_its_cameras_and_splits(own_folder, place):
+    tasks = rlds_folder.tasks(own_folder / place)
+    episodes = [episode for task in tasks for episode in task.read()]
+    assert [(e.key, e.split) for e in episodes] == [
+        *((f"train_eps_{number:08d}", "train") for number in range(3)),
+        ("validation_eps_00000000", "val"),
+    ]
+    assert list(episodes[0].cameras) == ["image", "wrist"] and episodes[0].camera == "image"
+    assert rlds_folder.facts(own_folder / place).name == "my_robot"
+    held_out = [e.split for task in rlds_folder.tasks(own_folder, val_every=3) for e in task.read()]
+    assert held_out == ["val", "train", "train", "val"]
+    chosen = rlds_folder.tasks(own_folder, cameras=("wrist",))
+    assert next(chosen[0].read()).camera == "wrist" and "steps/observation/image" in str(chosen.omissions)
+
+
+def test_the_command_of_open_x_embodiment_takes_other_names_too(own_folder, capsys):
+    target = str(own_folder / "store")
+    assert main(["convert", "oxe", "my_robot", str(own_folder), target, "--workers", "0"]) == 0
+    assert "stored 4 episodes with 12 frames" in capsys.readouterr().out
+    assert main(["convert", "rlds", str(own_folder / "my_robot"), f"{target}-2", "--workers", "0"]) == 0
+    first, second = EpisodeStore(target), EpisodeStore(f"{target}-2")
+    assert first.keys == second.keys and first.facts.dataset.name == second.facts.dataset.name == "my_robot"
+
+
+def test_several_datasets_in_a_folder_are_not_guessed(own_folder):
+    shutil.copytree(own_folder / "my_robot", own_folder / "another")
+    with pytest.raises(UserError, match="holds 2 datasets with a features.json"):
+        rlds_folder.tasks(own_folder)
 
 
 def test_another_dataset_is_not_taken_for_this_one(bridge):

@@ -11,6 +11,8 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert import video
 from ivideogpt.data.convert.source_episode import JpegFrames
 from ivideogpt.data.render import write_gif, write_mp4
+from ivideogpt.data.store.metadata import StoreFacts
+from ivideogpt.data.store.writer import convert_to_store
 
 ACTIONS = np.round(np.random.default_rng(0).normal(size=(5, 2)), 6)
 
@@ -140,6 +142,57 @@ def test_hidden_files_are_passed_over(tmp_path):
     (tmp_path / ".cache" / "x.mp4").touch()
     (tmp_path / "a" / "._8.png").touch()
     assert [len(episode) for episode in episodes(tmp_path)] == [2]
+
+
+# What is left out
+
+
+def test_names_are_compared_without_regard_to_case(tmp_path):
+    write_mp4(tmp_path / "take.mp4", drawn(), shortest_side=16)
+    (tmp_path / "take.mp4").rename(tmp_path / "TAKE.MP4")
+    table(tmp_path / "TAKE.CSV", ACTIONS, header=["x", "y"])
+    images(tmp_path / "second", ".png", drawn())
+    table(tmp_path / "second" / "ACTIONS.CSV", ACTIONS)
+    assert [episode.actions.shape for episode in episodes(tmp_path)] == [(5, 2), (5, 2)]
+
+
+def test_what_is_left_out_is_reported(tmp_path):
+    np.savez(tmp_path / "a.npz", frames=drawn(), actions=ACTIONS, joints=ACTIONS)
+    images(tmp_path / "b", ".webp", drawn())
+    table(tmp_path / "tyop.csv", ACTIONS)
+    (tmp_path / "b" / "notes.txt").touch()
+    summary = convert_to_store(video.tasks(tmp_path), tmp_path / "store", facts=StoreFacts(name="mine"), workers=0)
+    assert str(summary) == (
+        "stored 2 episodes with 10 frames from 1 .npz files, 1 folders of .webp images; left out or moved: "
+        "1 tables of actions (no recording has their name: tyop.csv); "
+        "1 files (they are no recordings: b/notes.txt); "
+        "1 arrays of .npz files (they are no part of an episode: joints)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (["1700000000.1", "1700000000.0333", "1699999999.9"], [2, 1, 0]),
+        (["-1", "0", "-10", "2"], [2, 0, 1, 3]),
+        (["frame-10", "frame-9"], [1, 0]),
+    ],
+)
+def test_images_are_in_the_order_of_their_numbers(tmp_path, names, order):
+    (tmp_path / "take").mkdir()
+    frames = drawn(len(names))
+    for name, frame in zip(names, frames, strict=True):
+        Image.fromarray(frame).save(tmp_path / "take" / f"{name}.png")
+    assert np.array_equal(episodes(tmp_path)[0].cameras["image"], frames[order])
+
+
+@pytest.mark.parametrize(("first", "second"), [("0001.jpg", "0001.png"), ("0001.png", "0001_mask.png")])
+def test_images_of_two_kinds_are_no_recording(tmp_path, first, second):
+    (tmp_path / "take").mkdir()
+    for name in (first, second):
+        Image.fromarray(drawn()[0]).save(tmp_path / "take" / name)
+    with pytest.raises(UserError, match="take holds|in doubt"):
+        episodes(tmp_path)
 
 
 # What is refused

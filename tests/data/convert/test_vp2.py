@@ -100,7 +100,7 @@ def test_unknown_noise_and_names_that_clash_are_refused(write, tmp_path):
     with pytest.raises(UserError, match="both hold a/train_noise1/train_eps_demo_00000"):
         vp2.tasks(tmp_path, benchmark="robodesk")
     write("a/noise.hdf5")
-    with pytest.raises(UserError, match="noise.hdf5 does not say its noise"):
+    with pytest.raises(UserError, match="noise.hdf5 does not name its noise"):
         vp2.tasks(tmp_path, benchmark="robodesk")
 
 

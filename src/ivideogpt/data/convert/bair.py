@@ -1,4 +1,4 @@
-"""Reads the BAIR robot pushing dataset (softmotion30_44k): TFRecord files with raw 64 x 64 pictures of two cameras.
+"""BAIR robot pushing (softmotion30_44k): TFRecord files with raw 64 x 64 pictures of two cameras.
 
 Source: same episodes, names and splits as the official converter, which numbers the records of ``traj_A_to_B`` files
 from A on. It keeps the action of the last frame; here that row is padding, and the action is in the episode's ``meta``.
@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.reading import reading
 from ivideogpt.data.convert.rlds.tf_example import Values
 from ivideogpt.data.convert.rlds.tfrecord import Record, read_records
-from ivideogpt.data.convert.source_episode import ActionField, SourceEpisode
+from ivideogpt.data.convert.source_episode import ActionField, Omission, SourceEpisode, omission
+from ivideogpt.data.convert.source_files import existing_folder, relative_name, visible_files
 from ivideogpt.data.store.metadata import StoreFacts
 
 if TYPE_CHECKING:
-    from ivideogpt.data.store.writer import ShardTask
+    from ivideogpt.data.store.writer import ShardTasks
 
 FACTS = StoreFacts(name="bair_robot_pushing")  # the catalogue has the rest
 SPLITS = ("train", "test")
 LENGTH, SIDE = 30, 64
 ACTION_DIM, POSITION_DIM = 4, 3
-#: What the official files call the cameras of the records.
+#: Key in the records of each camera, by its name in the official files.
 _CAMERAS = {"aux1_image": "image_aux1/encoded", "image": "image_main/encoded"}
 _FOLDER = "softmotion30_44k"
 
@@ -49,8 +51,8 @@ class BairFile:
     last: int
 
 
-def tasks(source: Path) -> list[ShardTask]:
-    """One task a file, train before test, in the order of the trajectories.
+def tasks(source: Path) -> ShardTasks:
+    """Return one task a file, train before test, in the order of the trajectories.
 
     Args:
         source: the folder with ``train`` and ``test``, or the one above (``softmotion30_44k``).
@@ -58,35 +60,41 @@ def tasks(source: Path) -> list[ShardTask]:
     Raises:
         UserError: there is no such folder, or a file has an unexpected name.
     """
-    from ivideogpt.data.store.writer import ShardTask
+    from ivideogpt.data.store.writer import ShardTask, ShardTasks
 
-    return [
-        ShardTask(name=f"{file.split}-{file.first:06d}", read=functools.partial(read_file, file))
-        for file in find_files(Path(source))
+    files = find_files(existing_folder(source, "the BAIR dataset"))
+    read = {file.path for file in files}
+    folder = files[0].path.parent.parent
+    others = (relative_name(folder, path) for path in visible_files(folder) if path not in read)
+    shards = [
+        ShardTask(name=f"{file.split}-{file.first:06d}", read=functools.partial(read_file, file)) for file in files
     ]
+    return ShardTasks(shards, omission("files", "they are no files of the dataset", others))
 
 
 def find_files(source: Path) -> list[BairFile]:
-    """The files of both splits; see ``tasks``."""
+    """Return the files of both splits; see ``tasks``."""
     folder = source / _FOLDER if (source / _FOLDER).is_dir() else source
-    found = []
+    files = []
     for split in SPLITS:
         paths = list((folder / split).glob("*.tfrecords"))
         if not paths:
             raise UserError(f"{folder / split} holds no .tfrecords files; expected those of the BAIR dataset")
-        found += sorted((_file(path, split) for path in paths), key=lambda file: file.first)
-    return found
+        files += sorted((_file(path, split) for path in paths), key=lambda file: file.first)
+    return files
 
 
 def read_file(file: BairFile) -> Iterator[SourceEpisode]:
-    """The trajectories of a file, in order.
+    """Yield the trajectories of a file in order.
 
     Raises:
         UserError: the file is damaged, its records are not as expected, or there are more or fewer than its name says.
     """
     number = file.first - 1
     for number, record in enumerate(read_records(file.path), file.first):
-        yield _episode(record, file, number)
+        with reading(record.place, "download the file again"):
+            episode = _episode(record, file, number)
+        yield episode
     if number != file.last:
         raise UserError(
             f"{file.path} holds {number - file.first + 1} records; its name says {file.last - file.first + 1}; "
@@ -118,6 +126,7 @@ def _episode(record: Record, file: BairFile, number: int) -> SourceEpisode:
         action_fields=(ActionField(name="action", size=ACTION_DIM),),
         state=_rows(record, values, "endeffector_pos", POSITION_DIM),
         meta={"number": number, "file": file.path.name, "record": number - file.first, "last_action": last_action},
+        omissions=(Omission(items="last actions", reason="they lead to no recorded frame; kept in meta"),),
     )
 
 
@@ -125,12 +134,12 @@ def _frames(record: Record, values: dict[str, Values], key: str) -> np.ndarray:
     """Uint8 ``[t h w 3]``."""
     pictures = []
     for t in range(LENGTH):
-        held = values.get(f"{t}/{key}")
-        if held is None:
+        content = values.get(f"{t}/{key}")
+        if content is None:
             raise record.missing([f"{t}/{key}"])
-        if len(held) != 1 or isinstance(held, np.ndarray) or len(held[0]) != SIDE * SIDE * 3:
+        if len(content) != 1 or isinstance(content, np.ndarray) or len(content[0]) != SIDE * SIDE * 3:
             raise UserError(f"{record.place} has no picture of {SIDE} x {SIDE} x 3 bytes in '{t}/{key}'")
-        pictures.append(held[0])
+        pictures.append(content[0])
     return np.frombuffer(b"".join(pictures), np.uint8).reshape(LENGTH, SIDE, SIDE, 3)
 
 
@@ -138,10 +147,10 @@ def _rows(record: Record, values: dict[str, Values], key: str, width: int) -> np
     """Float32 ``[t width]``."""
     rows = np.empty((LENGTH, width), np.float32)
     for t in range(LENGTH):
-        held = values.get(f"{t}/{key}")
-        if held is None:
+        content = values.get(f"{t}/{key}")
+        if content is None:
             raise record.missing([f"{t}/{key}"])
-        if not isinstance(held, np.ndarray) or held.size != width:
-            raise UserError(f"{record.place} has {len(held)} values in '{t}/{key}'; expected {width} numbers")
-        rows[t] = held
+        if not isinstance(content, np.ndarray) or content.size != width:
+            raise UserError(f"{record.place} has {len(content)} values in '{t}/{key}'; expected {width} numbers")
+        rows[t] = content
     return rows

@@ -1,9 +1,8 @@
-"""Frames from video files and image files, as the importers need them: chosen frames of a video, JPEGs as they are."""
+"""Frames of an episode from video files and image files; JPEG files are kept unchanged where that is possible."""
 
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,13 +11,13 @@ import numpy as np
 from PIL import Image
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.reading import check_unpacked_size, reading
 from ivideogpt.data.convert.source_episode import Frames, JpegFrames
 from ivideogpt.data.image_files import read_image
 from ivideogpt.data.store.format import LARGEST_RAW_SIDE
 from ivideogpt.data.store.shard import encode_frames
 from ivideogpt.data.video_files import open_video, upright_frame
 
-_DAMAGED = (OSError, ValueError, EOFError, SyntaxError, struct.error, Image.DecompressionBombError)
 _ORIENTATION, _UPRIGHT = 0x0112, 1
 _END_OF_JPEG = b"\xff\xd9"
 # Seeking in a video goes this many frames too far back: a key frame may be stored before frames that are shown earlier.
@@ -30,12 +29,12 @@ LARGEST_ARRAY = 256 * 2**20
 
 
 def first_frames(video: bytes, count: int, name: str, *, swap_colours: bool = False) -> Frames:
-    """The first ``count`` frames of the content of a video file.
+    """Return the first ``count`` frames of the content of a video file.
 
     Args:
         video: the content.
         count: at least 1.
-        name: what an error calls it.
+        name: of the video, for errors.
         swap_colours: red and blue are exchanged in the file.
 
     Raises:
@@ -51,7 +50,7 @@ def first_frames(video: bytes, count: int, name: str, *, swap_colours: bool = Fa
 
 
 def whole_video(path: Path) -> tuple[Frames, float | None]:
-    """All frames of a video, and how many it shows a second where it says so.
+    """Return all frames of a video, and its frames a second or None.
 
     Raises:
         UserError: the file cannot be decoded, or has no frames.
@@ -132,7 +131,7 @@ def _nearest(path: Path, seconds: Sequence[float], rate: float, early: bool) -> 
 
 
 class _FrameList:
-    """Frames of a video as they come: an array, or JPEG files as a store keeps them once they would fill the memory."""
+    """Frames of one size in order, as an array, or as the JPEG files of a store once the array becomes large."""
 
     def __init__(self, name: str, order: str = "rgb24") -> None:
         self.name, self.order = name, order
@@ -167,20 +166,20 @@ class _FrameList:
 
 
 def image_frames(images: Iterable[tuple[str, bytes]], name: str, *, swap_colours: bool = False) -> Frames:
-    """Frames from one image file each.
+    """Return frames from one image file each.
 
     Args:
         images: name and content of each file, in order.
-        name: what an error calls them together.
+        name: of the images together, for errors.
         swap_colours: red and blue are exchanged in the files.
 
     Returns:
-        The JPEG files as they are where all are upright JPEGs of 8 bits; else their pixels.
+        The unchanged JPEG files where all are upright JPEGs of 8 bits; else their pixels.
 
     Raises:
         UserError: there are none, one is damaged or of another size or kind.
     """
-    files, sizes, as_they_are = [], [], not swap_colours
+    files, sizes, is_unchanged = [], [], not swap_colours
     for label, content in images:
         size, is_plain = _inspected(content, label)
         if sizes and size != sizes[0]:
@@ -190,11 +189,11 @@ def image_frames(images: Iterable[tuple[str, bytes]], name: str, *, swap_colours
             )
         files.append((label, content))
         sizes.append(size)
-        as_they_are = as_they_are and is_plain
+        is_unchanged = is_unchanged and is_plain
     if not files:
         raise UserError(f"{name} has no images; expected one a frame")
     height, width = sizes[0]
-    if as_they_are:
+    if is_unchanged:
         return JpegFrames(files=[content for _, content in files], height=height, width=width)
     gathered = _FrameList(name)
     for label, content in files:
@@ -204,14 +203,15 @@ def image_frames(images: Iterable[tuple[str, bytes]], name: str, *, swap_colours
 
 
 def _inspected(content: bytes, name: str) -> tuple[tuple[int, int], bool]:
-    """Height and width, and whether this is a JPEG that can be kept as it is."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            turned = image.getexif().get(_ORIENTATION, _UPRIGHT)
-            is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and turned == _UPRIGHT
-            if is_plain and not content.rstrip(b"\0").endswith(_END_OF_JPEG):
-                image.load()  # an error where it is cut short
-            width, height = image.size
-            return ((width, height) if turned in (5, 6, 7, 8) else (height, width)), is_plain
-    except _DAMAGED as error:
-        raise UserError(f"{name} is not a readable image ({error}); copy or remove it") from error
+    """Return height and width, and whether the file is a JPEG that can be kept unchanged."""
+    with (
+        reading(name, "copy or remove it", fault="is not a readable image"),
+        Image.open(io.BytesIO(content)) as image,
+    ):
+        check_unpacked_size(name, unpacked=image.width * image.height * 3, stored=len(content))
+        turned = image.getexif().get(_ORIENTATION, _UPRIGHT)
+        is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and turned == _UPRIGHT
+        if is_plain and not content.rstrip(b"\0").endswith(_END_OF_JPEG):
+            image.load()  # an error where it is cut short
+        width, height = image.size
+        return ((width, height) if turned in (5, 6, 7, 8) else (height, width)), is_plain

@@ -1,7 +1,8 @@
-"""Decodes JPEG files, with the fast inverse transform bit for bit as TensorFlow does.
+"""Decoding of JPEG files, with the fast inverse transform bit for bit as in TensorFlow.
 
 TensorFlow's default inverse transform is the fast one of libjpeg; Pillow, OpenCV and simplejpeg use the accurate one,
-which differs by up to 16 of 255. Pictures of TensorFlow Datasets are decoded fast, those that we encode accurately.
+which differs by up to 16 of 255. Pictures of TensorFlow Datasets are decoded fast, those that this package encodes
+accurately.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ _START = b"\xff\xd8\xff"
 
 
 def is_jpeg(data: bytes | memoryview) -> bool:
-    """Whether a file begins as JPEG files do."""
+    """Return whether a file begins as JPEG files do."""
     return bytes(data[:3]) == _START
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Height and width of a JPEG file, in pixels.
+    """Return height and width of a JPEG file in pixels.
 
     Raises:
         UserError: it is not one.
@@ -36,12 +37,12 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def decode_jpeg(data: bytes, *, fast: bool = False, out: np.ndarray | None = None) -> np.ndarray:
-    """A JPEG file as uint8 ``[h w 3]`` RGB.
+    """Decode a JPEG file into uint8 ``[h w 3]`` RGB.
 
     Args:
         data: the file.
-        fast: with the fast inverse transform: what TensorFlow reads.
-        out: where to put it, uint8 ``[h w 3]`` and contiguous; default: a new array.
+        fast: with the fast inverse transform, as TensorFlow does.
+        out: array for the pixels, uint8 ``[h w 3]`` and contiguous; default: a new array.
 
     Raises:
         UserError: the file cannot be decoded or is not of the size of ``out``.
@@ -57,11 +58,11 @@ def decode_jpeg(data: bytes, *, fast: bool = False, out: np.ndarray | None = Non
 
 
 def decode_frames(frames: Frames, which: Iterable[int] | None = None) -> np.ndarray:
-    """Frames as uint8 ``[t h w 3]``, whether they are JPEG files or an array.
+    """Return frames, JPEG files or an array, as uint8 ``[t h w 3]``.
 
     Args:
         frames: of one camera.
-        which: numbers of the wanted frames; default: all.
+        which: numbers of the frames to return; default: all.
 
     Raises:
         UserError: a file cannot be decoded; the message has its number.

@@ -1,4 +1,4 @@
-"""Files and folders of a source: reading them, filling path templates, the order of numbered names."""
+"""Files and folders of a source: reading them, filling path templates, the order of names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +16,6 @@ Item = TypeVar("Item")
 
 #: A text file of a dataset with more bytes than this is refused.
 LARGEST_TEXT = 2**30
-# A minus belongs to a number only where nothing, or a separator other than "-" and ".", stands before it.
-_NUMBER = re.compile(r"(?:(?<![^\s_=(])-)?\d+(?:\.\d+)?(?:e[-+]\d+)?", flags=re.IGNORECASE)
 _FORMAT = re.compile(r"0?\d{0,2}d?")
 
 
@@ -100,45 +97,6 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
     """Return a sort key that puts "2" before "10"; a number of 20 digits or more counts as text."""
     parts = re.split(r"(\d+)", text)
     return [(0, int(part)) if part.isdecimal() and len(part) < 20 else (1, part) for part in parts if part]
-
-
-def ordered_frames(files: Sequence[Path], folder: Path) -> list[Path]:
-    """Return the image files of one series in the order of the numbers in their names.
-
-    Numbers may be negative, have a fraction or an exponent ("-1", "1700000000.0333", "3.3e-05"). Names without any
-    number are taken in alphabetical order.
-
-    Raises:
-        UserError: the names do not form one series, so their order or kind would be a guess.
-    """
-    stems = {}
-    for file in files:
-        if (twin := stems.setdefault(file.stem, file)) is not file:
-            raise UserError(
-                f"{folder} holds {twin.name} and {file.name}, which differ in their ending only; "
-                "keep one image a frame and move masks or depth images elsewhere"
-            )
-    numbers = {file: _NUMBER.findall(file.stem) for file in files}
-    if not any(numbers.values()):
-        return sorted(files, key=lambda file: file.name)
-    patterns: dict[str, Path] = {}
-    for file in sorted(files, key=lambda file: natural_key(file.name)):
-        patterns.setdefault(_NUMBER.sub("#", file.stem), file)
-    if len(patterns) > 1:
-        first, second = list(patterns.values())[:2]
-        raise UserError(
-            f"{folder} holds images of several series, such as {first.name} and {second.name}; "
-            "put each series into a folder of its own"
-        )
-    keys = {file: tuple(Decimal(number) for number in numbers[file]) for file in files}
-    ordered = sorted(files, key=lambda file: keys[file])
-    for file, follower in zip(ordered, ordered[1:], strict=False):
-        if keys[file] == keys[follower]:
-            raise UserError(
-                f"{folder} holds {file.name} and {follower.name}, whose numbers are equal; "
-                "rename the images so that their order is clear, for example 0001, 0002"
-            )
-    return ordered
 
 
 def in_groups(items: Sequence[Item], size: int) -> list[list[Item]]:

@@ -12,12 +12,20 @@ from functools import partial
 from pathlib import Path
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.reading import path_inside
 from ivideogpt.data.convert.frame_files import image_frames, whole_video
-from ivideogpt.data.convert.source_episode import SourceEpisode
-from ivideogpt.data.convert.source_files import existing_folder, in_groups, name_list, relative_name
+from ivideogpt.data.convert.source_episode import Omission, SourceEpisode, omission
+from ivideogpt.data.convert.source_files import (
+    existing_folder,
+    in_groups,
+    name_list,
+    read_text,
+    reading_file,
+    relative_name,
+)
 from ivideogpt.data.convert.tables import read_json
 from ivideogpt.data.store.metadata import StoreFacts
-from ivideogpt.data.store.writer import ShardTask
+from ivideogpt.data.store.writer import ShardTask, ShardTasks
 
 FACTS = StoreFacts(name="sthsth")  # the catalogue has the rest
 EPISODES_A_SHARD = 512
@@ -40,10 +48,10 @@ class Video:
     """One video.
 
     Attributes:
-        name: its number, which is its file's or folder's name.
-        frames: how many JPEG files it has; 0: it is a WebM file.
-        label: number of its class, or None where no ``labels.json`` says it.
-        text: what is seen, or "".
+        name: its number, which is the name of its file or folder.
+        frames: number of its JPEG files; 0: it is a WebM file.
+        label: number of its class, or None without ``labels.json``.
+        text: description of the action, or "".
     """
 
     name: str
@@ -52,8 +60,8 @@ class Video:
     text: str = ""
 
 
-def tasks(source: Path, *, labels: str = "selected") -> list[ShardTask]:
-    """One task a shard, train before val, videos in the order of the lists.
+def tasks(source: Path, *, labels: str = "selected") -> ShardTasks:
+    """Return one task a shard, train before val, videos in the order of the lists.
 
     Args:
         source: a folder that holds, itself or one folder further in, the lists ``train_video_folder.txt`` and
@@ -69,29 +77,32 @@ def tasks(source: Path, *, labels: str = "selected") -> list[ShardTask]:
     folder = existing_folder(source, "Something-Something V2")
     places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     texts = _annotations(places)
-    found = []
+    shards, omissions = [], list[Omission]()
     for split, official in SPLITS.items():
         listing = _first_file(places, [f"{split}_video_folder.txt"])
-        videos = _listed_videos(listing, texts.get(split, [])) if listing else texts.get(split, [])
+        videos, empty = _listed_videos(listing, texts.get(split, [])) if listing else (texts.get(split, []), [])
+        omissions += omission("videos", "the list gives them no frames", empty)
         if labels == "selected":
             _check_labelled(videos, folder, official)
+            others = [video.name for video in videos if video.label not in SELECTED_LABELS]
+            omissions += omission("videos", "the official training does not use their labels", others)
             videos = [video for video in videos if video.label in SELECTED_LABELS]
         if not videos:
             continue
         home = _home(places, videos[0])
         for index, group in enumerate(in_groups(videos, EPISODES_A_SHARD)):
             read = partial(read_videos, folder=folder, home=home, videos=tuple(group), split=split)
-            found.append(ShardTask(name=f"{split}-{index:05d}", read=read))
-    if not found:
+            shards.append(ShardTask(name=f"{split}-{index:05d}", read=read))
+    if not shards:
         raise UserError(
             f"{folder} holds no list of videos; expected train_video_folder.txt (frames) or train.json (WebM files) "
             f"in it or one folder further in, found {name_list(sorted(path.name for path in folder.iterdir()))}"
         )
-    return found
+    return ShardTasks(shards, omissions)
 
 
 def read_videos(*, folder: Path, home: Path, videos: Sequence[Video], split: str) -> Iterator[SourceEpisode]:
-    """The episodes ``videos``, whose files lie in ``home``.
+    """Yield the episodes ``videos``, whose files lie in ``home``.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -124,27 +135,30 @@ def _numbered(path: Path, count: int) -> Iterator[tuple[str, bytes]]:
             ) from error
 
 
-def _listed_videos(listing: Path, texts: Iterable[Video]) -> list[Video]:
-    """The lines "name frames label" of an official list; videos without frames are left out."""
-    known = {video.name: video.text for video in texts}
-    videos = []
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+def _listed_videos(listing: Path, texts: Iterable[Video]) -> tuple[list[Video], list[str]]:
+    """Return the videos of the lines "name frames label" of an official list, and the names of those without frames."""
+    text_by_name = {video.name: video.text for video in texts}
+    videos, empty = [], []
+    for number, line in enumerate(read_text(listing, "list of videos").splitlines(), 1):
         words = line.split()
         if not words:
             continue
         if len(words) != 3 or not words[1].isdecimal() or not words[2].isdecimal():
             raise UserError(f"{listing} line {number} is {line!r}; expected 'name frames label', such as '78687 45 18'")
-        if int(words[1]):
-            text = known.get(words[0], "")
+        path_inside(listing.parent, words[0])
+        if not int(words[1]):
+            empty.append(words[0])
+        else:
+            text = text_by_name.get(words[0], "")
             videos.append(Video(name=words[0], frames=int(words[1]), label=int(words[2]), text=text))
-    return videos
+    return videos, empty
 
 
 def _annotations(places: Sequence[Path]) -> dict[str, list[Video]]:
-    """The videos that the JSON files of the download name, by split."""
+    """Return the videos that the JSON files of the download name, by split."""
     names = ["labels.json", "something-something-v2-labels.json"]
     numbers = _first_file(places, names)
-    known = read_json(numbers) if numbers else {}
+    label_numbers = read_json(numbers) if numbers else {}
     videos = {}
     for split, official in SPLITS.items():
         path = _first_file(places, [f"{official}.json", f"something-something-v2-{official}.json"])
@@ -155,9 +169,11 @@ def _annotations(places: Sequence[Path]) -> dict[str, list[Video]]:
             if not isinstance(entry, dict) or not {"id", "label", "template"} <= entry.keys():
                 there = name_list(entry) if isinstance(entry, dict) else repr(entry)
                 raise UserError(f"{path} has an entry with {there}; expected id, label and template")
-            number = known.get(entry["template"].replace("[", "").replace("]", ""))
-            label = None if number is None else int(number)
-            videos[split].append(Video(name=str(entry["id"]), label=label, text=entry["label"]))
+            with reading_file(path, "list of videos"):
+                number = label_numbers.get(entry["template"].replace("[", "").replace("]", ""))
+                label = None if number is None else int(number)
+                path_inside(path.parent, str(entry["id"]))
+                videos[split].append(Video(name=str(entry["id"]), label=label, text=str(entry["label"])))
     return videos
 
 
@@ -171,7 +187,7 @@ def _check_labelled(videos: Iterable[Video], folder: Path, official: str) -> Non
 
 
 def _home(places: Sequence[Path], video: Video) -> Path:
-    """The folder that holds the videos, found by the first of them."""
+    """Return the folder that holds the first of the videos."""
     name = video.name if video.frames else f"{video.name}.webm"
     for place in places:
         if (place / name).exists():

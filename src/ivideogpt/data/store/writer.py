@@ -60,10 +60,13 @@ class ShardTask:
 class ShardTasks(list[ShardTask]):
     """The tasks of a conversion, and what of the source none of them reads."""
 
-    def __init__(self, tasks: Iterable[ShardTask] = (), omissions: Iterable[Omission] = ()) -> None:
-        """Take the tasks in order, and omissions of whole files and fields."""
+    def __init__(
+        self, tasks: Iterable[ShardTask] = (), omissions: Iterable[Omission] = (), *, sources: str = ""
+    ) -> None:
+        """Take the tasks in order, omissions of whole files and fields, and the kinds of files that are read."""
         super().__init__(tasks)
         self.omissions = merged_omissions(omissions)
+        self.sources = sources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +76,19 @@ class ConversionSummary:
     Attributes:
         episodes, frames: in the store.
         omissions: what of the source is not in the store, or not where the source has it.
+        sources: counts of the files that were read, by kind, or "".
     """
 
     episodes: int
     frames: int
     omissions: tuple[Omission, ...] = ()
+    sources: str = ""
 
     def __str__(self) -> str:
         """Return the counts as one sentence."""
         left_out = "; ".join(map(str, self.omissions)) or "nothing"
-        return f"stored {self.episodes:,} episodes with {self.frames:,} frames; left out or moved: {left_out}"
+        sources = f" from {self.sources}" if self.sources else ""
+        return f"stored {self.episodes:,} episodes with {self.frames:,} frames{sources}; left out or moved: {left_out}"
 
 
 def convert_to_store(
@@ -118,7 +124,9 @@ def convert_to_store(
             bar.set_description(f"converting {facts.name}")
             for _ in run_all(functools.partial(run_task, folder=folder), waiting, processes):
                 bar.update()
-        return finish_store(folder, names, facts, tasks.omissions if isinstance(tasks, ShardTasks) else ())
+        if not isinstance(tasks, ShardTasks):
+            return finish_store(folder, names, facts)
+        return replace(finish_store(folder, names, facts, tasks.omissions), sources=tasks.sources)
 
 
 def begin_store(folder: str | Path, facts: StoreFacts, names: Sequence[str]) -> None:

@@ -107,7 +107,10 @@ def test_the_template_of_the_file_names_is_honoured(made, tmp_path):
         ({"fileFormat": "array_record"}, "fileFormat 'array_record'; only 'tfrecord'"),
         ({"splits": None}, "no list 'splits'; it has 'fileFormat', 'name', 'splits', 'version'"),
         ({"splits": [{"name": "train", "shardLengths": ["x"]}]}, "split 'train' that is no number"),
-        ({"splits": [{"name": "train", "shardLengths": ["1"], "filepathTemplate": "{A}"}]}, "filepathTemplate '{A}'"),
+        (
+            {"splits": [{"name": "train", "shardLengths": ["1"], "filepathTemplate": "{A}"}]},
+            "filepathTemplate in .* is '{A}'; it may use",
+        ),
     ],
 )
 def test_a_dataset_info_that_is_not_understood_is_named(folder, change, message):
@@ -248,3 +251,46 @@ def test_the_list_of_episodes_that_are_tested_elsewhere_is_the_official_one():
     assert len(names) == 126 and "train_eps_00000626" in names
     if official.exists():
         assert names == {line.split()[1].removesuffix(".npz") for line in official.read_text().splitlines()}
+
+
+GOOD = {"featuresDict": {"features": {"steps": {"sequence": {"feature": {"featuresDict": {"features": {"x": {}}}}}}}}}
+STEPS = ("featuresDict", "features", "steps")
+FIELD = (*STEPS, "sequence", "feature", "featuresDict", "features", "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("dataset_info.json", ("splits", 0), 2),
+        ("dataset_info.json", ("splits",), [{"name": "train", "shardLengths": ["-4"]}]),
+        (
+            "dataset_info.json",
+            ("splits",),
+            [{"name": "train", "shardLengths": ["1"], "filepathTemplate": "../{SPLIT}"}],
+        ),
+        (
+            "dataset_info.json",
+            ("splits",),
+            [{"name": "a", "shardLengths": [1], "filepathTemplate": "{SPLIT:999999999}"}],
+        ),
+        ("features.json", FIELD, 7),
+        ("features.json", FIELD, {"tensor": "a"}),
+        ("features.json", FIELD, {"tensor": {"dtype": "float32", "shape": 7}}),
+        ("features.json", FIELD, {"tensor": {"dtype": "float32", "shape": {"dimensions": ["a"]}}}),
+        ("features.json", (*STEPS, "sequence"), 7.5),
+        ("features.json", STEPS, 7),
+    ],
+)
+def test_descriptions_of_other_types_are_one_sentence(tmp_path, name, path, value):
+    contents = {
+        "features.json": json.loads(json.dumps(GOOD)),
+        "dataset_info.json": {"name": "bridge", "splits": [{"name": "train", "shardLengths": ["1"]}]},
+    }
+    place = contents[name]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    for file, content in contents.items():
+        (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{name}|lies outside"):
+        dataset.open_folder(tmp_path)

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.reading import path_inside
 from ivideogpt.data.convert.rlds.fields import Field, parse_features
+from ivideogpt.data.convert.source_files import filled_template, reading_file
 from ivideogpt.data.convert.tables import read_json
 
 # What tfds.ReadConfig has by default.
 _FILES_AT_A_TIME, _RECORDS_AT_A_TIME = 16, 16
 _DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _VALIDATION_EVERY = 100
+_MOST_RECORDS = 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Shard:
         path: the file.
         split: its split in TensorFlow Datasets.
         number: its place among the shards of the split.
-        length: how many records it holds.
+        length: number of its records.
     """
 
     path: Path
@@ -40,7 +43,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class RldsFolder:
-    """What ``features.json`` and ``dataset_info.json`` say.
+    """The content of ``features.json`` and ``dataset_info.json``.
 
     Attributes:
         path: the folder of one version.
@@ -58,17 +61,22 @@ class RldsFolder:
     splits: Mapping[str, tuple[Shard, ...]]
     in_order: bool = False
 
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Return the number of episodes in each split."""
+        return {split: sum(shard.length for shard in shards) for split, shards in self.splits.items()}
+
 
 def find_folder(source: Path, name: str, version: str) -> Path:
-    """The folder with the files of dataset ``name``.
+    """Return the folder with the files of dataset ``name``.
 
     Args:
         source: the folder above NAME/VERSION, or NAME, or NAME/VERSION.
         name: of the dataset.
-        version: the expected one; another one is found where ``source`` is its own folder.
+        version: the expected one; another one is taken where ``source`` is its own folder.
 
     Raises:
-        UserError: there is none; the message says where it was looked for.
+        UserError: there is none; the message names the places.
     """
     places = (source / name / version, source / version, source)
     for place in places:
@@ -79,22 +87,43 @@ def find_folder(source: Path, name: str, version: str) -> Path:
     raise UserError(f"there is no features.json in {places[0]}, {places[1]} or {source}; {advice}")
 
 
+def find_any_folder(source: Path) -> Path:
+    """Return the folder of the only dataset of TensorFlow Datasets in ``source`` or up to two folders below.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    if (source / "features.json").is_file():
+        return source
+    folders = [file.parent for pattern in ("*", "*/*") for file in sorted(source.glob(f"{pattern}/features.json"))]
+    if len(folders) != 1:
+        names = ", ".join(str(folder) for folder in folders[:4]) or "none"
+        raise UserError(
+            f"{source} holds {len(folders)} datasets with a features.json ({names}); give the folder of one version"
+        )
+    return folders[0]
+
+
 def open_folder(path: Path) -> RldsFolder:
-    """Reads ``features.json`` and ``dataset_info.json`` of the folder of one version.
+    """Read ``features.json`` and ``dataset_info.json`` of the folder of one version.
 
     Raises:
         UserError: a file cannot be read or is not as expected.
     """
-    fields = parse_features(read_json(path / "features.json"), str(path / "features.json"))
-    file = path / "dataset_info.json"
-    info = read_json(file)
-    kind = info.get("fileFormat", "tfrecord")
-    if kind != "tfrecord":
-        raise UserError(f"{file} says fileFormat {kind!r}; only 'tfrecord' is read")
-    name = str(info.get("name", path.parent.name))
-    if not isinstance(info.get("splits"), list):
-        raise UserError(f"{file} has no list 'splits'; it has {', '.join(map(repr, sorted(info)))}")
-    splits = {str(split.get("name")): _shards(path, name, split, file) for split in info["splits"]}
+    features, file = path / "features.json", path / "dataset_info.json"
+    content, info = read_json(features), read_json(file)
+    with reading_file(features, "description of a dataset"):
+        fields = parse_features(content, str(features))
+    with reading_file(file, "description of a dataset"):
+        kind = info.get("fileFormat", "tfrecord")
+        if kind != "tfrecord":
+            raise UserError(f"{file} says fileFormat {kind!r}; only 'tfrecord' is read")
+        name = str(info.get("name", path.parent.name))
+        if not isinstance(info.get("splits"), list):
+            raise UserError(f"{file} has no list 'splits'; it has {', '.join(map(repr, sorted(info)))}")
+        splits = {str(split.get("name")): _shards(path, name, split, file) for split in info["splits"]}
+        if len(splits) < len(info["splits"]):
+            raise UserError(f"{file} has two splits of one name; expected different names")
     version = str(info.get("version", path.name))
     in_order = bool(info.get("disableShuffling", False))
     return RldsFolder(path=path, name=name, version=version, fields=fields, splits=splits, in_order=in_order)
@@ -106,22 +135,22 @@ def _shards(folder: Path, dataset: str, split: Mapping[str, Any], file: Path) ->
         lengths = [int(length) for length in split.get("shardLengths", ())]
     except (TypeError, ValueError) as error:
         raise UserError(f"{file} has a length of a shard of split {name!r} that is no number ({error})") from error
+    if any(not 0 <= length < _MOST_RECORDS for length in lengths) or sum(lengths) >= _MOST_RECORDS:
+        raise UserError(f"{file} says that the shards of split {name!r} have {lengths[:4]} records; expected counts")
     template = split.get("filepathTemplate") or _DEFAULT_TEMPLATE
     digits = max(5, len(str(len(lengths))))
     shards = []
     for number, length in enumerate(lengths):
         index, count = f"{number:0{digits}d}", f"{len(lengths):0{digits}d}"
         words = {"SHARD_INDEX": index, "NUM_SHARDS": count, "SHARD_X_OF_Y": f"{index}-of-{count}"}
-        try:
-            relative = template.format(DATASET=dataset, SPLIT=name, FILEFORMAT="tfrecord", **words)
-        except (KeyError, IndexError, ValueError) as error:
-            raise UserError(f"{file} has the filepathTemplate {template!r}; {error} in it is not known") from error
-        shards.append(Shard(path=folder / relative, split=name, number=number, length=length))
+        words |= {"DATASET": dataset, "SPLIT": name, "FILEFORMAT": "tfrecord"}
+        relative = filled_template(template, words, f"the filepathTemplate in {file}")
+        shards.append(Shard(path=path_inside(folder, relative), split=name, number=number, length=length))
     return tuple(shards)
 
 
 def official_numbers(lengths: Sequence[int], *, in_order: bool = False) -> list[list[int]]:
-    """For each shard of a split, the number of each of its records in the order of ``tfds``.
+    """Return for each shard of a split the number of each of its records in the order of ``tfds``.
 
     Args:
         lengths: records of each shard.
@@ -150,21 +179,21 @@ def official_numbers(lengths: Sequence[int], *, in_order: bool = False) -> list[
 
 
 def official_key(split: str, number: int) -> str:
-    """The name that the official converter gives an episode."""
+    """Return the name that the official converter gives an episode."""
     return f"{split}_eps_{number:08d}"
 
 
 def official_split(
     split: str, number: int, lengths: Mapping[str, int], kept_out: Collection[str] = ()
 ) -> tuple[str, int]:
-    """The split that the official loader puts an episode in, and its place among all names of the dataset.
+    """Return the split of an episode in the official loader, and its place among all names of the dataset.
 
     All names of the dataset are sorted; every hundredth, from the first on, is for validation.
 
     Args:
         split: in TensorFlow Datasets.
         number: its official number there.
-        lengths: how many episodes each split in TensorFlow Datasets has.
+        lengths: number of episodes in each split of TensorFlow Datasets.
         kept_out: official names that are neither for training nor for validation.
 
     Returns:

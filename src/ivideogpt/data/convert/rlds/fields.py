@@ -1,4 +1,4 @@
-"""What a ``features.json`` of TensorFlow Datasets says about each field, and decoding of a field's values.
+"""Fields of a ``features.json`` of TensorFlow Datasets, and decoding of their values.
 
 Names of fields are paths, "steps/observation/image". A field inside ``steps`` has one value a step. Lists of varying
 length inside a step are *ragged*: their numbers lie end to end, with the length of each list beside them.
@@ -19,6 +19,8 @@ from ivideogpt.data.convert.rlds.tf_example import Values
 from ivideogpt.data.convert.rlds.tfrecord import Record
 
 STEPS = "steps"
+# Compressed numbers of a list without a fixed length may grow this many times.
+_MOST_INFLATED = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +45,12 @@ class Field:
 
     @property
     def in_steps(self) -> bool:
-        """Whether there is a value a step."""
+        """Return True where there is a value a step."""
         return self.path.startswith(f"{STEPS}/")
 
     @property
     def size(self) -> int | None:
-        """How many numbers a step has; None where that varies or where it has none."""
+        """Return the count of numbers of a step; None where it varies or there are none."""
         dimensions = (*self.lists, *self.shape)
         if self.kind not in ("number", "label") or None in dimensions:
             return None
@@ -56,27 +58,28 @@ class Field:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The names that its values may have in a record."""
+        """Return the names that its values may have in a record."""
         lengths = (f"{self.path}/ragged_row_lengths_{depth}" for depth in range(len(self.lists)))
         return (self.path, f"{self.path}/ragged_flat_values", *lengths) if self.lists else (self.path,)
 
 
 def parse_features(features: Mapping[str, Any], source: str) -> dict[str, Field]:
-    """The fields of a ``features.json`` by path.
+    """Return the fields of a ``features.json`` by path.
 
     Args:
         features: its content.
         source: its name, for errors.
 
     Raises:
-        UserError: it is of another make, or describes no episodes with steps.
+        UserError: it has another form, or describes no episodes with steps.
     """
     top = features.get("featuresDict")
     if not isinstance(top, Mapping) or not isinstance(top.get("features"), Mapping):
         raise UserError(
             f"{source} has no 'featuresDict'; it has {_listed(features)}; expected one of TensorFlow Datasets"
         )
-    if "sequence" not in top["features"].get(STEPS, {}):
+    steps = top["features"].get(STEPS)
+    if not isinstance(steps, Mapping) or "sequence" not in steps:
         raise UserError(
             f"{source} has no sequence {STEPS!r}; it has {_listed(top['features'])}; expected episodes (RLDS)"
         )
@@ -89,22 +92,34 @@ def _walk(features: Mapping[str, Any], prefix: str, lists: tuple[int | None, ...
         inner, around = feature, lists
         while "sequence" in inner:
             if path != STEPS:
-                around = (*around, _dimension(inner["sequence"].get("length", "-1")))
-            inner = inner["sequence"].get("feature", {})
+                around = (*around, _dimension(_part(inner, "sequence").get("length", "-1")))
+            inner = _part(_part(inner, "sequence"), "feature")
         if "featuresDict" in inner:
-            yield from _walk(inner["featuresDict"].get("features", {}), f"{path}/", around)
+            yield from _walk(_part(_part(inner, "featuresDict"), "features"), f"{path}/", around)
         else:
             yield _field(path, inner, around)
 
 
+def _part(feature: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a part of a feature, {} where there is none.
+
+    Raises:
+        ValueError: it is no object.
+    """
+    part = feature.get(name, {})
+    if not isinstance(part, Mapping):
+        raise ValueError(f"{name!r} is {part!r}; expected an object")
+    return part
+
+
 def _field(path: str, feature: Mapping[str, Any], lists: tuple[int | None, ...]) -> Field:
     if "image" in feature:
-        image = feature["image"]
-        encoding = image.get("encodingFormat", "")
+        image = _part(feature, "image")
+        encoding = str(image.get("encodingFormat", ""))
         return Field(
             path=path,
             kind="image",
-            dtype=image.get("dtype", "uint8"),
+            dtype=str(image.get("dtype", "uint8")),
             shape=_shape(image),
             encoding=encoding,
             lists=lists,
@@ -114,8 +129,8 @@ def _field(path: str, feature: Mapping[str, Any], lists: tuple[int | None, ...])
     if "classLabel" in feature:
         return Field(path=path, kind="label", dtype="int64", lists=lists)
     if "tensor" in feature:
-        tensor = feature["tensor"]
-        dtype, encoding = tensor.get("dtype", ""), tensor.get("encoding", "none")
+        tensor = _part(feature, "tensor")
+        dtype, encoding = str(tensor.get("dtype", "")), str(tensor.get("encoding", "none"))
         if dtype in ("string", "object"):
             return Field(path=path, kind="text", dtype="string", shape=_shape(tensor), lists=lists)
         encoding = "" if encoding in ("none", "") else encoding
@@ -124,7 +139,7 @@ def _field(path: str, feature: Mapping[str, Any], lists: tuple[int | None, ...])
 
 
 def _shape(content: Mapping[str, Any]) -> tuple[int | None, ...]:
-    return tuple(map(_dimension, content.get("shape", {}).get("dimensions", ())))
+    return tuple(map(_dimension, _part(content, "shape").get("dimensions", ())))
 
 
 def _dimension(value: Any) -> int | None:
@@ -136,7 +151,7 @@ def _listed(names: Mapping[str, Any]) -> str:
 
 
 def decode_images(field: Field, values: Mapping[str, Values], record: Record) -> list[memoryview]:
-    """The encoded pictures of a field, one a step.
+    """Return the encoded pictures of a field, one a step.
 
     Raises:
         UserError: the record does not have them.
@@ -148,7 +163,7 @@ def decode_images(field: Field, values: Mapping[str, Values], record: Record) ->
 
 
 def decode_text(field: Field, values: Mapping[str, Values], record: Record) -> list[str]:
-    """The texts of a field; bytes that are no UTF-8 become U+FFFD.
+    """Return the texts of a field; bytes that are no UTF-8 become U+FFFD.
 
     Raises:
         UserError: the record does not have them.
@@ -157,13 +172,13 @@ def decode_text(field: Field, values: Mapping[str, Values], record: Record) -> l
 
 
 def decode_numbers(field: Field, values: Mapping[str, Values], record: Record, steps: int) -> np.ndarray:
-    """The numbers of a field of fixed shape, ``[steps ...]``, in the type that ``features.json`` names.
+    """Return the numbers of a field of fixed shape, ``[steps ...]``, in the type that ``features.json`` names.
 
     Args:
         field: with a ``size``.
         values: of the record.
         record: for errors.
-        steps: how many values there must be.
+        steps: expected number of values.
 
     Raises:
         UserError: the record does not have them, or not as many.
@@ -183,7 +198,7 @@ def decode_numbers(field: Field, values: Mapping[str, Values], record: Record, s
 
 
 def decode_ragged(field: Field, values: Mapping[str, Values], record: Record) -> list[Any]:
-    """The values of a field with lists in its steps: for each step its list of arrays, or an array.
+    """Return the values of a field with lists in its steps: for each step its list of arrays, or an array.
 
     The innermost lists are arrays ``[n ...]``, those around them Python lists.
 
@@ -212,7 +227,7 @@ def _present(field: Field, values: Mapping[str, Values], record: Record) -> Valu
 
 
 def _numbers(field: Field, values: Values, record: Record) -> np.ndarray:
-    """Numbers as one array in their type; encoded tensors are unpacked and joined."""
+    """Return numbers as one array in their type; encoded tensors are unpacked and joined."""
     dtype = _dtype(field, record)
     if isinstance(values, np.ndarray) and not field.encoding:
         return values.astype(dtype, copy=False)
@@ -224,11 +239,22 @@ def _numbers(field: Field, values: Values, record: Record) -> np.ndarray:
     if field.encoding not in ("", "bytes", "zlib"):
         raise UserError(f"{field.path!r} is encoded as {field.encoding!r}; expected bytes or zlib")
     try:
-        unpacked = [zlib.decompress(value) if field.encoding == "zlib" else value for value in values]
+        unpacked = [_inflated(value, field, dtype) if field.encoding == "zlib" else value for value in values]
         parts = [np.frombuffer(value, dtype) for value in unpacked]
     except (zlib.error, ValueError) as error:
         raise UserError(f"{record.place} has a damaged array in {field.path!r} ({error})") from error
     return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def _inflated(value: memoryview, field: Field, dtype: np.dtype) -> bytes:
+    """Return the bytes of a compressed array, at most as many as its field may have."""
+    expected = None if field.size is None or field.lists else field.size * dtype.itemsize
+    most = _MOST_INFLATED * max(len(value), 1) if expected is None else expected + 1
+    decompressor = zlib.decompressobj()
+    content = decompressor.decompress(value, most)
+    if decompressor.unconsumed_tail or not decompressor.eof:
+        raise ValueError(f"it is cut short, or unpacks to more than {most - 1:,} bytes")
+    return content
 
 
 def _dtype(field: Field, record: Record) -> np.dtype:

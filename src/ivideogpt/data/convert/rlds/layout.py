@@ -1,4 +1,4 @@
-"""Which fields of a dataset of episodes become cameras, actions, rewards, state and text."""
+"""Choice of the fields of a dataset of episodes that become cameras, actions, rewards, state and text."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Layout:
     Attributes:
         cameras: by name, the model's first.
         actions: in the order of the action's numbers: all number fields of the action, sorted by path.
-        state: the same for the observations that are no pictures, instructions or embeddings.
+        state: likewise of the observations that are no pictures, instructions or embeddings.
         reward, terminal, text: where there is such a field.
         metadata: of the episode as a whole.
-        left_out: paths of what is not read.
+        left_out: paths of the fields that are not read.
     """
 
     cameras: Mapping[str, Field]
@@ -42,14 +42,14 @@ class Layout:
 
     @property
     def keys(self) -> frozenset[str]:
-        """The names to read from a record."""
+        """Return the names to read from a record."""
         single = [field for field in (self.reward, self.terminal, self.text) if field is not None]
         fields = (*self.cameras.values(), *self.actions, *self.state, *self.metadata, *single)
         return frozenset(key for field in fields for key in field.keys)
 
 
 def choose_layout(folder: RldsFolder, info: DatasetInfo, cameras: tuple[str, ...] | None = None) -> Layout:
-    """The fields to read.
+    """Return the fields to read.
 
     The model's camera is the one that the official converter reads; where the dataset does not have it, that of the
     official loader; then the first further camera of the catalogue.
@@ -57,19 +57,15 @@ def choose_layout(folder: RldsFolder, info: DatasetInfo, cameras: tuple[str, ...
     Args:
         folder: of the dataset.
         info: its row of the catalogue.
-        cameras: which to store, the model's first; default: those of the catalogue that are there.
+        cameras: the cameras to store, the model's first; default: the available ones of the catalogue.
 
     Raises:
-        UserError: a camera is not there; the message says which are.
+        UserError: a camera is missing; the message lists the available ones.
     """
     fields = folder.fields
-    pictures = {
-        path.removeprefix(_OBSERVATION): field
-        for path, field in fields.items()
-        if path.startswith(_OBSERVATION) and _is_camera(field)
-    }
-    known = tuple(dict.fromkeys((info.converter_camera_key, info.loader_camera_key, *info.further_cameras)))
-    wanted = cameras or tuple(name for name in known if name in pictures)
+    pictures = {name: fields[f"{_OBSERVATION}{name}"] for name in camera_names(folder)}
+    catalogued = tuple(dict.fromkeys((info.converter_camera_key, info.loader_camera_key, *info.further_cameras)))
+    wanted = cameras or tuple(name for name in catalogued if name in pictures)
     absent = [name for name in wanted if name not in pictures] or ([] if wanted else [info.converter_camera_key])
     if absent:
         raise UserError(
@@ -91,6 +87,15 @@ def choose_layout(folder: RldsFolder, info: DatasetInfo, cameras: tuple[str, ...
     )
     read = layout.keys
     return replace(layout, left_out=tuple(field.path for field in ordered if field.path not in read))
+
+
+def camera_names(folder: RldsFolder) -> list[str]:
+    """Return the names of the observations that are RGB pictures."""
+    return [
+        path.removeprefix(_OBSERVATION)
+        for path, field in folder.fields.items()
+        if path.startswith(_OBSERVATION) and _is_camera(field)
+    ]
 
 
 def _is_camera(field: Field) -> bool:
@@ -120,12 +125,12 @@ def _scalar(field: Field | None) -> Field | None:
 
 
 def _text_field(fields: Mapping[str, Field]) -> Field | None:
-    """The instruction, rather one a step than one an episode."""
+    """Return the field of the instruction; one a step is preferred to one an episode."""
     for name in _TEXTS:
-        found = [field for field in fields.values() if field.path.rpartition("/")[2] == name and not field.lists]
-        found = [
-            field for field in found if field.kind == "text" or (field.size and field.dtype.startswith(("int", "uint")))
+        named = [field for field in fields.values() if field.path.rpartition("/")[2] == name and not field.lists]
+        texts = [
+            field for field in named if field.kind == "text" or (field.size and field.dtype.startswith(("int", "uint")))
         ]
-        if found:
-            return min(found, key=lambda field: (not field.in_steps, field.path))
+        if texts:
+            return min(texts, key=lambda field: (not field.in_steps, field.path))
     return None

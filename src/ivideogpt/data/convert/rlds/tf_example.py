@@ -1,4 +1,4 @@
-"""Reads ``tf.train.Example`` messages without TensorFlow: only the keys asked for, numbers as views of the bytes.
+"""``tf.train.Example`` messages without TensorFlow; only the wanted keys are read, numbers as views of the bytes.
 
 An Example is a map from names to lists: of byte strings, of float32 or of int64. Source: the proto3 wire format and
 tensorflow/core/example/feature.proto; both packed and unpacked lists are read.
@@ -22,7 +22,7 @@ class MalformedError(ValueError):
 
 
 def parse_example(data: bytes, keys: Collection[str] | None = None) -> dict[str, Values]:
-    """The lists of an Example by name.
+    """Return the lists of an Example by name.
 
     Args:
         data: the serialized message.
@@ -35,18 +35,18 @@ def parse_example(data: bytes, keys: Collection[str] | None = None) -> dict[str,
         MalformedError: ``data`` is no such message.
     """
     wanted = None if keys is None else {key.encode() for key in keys}
-    found: dict[str, Values] = {}
+    lists: dict[str, Values] = {}
     try:
         for name, start, stop in _entries(data):
             if wanted is None or name in wanted:
-                found[name.decode()] = _values(data, start, stop)
+                lists[name.decode()] = _values(data, start, stop)
     except IndexError as error:  # a number that goes on behind the end
         raise MalformedError("a number is cut off") from error
-    return found
+    return lists
 
 
 def example_keys(data: bytes) -> list[str]:
-    """The names in an Example, sorted.
+    """Return the sorted names in an Example.
 
     Raises:
         MalformedError: ``data`` is no such message.
@@ -58,7 +58,7 @@ def example_keys(data: bytes) -> list[str]:
 
 
 def _entries(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name of each list, and where its ``Feature`` message begins and ends."""
+    """Yield the name of each list, and start and end of its ``Feature`` message."""
     for field, wire, start, stop in _fields(data, 0, len(data)):
         if (field, wire) != (1, _BYTES):
             continue
@@ -77,7 +77,7 @@ def _entries(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _fields(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """Number and wire type of each field of a message, and where its content begins and ends."""
+    """Yield number and wire type of each field of a message, and start and end of its content."""
     while at < stop:
         tag = data[at]
         if tag < 0x80:
@@ -102,7 +102,7 @@ def _fields(data: bytes, at: int, stop: int) -> Iterator[tuple[int, int, int, in
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of variable length, and where it ends."""
+    """Return a number of variable length, and its end."""
     byte = data[at]
     value, shift = byte & 0x7F, 7
     while byte >= 0x80:
@@ -116,7 +116,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _values(data: bytes, start: int, stop: int) -> Values:
-    """The list in a ``Feature`` message; where there are several, the last one."""
+    """Return the list in a ``Feature`` message; of several, the last one."""
     values: Values = []
     for field, wire, first, last in _fields(data, start, stop):
         if wire != _BYTES:
@@ -157,7 +157,7 @@ def _integers(data: bytes, at: int, stop: int) -> np.ndarray:
 
 
 def _varints(content: np.ndarray) -> np.ndarray:
-    """All numbers of variable length in ``content`` at once, as int64."""
+    """Return all numbers of variable length in ``content`` as int64."""
     last = content < 0x80
     if last.all():
         return content.astype(np.int64)

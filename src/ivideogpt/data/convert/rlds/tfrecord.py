@@ -1,4 +1,4 @@
-"""Reads TFRecord files without TensorFlow, checks every checksum, and names file and byte where one is wrong.
+"""TFRecord files without TensorFlow; every checksum is compared, and an error names file and byte.
 
 A record is its length (uint64), the masked CRC-32C of these 8 bytes, its data, and their masked CRC-32C, little-endian.
 """
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from ivideogpt.core.errors import MissingExtraError, UserError
+from ivideogpt.core.reading import check_is_file
 from ivideogpt.data.convert.rlds.tf_example import MalformedError, Values, example_keys, parse_example
+from ivideogpt.data.convert.source_files import reading_file
 
 _HEAD, _SUM = struct.Struct("<QI"), struct.Struct("<I")
 _MASK = 0xA282EAD8
@@ -34,22 +36,22 @@ class Record:
 
     @property
     def place(self) -> str:
-        """For errors: which record this is."""
+        """Return the position of the record, for errors."""
         return f"the record at byte {self.offset} of {self.path}"
 
     def values(self, keys: Collection[str] | None = None) -> dict[str, Values]:
-        """The lists of the Example by name; those of ``keys`` that are there, or all.
+        """Return the available lists of ``keys`` in the Example, or all, by name.
 
         Raises:
             UserError: the data are no Example.
         """
         try:
             return parse_example(self.data, keys)
-        except (MalformedError, UnicodeDecodeError) as error:
+        except (ValueError, ArithmeticError) as error:  # MalformedError, or numpy's of a wrong length
             raise self._malformed(error) from error
 
     def keys(self) -> list[str]:
-        """The names in the Example, sorted.
+        """Return the sorted names in the Example.
 
         Raises:
             UserError: the data are no Example.
@@ -60,7 +62,7 @@ class Record:
             raise self._malformed(error) from error
 
     def missing(self, wanted: Sequence[str]) -> UserError:
-        """The error that says which names were expected and which are there."""
+        """Return the error that lists the missing and the available names."""
         there = self.keys()
         shown = ", ".join(there[:40]) + (f" and {len(there) - 40} more" if len(there) > 40 else "")
         return UserError(f"{self.place} has no {' and no '.join(map(repr, wanted))}; it has: {shown or 'nothing'}")
@@ -70,7 +72,7 @@ class Record:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The checksum that TFRecord files hold.
+    """Return the checksum of TFRecord files.
 
     Raises:
         MissingExtraError: google-crc32c is not installed.
@@ -79,7 +81,7 @@ def masked_crc32c(data: bytes) -> int:
 
 
 def read_records(path: Path | str, *, check: bool = True) -> Iterator[Record]:
-    """The records of a file, in order; one is in memory at a time.
+    """Yield the records of a file in order; one is in memory at a time.
 
     Args:
         path: the file.
@@ -90,11 +92,9 @@ def read_records(path: Path | str, *, check: bool = True) -> Iterator[Record]:
         MissingExtraError: google-crc32c is not installed.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            yield from _read(path, file, path.stat().st_size, check)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    check_is_file(path, "TFRecord file")
+    with reading_file(path, "TFRecord file"), path.open("rb") as file:
+        yield from _read(path, file, path.stat().st_size, check)
 
 
 def _read(path: Path, file: BinaryIO, size: int, check: bool) -> Iterator[Record]:
