@@ -15,6 +15,7 @@ from PIL import Image
 from ivideogpt.core.checkpoint import load_tensors, save_tensors
 from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
 from ivideogpt.core.episode import Episode
+from ivideogpt.core.layout import TokenLayout
 from ivideogpt.data.convert.source_episode import SourceEpisode
 from ivideogpt.data.episode_files import load_episodes, save_episodes
 from ivideogpt.data.media import read_episode
@@ -24,6 +25,7 @@ from ivideogpt.data.render import write_gif, write_mp4
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.reader import EpisodeStore
 from ivideogpt.data.store.writer import ShardTask, convert_to_store
+from ivideogpt.data.tokens import FACTS, INDEX, SHARDS, TokenFacts, TokenLoader, TokenStore
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 
 
@@ -125,6 +127,47 @@ def _tensors(folder: Path) -> None:
     save_tensors(folder / "a.safetensors", {"a": torch.ones(3, 2), "b": torch.arange(5), "c": torch.tensor(True)})
 
 
+def _tokens(folder: Path, whole: bool) -> None:
+    layout = TokenLayout(context_tokens=4, dynamics_tokens=4 if whole else 2, context_codes=9, dynamics_codes=9)
+    facts = TokenFacts(
+        tokenizer="abc",
+        layout=layout,
+        context_frames=1,
+        frames=3,
+        whole=whole,
+        goal_first=False,
+        sources=("stores/a",),
+        weights=(1.0,),
+        splits=("train",),
+        cameras=(None,),
+        strides=(1,),
+        embodiments=("a",),
+        hop=0 if whole else 1,
+        action_width=2,
+        action_mean=(0.0, 0.5),
+        action_std=(1.0, 2.0),
+        rewards=True,
+        shards=("000-all",),
+    )
+    save_json(folder / FACTS, to_dict(facts))
+    first, length = torch.tensor([0, 3]), torch.tensor([3, 3])
+    same = {name: torch.zeros(2, dtype=torch.long) for name in ("shard", "source")}
+    save_tensors(folder / INDEX, same | {"first": first, "length": length, "episode": torch.arange(2)})
+    shard = {"actions": torch.ones(6, 2), "action_mask": torch.ones(6, 2, dtype=torch.uint8), "rewards": torch.ones(6)}
+    if whole:
+        shard["codes"] = torch.arange(24, dtype=torch.int16).reshape(6, 4) % 9
+    else:
+        shard["context"] = torch.ones(2, 1, 4, dtype=torch.int16)
+        shard["dynamics"] = torch.ones(2, 2, 2, dtype=torch.int16)
+    save_tensors(folder / SHARDS / "000-all.safetensors", shard)
+
+
+def _read_tokens(folder: Path) -> None:
+    loader = TokenLoader(TokenStore(folder), batch_size=2, frames=3)
+    clip = loader.clips(range(8))
+    assert 0 <= int(clip.context.min()) <= int(clip.context.max()) < 9, "a code beyond the codebook"
+
+
 READERS: dict[str, Reader] = {
     "npz": Reader(_npz, lambda folder: read_episode(folder / "a.npz")),
     "npz_compressed": Reader(partial(_npz, save=np.savez_compressed), lambda folder: read_episode(folder / "a.npz")),
@@ -144,6 +187,8 @@ READERS: dict[str, Reader] = {
         lambda folder: save_episodes(folder / "a.safetensors", [_episode(), _episode()]),
         lambda folder: load_episodes(folder / "a.safetensors"),
     ),
+    "tokens_of_episodes": Reader(partial(_tokens, whole=True), _read_tokens),
+    "tokens_of_clips": Reader(partial(_tokens, whole=False), _read_tokens),
     "mixtures": Reader(_mixture, _read_mixtures),
     "tensors": Reader(_tensors, lambda folder: load_tensors(folder / "a.safetensors")),
     "config": Reader(_config, lambda folder: from_dict(TokenizerConfig, load_json(folder / "a.json"))),

@@ -1,10 +1,10 @@
-"""The processes that train together. One is the usual case; ``torchrun`` or ``accelerate launch`` start more.
+"""The processes that train together: one, or several started by ``torchrun`` or ``accelerate launch``.
 
     ranks = Ranks.join("auto")
     learner = ranks.wrap(module)            # its gradients are the mean over all ranks
     loss = ranks.mean(loss)                 # for the log
 
-Every rank runs the same program on its own clips; the first one writes files and speaks.
+Every rank runs the same program on its own clips; only the first one writes files and prints.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ class Ranks:
 
     Attributes:
         rank: from 0.
-        ranks: how many there are.
-        device: where this one computes, or None where it is free to choose.
+        ranks: number of processes.
+        device: of this process, or None if it is free to choose.
     """
 
     def __init__(
         self, rank: int = 0, ranks: int = 1, device: torch.device | None = None, accelerator: Any = None
     ) -> None:
-        """One process alone, unless told otherwise; ``join`` finds out."""
+        """Describe one process alone by default; ``join`` reads the launcher's numbers."""
         self.rank, self.ranks, self.device, self._accelerator = rank, ranks, device, accelerator
 
     @classmethod
     def join(cls, device: str = "auto") -> Ranks:
-        """Meets the other processes of this launch, if there are any.
+        """Join the other processes of this launch, if there are any.
 
         Args:
-            device: "auto", "cpu" or "cuda"; each process takes the GPU of its own.
+            device: "auto", "cpu" or "cuda"; each process uses its own GPU.
 
         Raises:
-            UserError: the package that several processes need is not there, the device is one that they cannot use, or
-                the launcher's numbers are none.
+            UserError: the package for several processes is not installed, they cannot use the device, or the launcher's
+                environment variables are no numbers.
         """
         if _launched("WORLD_SIZE", least=1) in (None, 1):
             return cls()
@@ -65,11 +65,11 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes and speaks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def share(self, batch_size: int) -> int:
-        """What of a batch falls to each rank.
+        """Return the number of clips of a batch on each rank.
 
         Raises:
             UserError: the batch cannot be divided.
@@ -80,20 +80,20 @@ class Ranks:
             )
         return batch_size // self.ranks
 
-    def mine(self, rows: Tensor) -> Tensor:
-        """The rows of a whole batch that are this rank's: those of its clips."""
+    def own_rows(self, rows: Tensor) -> Tensor:
+        """Return this rank's rows of a whole batch."""
         return rows[self.rank :: self.ranks]
 
     def wrap(self, module: ModuleT) -> ModuleT:
-        """The module for the forward pass of training; weights and their names stay in ``module`` itself."""
+        """Return the module for the forward pass of training; weights and their names stay in ``module`` itself."""
         return module if self.ranks == 1 else self._accelerator.prepare_model(module)
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all ranks, without gradient."""
+        """Return the mean of a tensor over all ranks, without gradient."""
         return value.detach() if self.ranks == 1 else self.sum(value.detach()) / self.ranks
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum of a tensor over all ranks, without gradient."""
+        """Return the sum of a tensor over all ranks, without gradient."""
         if self.ranks == 1:
             return value
         total = value.detach().clone()
@@ -101,34 +101,34 @@ class Ranks:
         return total
 
     def gather(self, value: Tensor) -> Tensor:
-        """The tensors of all ranks, each of the same shape and type, as one ``[ranks ...]`` on the CPU."""
+        """Return the tensors of all ranks, each of the same shape and type, as one ``[ranks ...]`` on the CPU."""
         if self.ranks == 1:
             return value.detach().cpu()[None]
-        mine = value.detach().to(self.device)
-        found = [torch.empty_like(mine) for _ in range(self.ranks)]
-        distributed.all_gather(found, mine)
-        return torch.stack(found).cpu()
+        local = value.detach().to(self.device)
+        gathered = [torch.empty_like(local) for _ in range(self.ranks)]
+        distributed.all_gather(gathered, local)
+        return torch.stack(gathered).cpu()
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
-        """Gives every rank the values of the first one, in place."""
+        """Copy the values of the first rank to every rank, in place."""
         if self.ranks > 1:
             for tensor in tensors:
                 distributed.broadcast(tensor.detach(), 0)
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
+        """Return whether the flag is set on any rank."""
         if self.ranks == 1:
             return flag
         return bool(self.sum(torch.tensor(float(flag), device=self.device)).item())
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks call this."""
         if self.ranks > 1:
             self._accelerator.wait_for_everyone()
 
 
 def _launched(name: str, *, least: int) -> int | None:
-    """The number that a launcher left in the environment; None: it is not there."""
+    """Return a number that a launcher set in the environment; None: it is not set."""
     text = os.environ.get(name)
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""What was recorded (Episode) and what a model trains on (Clip).
+"""Recorded episodes (``Episode``) and training batches (``Clip``).
 
 Time convention, here and in every store: ``actions[t]``, ``rewards[t]`` and ``terminated[t]`` belong to the
 transition from frame t to frame t + 1. The last row has no transition: it is padding, zero and never read.
@@ -25,10 +25,10 @@ class Episode:
             frame t to t + 1; the last row is padding.
         rewards: float32 ``[t]`` or None, same convention.
         terminated: bool ``[t]`` or None, same convention.
-        state: float32 ``[t s]`` or None: what a simulator knows at frame t (no transition, every row counts).
+        state: float32 ``[t s]`` or None: state of the simulator at frame t (no transition, every row counts).
         key: name of the episode, unique in its dataset.
         split: "train", "test" or another name.
-        meta: plain JSON values: where it comes from.
+        meta: plain JSON values, such as the source.
     """
 
     frames: np.ndarray
@@ -41,7 +41,7 @@ class Episode:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises UserError where shapes or types do not fit together."""
+        """Raise UserError if shapes or types are wrong, or a number is not finite."""
         name = f"episode {self.key!r}" if self.key else "an episode"
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3:
             raise UserError(
@@ -61,11 +61,11 @@ class Episode:
                 raise UserError(f"{name} has NaN or infinity in {label} at frame {row}; remove or repair the episode")
 
     def __len__(self) -> int:
-        """Number of frames."""
+        """Return the number of frames."""
         return len(self.frames)
 
     def window(self, start: int, length: int) -> Episode:
-        """Frames ``start`` to ``start + length`` with their rows; the last action row becomes padding again."""
+        """Return frames ``start`` to ``start + length`` with their rows; the last action row becomes padding again."""
         stop = start + length
         if start < 0 or length < 1 or stop > len(self):
             raise UserError(f"frames {start} to {stop} were asked of episode {self.key!r}, which has {len(self)}")
@@ -73,10 +73,10 @@ class Episode:
         def cut(value: np.ndarray | None, transition: bool) -> np.ndarray | None:
             if value is None:
                 return None
-            piece = value[start:stop].copy()
+            rows = value[start:stop].copy()
             if transition:
-                piece[-1] = 0
-            return piece
+                rows[-1] = 0
+            return rows
 
         return replace(
             self,
@@ -96,12 +96,12 @@ class Clip:
         frames: float32 ``[b t c h w]`` in [0, 1].
         actions: float32 ``[b t a]`` in the units the model is trained on, or None; ``actions[:, t]`` leads from
             frame t to t + 1, the last row is padding.
-        context_frames: how many of the t frames are context.
+        context_frames: number of context frames among the t frames.
         rewards: float32 ``[b t]`` or None, same convention as the actions.
         frame_index: int64 ``[b t]`` or None: number of each frame in its episode.
         pad_mask: bool ``[b t]`` or None: True where an episode was too short and its last used frame is repeated.
-        action_mask: bool ``[b t a]`` or None: True where a number of ``actions`` is one of the robot's; False in rows
-            that lead nowhere and in what pads a narrower action space.
+        action_mask: bool ``[b t a]`` or None: True where ``actions`` holds a recorded number; False in rows without a
+            next frame and in the padding of narrower action spaces.
         embodiment: int64 ``[b]`` or None: id of the robot in its mixture.
     """
 
@@ -115,6 +115,6 @@ class Clip:
     embodiment: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> Clip:
-        """The same clip on ``device``."""
+        """Return the clip on ``device``."""
         tensors = {label: value for label, value in vars(self).items() if isinstance(value, torch.Tensor)}
         return replace(self, **{label: value.to(device) for label, value in tensors.items()})

@@ -1,4 +1,4 @@
-"""Where a token sits and which id it may have: the only place that does this arithmetic.
+"""Positions and ids of the tokens of a sequence; all arithmetic on them is here.
 
 A sequence of c context and f future frames is
 
@@ -64,27 +64,27 @@ class TokenLayout:
         return 1 + self.dynamics_tokens
 
     def context_length(self, context_frames: int) -> int:
-        """Positions of the context frames alone, without the separator of the first future frame."""
+        """Return the positions of the context frames alone, without the separator of the first future frame."""
         return (self.context_tokens + 1) * context_frames - 1
 
     def length(self, context_frames: int, future_frames: int) -> int:
-        """Positions of a whole sequence."""
+        """Return the positions of a whole sequence."""
         return self.context_length(context_frames) + self.frame_length * future_frames
 
     def prompt_length(self, context_frames: int) -> int:
-        """Positions of the official prompt: the context frames and the first sdf."""
+        """Return the positions of the official prompt: the context frames and the first sdf."""
         return self.context_length(context_frames) + 1
 
     def future_frames(self, context_frames: int, positions: int) -> int:
-        """How many future frames fit into ``positions`` after ``context_frames``; 0 where none does."""
+        """Return the number of future frames that fit into ``positions`` after ``context_frames``, at least 0."""
         return max(0, (positions - self.context_length(context_frames)) // self.frame_length)
 
     def action_positions(self, context_frames: int, future_frames: int) -> torch.Tensor:
-        """Positions of the separators sdf, where the action of each future frame is added: int64 ``[f]``."""
+        """Return the positions of the separators sdf, where the actions of future frames are added: int64 ``[f]``."""
         return self.context_length(context_frames) + self.frame_length * torch.arange(future_frames)
 
     def legal_ids(self, position: int, context_frames: int) -> range:
-        """Ids that may stand at ``position`` of a sequence with ``context_frames``, as a range of the vocabulary."""
+        """Return the legal ids at ``position`` of a sequence with ``context_frames``, as a range of the vocabulary."""
         start = self.context_length(context_frames)
         if position < start:
             if position % (self.context_tokens + 1) == self.context_tokens:
@@ -95,13 +95,13 @@ class TokenLayout:
         return self.dynamics_ids
 
     def slots(self, context_frames: int, future_frames: int) -> torch.Tensor:
-        """Place of each position in its frame, int64 ``[length]``: 0 for a separator, 1 + i for token i."""
+        """Return the slot of each position in its frame, int64 ``[length]``: 0 for a separator, 1 + i for token i."""
         context = torch.arange(1, (self.context_tokens + 1) * context_frames) % (self.context_tokens + 1)
         future = torch.arange(self.frame_length * future_frames) % self.frame_length
         return torch.cat([context, future])
 
     def join(self, context: torch.Tensor, dynamics: torch.Tensor | None = None) -> torch.Tensor:
-        """One sequence from the codes of frames.
+        """Return one sequence from the codes of frames.
 
         Args:
             context: int64 ``[b c n]`` codes of the context codebook.
@@ -118,7 +118,7 @@ class TokenLayout:
         return torch.cat([ids, rearrange(future, "b f m -> b (f m)")], dim=1)
 
     def split(self, ids: torch.Tensor, context_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Codes of frames from one sequence; separator slots are dropped whatever they hold.
+        """Return the codes of frames from one sequence; the ids at separator positions are ignored.
 
         Args:
             ids: int64 ``[b length]`` of the full vocabulary.
@@ -128,7 +128,7 @@ class TokenLayout:
             Context codes ``[b c n]`` and dynamics codes ``[b f m]`` (from 0; out-of-range ids are clamped).
 
         Raises:
-            UserError: the length fits no number of future frames.
+            UserError: the length is that of no whole number of future frames.
         """
         start = self.context_length(context_frames)
         if ids.shape[1] < start or (ids.shape[1] - start) % self.frame_length:
@@ -142,7 +142,7 @@ class TokenLayout:
         return context, (future - self.context_codes).clamp(0, self.dynamics_codes - 1)
 
     def labels(self, ids: torch.Tensor, context_frames: int) -> torch.Tensor:
-        """Targets of the language-model loss: ``ids`` with the prompt ignored (-100), int64 ``[b length]``."""
+        """Return targets of the language-model loss: ``ids`` with the prompt ignored (-100), int64 ``[b length]``."""
         labels = ids.clone()
         labels[:, : self.prompt_length(context_frames)] = IGNORED_LABEL
         return labels

@@ -1,4 +1,4 @@
-"""The optimizer every loop uses, and learning rates as pure functions of the step.
+"""The optimizer of all training loops, and learning rates as pure functions of the step.
 
     optimizer = adamw(model, learning_rate=5e-4, weight_decay=0.01)
     learning_rate = cosine(5e-4, steps=100_000, warmup_steps=1_000)
@@ -6,7 +6,7 @@
         set_learning_rate(optimizer, learning_rate(step))   # step = updates already made, from 0
         ...
 
-A schedule has no state: a resumed run asks it for the step it has reached.
+A schedule has no state: a resumed run evaluates it at its step.
 """
 
 from __future__ import annotations
@@ -26,16 +26,14 @@ ScheduleName = Literal["cosine", "constant"]
 
 
 def check_descent(config: Any) -> None:
-    """Checks the settings that every training gives to its optimizer.
+    """Check the settings of the optimizer of a training.
 
     Raises:
-        UserError: a number cannot be; it is named.
+        UserError: a number is out of range; the message names it.
     """
     check_at_least(config, learning_rate=0, warmup_steps=0, weight_decay=0, log_every=0, save_every=0)
     if config.clip_norm is not None and not config.clip_norm > 0:
-        raise UserError(
-            f"clip_norm is {config.clip_norm}; expected more than 0, or null to leave gradients as they are"
-        )
+        raise UserError(f"clip_norm is {config.clip_norm}; expected more than 0, or null to leave gradients unclipped")
     if not all(0 <= beta < 1 for beta in config.betas):
         raise UserError(f"betas is {list(config.betas)}; expected two numbers from 0 to below 1")
 
@@ -49,7 +47,7 @@ def adamw(
     epsilon: float = 1e-8,
     no_decay_embeddings: bool = True,
 ) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of ``module``.
+    """Return AdamW over the trainable parameters of ``module``.
 
     Weights of two or more axes decay; biases and norms (one axis) do not, and neither do embedding tables unless
     ``no_decay_embeddings`` is False. Where all of them are on a CUDA device, one fused kernel updates them.
@@ -73,19 +71,19 @@ def adamw(
 
 
 def _keep_fused(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """The kernel is chosen by the device that goes on, not by the one that saved."""
+    """Keep the kernel of the current device in place of that of the device that saved."""
     fused = optimizer.defaults["fused"]
     return {**state, "param_groups": [{**group, "fused": fused} for group in state["param_groups"]]}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Gives every parameter group the learning rate ``value``."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = value
 
 
 def constant(peak: float, *, warmup_steps: int = 0) -> Schedule:
-    """Rises linearly to ``peak`` during ``warmup_steps`` updates, then stays there."""
+    """Return a schedule that rises linearly to ``peak`` during ``warmup_steps`` updates, then stays there."""
 
     def learning_rate(step: int) -> float:
         return peak * _warmup(step, warmup_steps)
@@ -94,13 +92,13 @@ def constant(peak: float, *, warmup_steps: int = 0) -> Schedule:
 
 
 def cosine(peak: float, *, steps: int, warmup_steps: int = 0, final_ratio: float = 0.0) -> Schedule:
-    """Rises linearly to ``peak``, then falls along half a cosine to ``final_ratio * peak`` at update ``steps``.
+    """Return a schedule that rises linearly to ``peak``, then falls along half a cosine.
 
     Args:
         peak: the highest learning rate.
         steps: updates in the whole run, warm-up included.
         warmup_steps: updates before the peak.
-        final_ratio: what is left of the peak at the end, and after it.
+        final_ratio: learning rate at update ``steps`` and later, as a share of the peak.
     """
 
     def learning_rate(step: int) -> float:
@@ -114,7 +112,7 @@ def cosine(peak: float, *, steps: int, warmup_steps: int = 0, final_ratio: float
 def named_schedule(
     name: ScheduleName, peak: float, *, steps: int, warmup_steps: int = 0, final_ratio: float = 0.0
 ) -> Schedule:
-    """The schedule that a setting names; a constant one has no use for ``steps`` and ``final_ratio``."""
+    """Return the schedule that a setting names; a constant one ignores ``steps`` and ``final_ratio``."""
     if name == "constant":
         return constant(peak, warmup_steps=warmup_steps)
     return cosine(peak, steps=steps, warmup_steps=warmup_steps, final_ratio=final_ratio)

@@ -1,4 +1,4 @@
-"""Clocks that read as English.
+"""Cadences of a loop and a stopwatch.
 
 every = Every(100)
 while Until(config.steps)(step):
@@ -7,7 +7,7 @@ while Until(config.steps)(step):
 
 watch = Stopwatch()
 watch.count(batch_size)
-watch.rate  # things a second, since the start or the last ``lap()``
+watch.rate  # counted items a second, since the start or the last ``lap()``
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 class Every:
     """True at ``steps``, 2 * ``steps``, ...; never where ``steps`` is 0 or less.
 
-    A pure function of the step, so that a resumed run keeps the cadence of the one it continues.
+    It is a pure function of the step, so that a resumed run keeps its cadence.
     """
 
     steps: int
 
     def __call__(self, step: int) -> bool:
-        """Whether something that happens every ``steps`` steps happens after step ``step`` (counted from 1)."""
+        """Return whether step ``step`` (counted from 1) is a multiple of ``steps``."""
         return self.steps > 0 and step > 0 and step % self.steps == 0
 
 
@@ -37,15 +37,15 @@ class Until:
     steps: int
 
     def __call__(self, step: int) -> bool:
-        """Whether to go on after ``step`` steps."""
+        """Return whether the loop continues after ``step`` steps."""
         return step < self.steps
 
 
 class Stopwatch:
-    """Seconds since its start, and things a second since the last lap."""
+    """Seconds since the start, and counted items a second since the last lap."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        """Starts at ``seconds``: what an earlier part of the same run took."""
+        """Start at ``seconds``: the time of earlier parts of the same run."""
         self._start = time.perf_counter() - seconds
         self.lap()
 
@@ -55,15 +55,15 @@ class Stopwatch:
         return time.perf_counter() - self._start
 
     def lap(self) -> None:
-        """Begins a new lap: the rate forgets what came before."""
+        """Begin a new lap: the rate starts again at 0."""
         self._lap_start = time.perf_counter()
         self._counted = 0
 
     def count(self, amount: int = 1) -> None:
-        """Adds ``amount`` things to this lap."""
+        """Add ``amount`` items to this lap."""
         self._counted += amount
 
     @property
     def rate(self) -> float:
-        """Things a second in this lap."""
+        """Items a second in this lap."""
         return self._counted / max(time.perf_counter() - self._lap_start, 1e-9)

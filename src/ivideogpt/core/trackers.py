@@ -1,9 +1,9 @@
-"""Where the figures of a run are drawn as curves, beside its pictures: TensorBoard's files, Weights & Biases, Trackio.
+"""Trackers that draw the metrics of a run as curves beside its pictures: TensorBoard, Weights & Biases, Trackio.
 
     tracker = open_tracker(choose_tracker("auto"), folder, settings)
     run = Run(folder, trackers=[tracker] if tracker else [])      # its loop starts, feeds and closes it
 
-``metrics.jsonl`` is written in any case and holds every step; a tracker gets those that are printed or measured.
+``metrics.jsonl`` is always written and holds every step; a tracker receives the steps that are printed or evaluated.
 Each package is imported when its tracker starts.
 """
 
@@ -30,31 +30,31 @@ IDENTITY = "tracker-id"
 
 
 class Tracker(Protocol):
-    """What a `Run` sends figures to."""
+    """A receiver of the metrics and pictures of a `Run`."""
 
     def start(self, step: int) -> None:
-        """Goes on after update ``step``; what an earlier process logged beyond it counts no more.
+        """Continue after update ``step``; metrics that an earlier process logged beyond it are void.
 
         Raises:
-            UserError: the service cannot be reached, or does not know who asks.
+            UserError: the service cannot be reached, or needs a login.
         """
         ...
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Finite ``values`` after update ``step``, by name."""
+        """Log finite ``values`` after update ``step``, by name."""
         ...
 
     def image(self, name: str, path: Path, step: int) -> None:
-        """The picture file ``path``, made after update ``step``, under ``name``."""
+        """Log the picture file ``path``, made after update ``step``, under ``name``."""
         ...
 
     def close(self) -> None:
-        """Everything is written; nothing follows."""
+        """Write everything and end."""
         ...
 
 
 def choose_tracker(name: str) -> str:
-    """The tracker that ``name`` means: "auto" is tensorboard where it is installed, else none.
+    """Return the tracker that ``name`` means: "auto" is tensorboard if it is installed, else none.
 
     Raises:
         UserError: there is no such tracker, or its package is not installed.
@@ -70,13 +70,13 @@ def choose_tracker(name: str) -> str:
 
 
 def open_tracker(name: str, folder: Path, settings: Mapping[str, Any], title: str = "") -> Tracker | None:
-    """A tracker for a run, not yet started.
+    """Return a tracker for a run, not yet started.
 
     Args:
         name: "tensorboard", "wandb", "trackio" or "none".
         folder: of the run.
-        settings: shown beside the curves, where the tracker shows any.
-        title: of the run among others; default: the folder's name.
+        settings: shown beside the curves, if the tracker shows any.
+        title: name of the run; default: the folder's name.
     """
     return None if name == "none" else TRACKERS[name](folder, settings, title or folder.resolve().name)
 
@@ -85,7 +85,7 @@ class TensorBoard:
     """Event files in ``tensorboard/`` of the run folder, for ``tensorboard --logdir``."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], title: str) -> None:
-        """The settings are in the run folder already; the title is the folder's name there."""
+        """Keep the folder; TensorBoard shows neither settings nor title."""
         self.folder = folder / "tensorboard"
         self._step = 0
         self._writer: Any = None
@@ -95,14 +95,14 @@ class TensorBoard:
         self._step = step
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Tracker`; a reader sees them at once."""
+        """See `Tracker`; written at once."""
         writer = self._open()
         for name, value in values.items():
             writer.add_scalar(name, value, step)
         writer.flush()
 
     def image(self, name: str, path: Path, step: int) -> None:
-        """See `Tracker`; a reader sees it at once."""
+        """See `Tracker`; written at once."""
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         writer = self._open()
@@ -116,7 +116,7 @@ class TensorBoard:
             self._writer = None
 
     def _open(self) -> Any:
-        """The writer; the first call makes its file."""
+        """Return the writer; the first call creates its file."""
         if self._writer is None:
             _package("tensorboard")
             from torch.utils.tensorboard import SummaryWriter
@@ -126,7 +126,7 @@ class TensorBoard:
 
 
 class _Service:
-    """A tracker with runs of its own, of which a run folder is one, however often it is stopped."""
+    """A tracker at a service, where a run folder stays one run, however often it is stopped."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], title: str) -> None:
         self.folder, self.settings, self.title = folder, dict(settings), title
@@ -140,10 +140,10 @@ class _Service:
 
 
 class WeightsAndBiases(_Service):
-    """A run of the project "ivideogpt", or WANDB_PROJECT, at wandb.ai; WANDB_MODE=offline keeps it here."""
+    """A run of the project "ivideogpt", or WANDB_PROJECT, at wandb.ai; WANDB_MODE=offline keeps it on this machine."""
 
     def start(self, step: int) -> None:
-        """See `Tracker`. Points beyond ``step`` are sent again: a resumed run repeats them."""
+        """See `Tracker`. A resumed run sends the points beyond ``step`` again."""
         self._run = _started(
             _package("wandb"),
             "log in with `wandb login`, set WANDB_MODE=offline, or choose another tracker",
@@ -154,7 +154,7 @@ class WeightsAndBiases(_Service):
             config=self.settings,
             resume="allow",
         )
-        # On an axis of their own, points that come again are not refused as steps in the past are.
+        # On a separate axis, repeated points are accepted; steps in the past would be refused.
         self._run.define_metric("update")
         self._run.define_metric("*", step_metric="update")
 
@@ -171,12 +171,12 @@ class Trackio(_Service):
     """A run of the project "ivideogpt" on this machine, for ``trackio show``; TRACKIO_SPACE_ID sends it to a Space."""
 
     def start(self, step: int) -> None:
-        """See `Tracker`. Points beyond ``step`` are sent again, and stand there twice."""
+        """See `Tracker`. A resumed run sends the points beyond ``step`` again, so that they appear twice."""
         self._run = _started(
             _package("trackio"),
             "choose another tracker",
             project=PROJECT,
-            name=f"{self.title}-{_identity(self.folder)}",  # a run is known by its name there
+            name=f"{self.title}-{_identity(self.folder)}",  # the name identifies a run
             config=self.settings,
             resume="allow",
         )
@@ -192,7 +192,7 @@ class Trackio(_Service):
     def close(self) -> None:
         """See `Tracker`."""
         if self._run is not None:
-            _package("trackio").finish()  # the run's own leaves the package to finish it again at exit, aloud
+            _package("trackio").finish()  # after the run's own finish(), the package would print again at exit
             self._run = None
 
 
@@ -213,13 +213,13 @@ def _package(name: str) -> ModuleType:
 def _started(package: ModuleType, advice: str, **arguments: Any) -> Any:
     try:
         return package.init(**arguments)
-    except Exception as error:  # each package has errors of its own
+    except Exception as error:  # the errors of the packages have no common class
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{package.__name__} could not start ({reason}); {advice}") from error
 
 
 def _identity(folder: Path) -> str:
-    """What a run folder is called at a service; it stays with the folder, wherever that is moved."""
+    """Return the id of a run folder at a service; it is kept in the folder, which may be moved."""
     path = folder / IDENTITY
     if not path.is_file():
         write_text_atomic(path, secrets.token_hex(4))

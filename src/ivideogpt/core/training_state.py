@@ -1,7 +1,7 @@
 """Training state on disk without a pickle: a tree of JSON values beside a file of named tensors.
 
-``flatten`` takes what ``state_dict()`` returns (nested dicts with str or int keys, lists, tuples, numbers, strings,
-None, tensors and arrays) and ``unflatten`` gives it back, so modules, optimizers and loaders are saved alike.
+``flatten`` converts the result of ``state_dict()`` (nested dicts with str or int keys, lists, tuples, numbers, strings,
+None, tensors and arrays) and ``unflatten`` converts it back, for modules, optimizers and loaders alike.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import torch
 
 
 class Stateful(Protocol):
-    """Whatever a run can save: a module, an optimizer, a loader that knows its place."""
+    """An object that a run can save: a module, an optimizer, a loader with its position."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The state as nested plain values and tensors."""
+        """Return the state as nested plain values and tensors."""
         ...
 
     def load_state_dict(self, state_dict: Any) -> Any:
-        """Takes back what ``state_dict`` gave."""
+        """Restore the state from the result of ``state_dict``."""
         ...
 
 
 def flatten(state: Any, tensors: dict[str, torch.Tensor], name: str = "") -> Any:
-    """Moves the tensors of ``state`` into ``tensors`` and returns the rest as JSON values.
+    """Move the tensors of ``state`` into ``tensors`` and return the other values as JSON values.
 
-    Each container becomes a one-key object that names its kind, so that keys, tuples and tensors come back as they
-    were: {"dict": [[key, value], ...]}, {"tuple": [...]}, {"tensor": "name"}, {"array": "name"}.
+    Each container becomes a one-key object that names its kind, so that keys, tuples and tensors are restored exactly:
+    {"dict": [[key, value], ...]}, {"tuple": [...]}, {"tensor": "name"}, {"array": "name"}.
     """
     if isinstance(state, torch.Tensor):
         tensors[name] = state
@@ -49,7 +49,7 @@ def flatten(state: Any, tensors: dict[str, torch.Tensor], name: str = "") -> Any
 
 
 def unflatten(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """What ``flatten`` was given."""
+    """Return the state that ``flatten`` converted."""
     if isinstance(tree, list):
         return [unflatten(value, tensors) for value in tree]
     if not isinstance(tree, dict):
@@ -70,21 +70,21 @@ def _join(name: str, key: Any) -> str:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the global random numbers of Python, NumPy and PyTorch (every device)."""
+    """Seed the global random numbers of Python, NumPy and PyTorch (every device)."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 class RandomState:
-    """The global random numbers of Python, NumPy and PyTorch, and generators of one's own, as one ``Stateful``."""
+    """The global random numbers of Python, NumPy and PyTorch, and given generators, as one ``Stateful``."""
 
     def __init__(self, *generators: torch.Generator) -> None:
-        """Saves ``generators`` together with the global states."""
+        """Save ``generators`` together with the global states."""
         self.generators = generators
 
     def state_dict(self) -> dict[str, Any]:
-        """All states; those of CUDA only where CUDA is in use."""
+        """Return all states; those of CUDA only if CUDA is in use."""
         return {
             "python": random.getstate(),
             "numpy": np.random.get_state(),
@@ -94,7 +94,7 @@ class RandomState:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Puts every state back; those of CUDA only where this machine has as many devices."""
+        """Restore every state; those of CUDA only if this machine has as many devices."""
         random.setstate(state_dict["python"])
         np.random.set_state(state_dict["numpy"])
         torch.set_rng_state(state_dict["torch"])

@@ -1,11 +1,11 @@
-"""Tokens of a mixture, kept on disk: a transformer trains on them without a tokenizer at work.
+"""Tokens of a mixture on disk: a transformer trains on them without running a tokenizer.
 
     loader = TokenLoader(TokenStore("tokens/bridge"), batch_size=16, frames=16)
     for clip in loader: ...                 # TokenClip: codes of context and future frames, actions, rewards
 
-A *take* is a row of frames that were tokenised together. Where a tokenizer gives a frame the same codes wherever it
-stands, a take is an episode, and any window of it is a clip. Where later frames are coded against the context, a take
-is one clip, and shorter clips are its beginning. ``train.tokenizing`` writes such folders; docs/data.md describes them.
+A *take* is a sequence of frames that were tokenized together. If the codes of a frame do not depend on other frames, a
+take is an episode, and any window of it is a clip. If later frames are coded against the context, a take is one clip,
+and shorter clips are its beginning. ``training.tokenize_store`` writes such folders; docs/data.md describes them.
 """
 
 from __future__ import annotations
@@ -18,44 +18,46 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ivideogpt.core.config import from_dict, load_json
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.layout import TokenLayout
+from ivideogpt.core.reading import check_is_file, local_path, reading
 from ivideogpt.data.clip_order import ClipCursor
 from ivideogpt.data.loader import clip_random
-from ivideogpt.data.mixtures import Mixture, MixtureSource
+from ivideogpt.data.mixtures import LARGEST_ACTION_WIDTH, Mixture, MixtureSource
 
 FORMAT = "ivideogpt-tokens-1"
 FACTS, INDEX, SHARDS = "tokens.json", "index.safetensors", "shards"
-#: Of the index, one number a take: file, store of the mixture, first row in the file, frames, episode of the store.
+#: Columns of the index, one number a take: file, store of the mixture, first row in the file, frames, episode.
 COLUMNS = ("shard", "source", "first", "length", "episode")
 _MOST_OPEN = 128
+_ADVICE = "delete it and tokenize again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFacts:
-    """What a folder of tokens says of itself.
+    """Description of a folder of tokens.
 
     Attributes:
-        format: the version of the layout.
-        tokenizer: ``CompressiveTokenizer.fingerprint`` of the one that made them.
+        format: version of the layout.
+        tokenizer: ``CompressiveTokenizer.fingerprint`` of the tokenizer.
         layout: of its tokens.
-        context_frames: frames of a clip that are context.
-        frames: of a take of one clip, context and goal included; the fewest of a take that is an episode.
+        context_frames: context frames of a clip.
+        frames: of a take that is one clip, context and goal included; the fewest of a take that is an episode.
         whole: takes are episodes.
         goal_first: the first frame of a take is its goal.
         sources: path of each store.
-        weights: how often clips come from each, relative to the others.
+        weights: share of the clips from each store, relative to the others.
         splits: the split of each; None: all.
-        cameras: of each; None: the one that the catalogue uses.
+        cameras: of each; None: the main camera of the catalogue.
         strides: distance between used frames, of each.
         embodiments: name of the robot of each.
         hop: recorded frames from one take of one clip to the next; 0: takes are episodes.
-        action_width: numbers of an action; 0: none.
+        action_width: dimensions of an action; 0: no actions.
         action_mean, action_std: of raw actions, for normalising.
-        rewards: whether rewards are kept.
+        rewards: the tokens have rewards.
         shards: names of the files, in order.
     """
 
@@ -79,6 +81,23 @@ class TokenFacts:
     rewards: bool
     shards: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        """Raise UserError if a number is out of range or contradicts another."""
+        lists = (self.sources, self.weights, self.splits, self.cameras, self.strides, self.embodiments)
+        sizes = (self.layout.context_tokens, self.layout.dynamics_tokens, self.layout.dynamics_codes)
+        holds = {
+            "layout": all(1 <= size < 2**31 for size in (*sizes, self.layout.context_codes)),
+            "context_frames": 1 <= self.context_frames < self.frames < 2**31,
+            "list of sources": bool(self.sources) and len({len(values) for values in lists}) == 1,
+            "weight": all(0 < weight < float("inf") for weight in self.weights),
+            "stride": all(stride >= 1 for stride in self.strides) and self.hop >= 0,
+            "action_width": 0 <= self.action_width <= LARGEST_ACTION_WIDTH
+            and len(self.action_mean) == len(self.action_std) == self.action_width,
+            "name of a shard": not any(set(name) & set("/\\\0") or name in ("", "..") for name in self.shards),
+        }
+        if wrong := [name for name, is_right in holds.items() if not is_right]:
+            raise UserError(f"the description of a folder of tokens has an impossible {wrong[0]}; tokenize again")
+
     @property
     def mixture(self) -> Mixture:
         """The stores that the tokens were made of."""
@@ -98,7 +117,7 @@ class TokenClip:
         context: int64 ``[b c n]`` context codes.
         dynamics: int64 ``[b f m]`` dynamics codes, from 0.
         actions: float32 ``[b t a]`` raw, or None; row t leads from frame t to t + 1, the last row is padding.
-        action_mask: bool ``[b t a]`` or None: True where a number of ``actions`` is one of the robot's.
+        action_mask: bool ``[b t a]`` or None: True where ``actions`` holds a recorded number.
         rewards: float32 ``[b t]`` or None, same convention as the actions.
     """
 
@@ -113,12 +132,12 @@ class TokenStore:
     """A folder of tokens, opened."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Reads what the folder says and where each take lies.
+        """Load the description of the folder and the location of each take.
 
         Raises:
-            UserError: it holds no tokens, or the work on it is not finished.
+            UserError: it holds no tokens, is not finished, or is damaged.
         """
-        self.folder = Path(folder)
+        self.folder = local_path(folder)
         if not (self.folder / FACTS).is_file():
             raise UserError(f"{folder} holds no tokens; expected {FACTS} in it, as `ivideogpt tokenize` writes it")
         self.facts = from_dict(TokenFacts, load_json(self.folder / FACTS), where=str(self.folder / FACTS))
@@ -126,20 +145,19 @@ class TokenStore:
             raise UserError(f"{folder} has the format {self.facts.format!r}; expected {FORMAT}: tokenize again")
         if not (self.folder / INDEX).is_file():
             raise UserError(f"{folder} is not finished; give the same `ivideogpt tokenize` command again")
-        index = _read(self.folder / INDEX, COLUMNS)
-        self.shard, self.source, self.first, self.length, self.episode = (index[name].numpy() for name in COLUMNS)
+        self.shard, self.source, self.first, self.length, self.episode = self._load_index()
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     def __len__(self) -> int:
-        """Number of takes."""
+        """Return the number of takes."""
         return len(self.length)
 
     def clip(self, take: int, start: int, frames: int) -> TokenClip:
-        """A batch of one clip.
+        """Return a batch of one clip.
 
         Args:
             take: its number.
-            start: first frame of the clip in the take; 0 where a take is one clip.
+            start: first frame of the clip in the take; 0 if a take is one clip.
             frames: of the clip.
 
         Raises:
@@ -154,19 +172,21 @@ class TokenStore:
         if facts.whole:
             wanted["codes"] = (low, high)
         else:
-            place = row // facts.frames
-            wanted |= {"context": (place, place + 1), "dynamics": (place, place + 1)}
+            number_in_file = row // facts.frames
+            wanted |= dict.fromkeys(("context", "dynamics"), (number_in_file, number_in_file + 1))
         if facts.action_width:
             wanted |= {"actions": (low, high), "action_mask": (low, high)}
         if facts.rewards:
             wanted["rewards"] = (low, high)
-        found = self._slices(number, wanted)
+        arrays = self._slices(number, wanted)
         if facts.whole:
-            codes = found["codes"].long()[None]
+            codes = arrays["codes"].long()[None]
             context, dynamics = codes[:, :count], codes[:, count:]
         else:
-            context, dynamics = found["context"].long(), found["dynamics"].long()[:, : frames - count]
-        actions, mask, rewards = (found.get(name) for name in ("actions", "action_mask", "rewards"))
+            context, dynamics = arrays["context"].long(), arrays["dynamics"].long()[:, : frames - count]
+        self._check_codes(number, context, facts.layout.context_codes)
+        self._check_codes(number, dynamics, facts.layout.dynamics_codes)
+        actions, mask, rewards = (arrays.get(name) for name in ("actions", "action_mask", "rewards"))
         if actions is not None and mask is not None:
             actions, mask = actions[None].clone(), mask[None].bool()
             actions[:, -1], mask[:, -1] = 0, False
@@ -175,17 +195,58 @@ class TokenStore:
             rewards[:, -1] = 0
         return TokenClip(context, dynamics, actions, mask, rewards)
 
+    def _load_index(self) -> list[np.ndarray]:
+        """Return the columns of the index, int64 ``[n]`` each."""
+        path, facts = self.folder / INDEX, self.facts
+        check_is_file(path, "index of tokens")
+        with reading(path, _ADVICE), safe_open(path, framework="np") as file:
+            columns = {name: file.get_tensor(name) for name in COLUMNS}
+            if any(column.dtype != np.int64 or column.ndim != 1 for column in columns.values()):
+                raise ValueError("a column is no list of whole numbers")
+            if len({len(column) for column in columns.values()}) > 1:
+                raise ValueError("its columns differ in length")
+            limits = {"shard": len(facts.shards), "source": len(facts.sources), "first": 2**61, "length": 2**31}
+            for name, column in columns.items():
+                if len(column) and not 0 <= column.min() <= column.max() < limits.get(name, 2**62):
+                    raise ValueError(f"an entry of {name!r} is out of range")
+            return list(columns.values())
+
+    def _shard_path(self, number: int) -> Path:
+        return self.folder / SHARDS / f"{self.facts.shards[number]}.safetensors"
+
     def _slices(self, number: int, wanted: dict[str, tuple[int, int]]) -> dict[str, torch.Tensor]:
-        path = self.folder / SHARDS / f"{self.facts.shards[number]}.safetensors"
-        try:
+        """Return rows of tensors of a shard, by their names."""
+        path = self._shard_path(number)
+        with reading(path, _ADVICE):
             if number not in self._open:
+                check_is_file(path, "file of tokens")
                 self._open[number] = safe_open(path, framework="pt").__enter__()
                 if len(self._open) > _MOST_OPEN:
                     self._open.popitem(last=False)[1].__exit__(None, None, None)
-            shard = self._open[number]
-            return {name: shard.get_slice(name)[low:high] for name, (low, high) in wanted.items()}
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is damaged ({error}); delete it and tokenize again") from error
+            shard, slices = self._open[number], {}
+            for name, (low, high) in wanted.items():
+                slices[name] = shard.get_slice(name)[low:high]
+                expected = self._row_shape(name)
+                if tuple(slices[name].shape) != (high - low, *expected):
+                    raise ValueError(f"{name} has no rows {low} to {high} of shape {list(expected)}")
+            return slices
+
+    def _row_shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one row of a tensor."""
+        facts, layout = self.facts, self.facts.layout
+        return {
+            "codes": (layout.context_tokens,),
+            "context": (facts.context_frames, layout.context_tokens),
+            "dynamics": (facts.frames - facts.context_frames, layout.dynamics_tokens),
+            "actions": (facts.action_width,),
+            "action_mask": (facts.action_width,),
+            "rewards": (),
+        }[name]
+
+    def _check_codes(self, number: int, codes: torch.Tensor, size: int) -> None:
+        """Raise UserError if a code is outside of its codebook."""
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
+            raise UserError(f"{self._shard_path(number)} is damaged (a code is not one of {size}); {_ADVICE}")
 
 
 class TokenLoader(ClipCursor):
@@ -194,48 +255,48 @@ class TokenLoader(ClipCursor):
     def __init__(
         self, store: TokenStore, *, batch_size: int, frames: int, seed: int = 0, rank: int = 0, ranks: int = 1
     ) -> None:
-        """Finds the takes that have room for a clip.
+        """Find the takes that are long enough for a clip.
 
         Args:
             store: the tokens.
             batch_size: clips of a batch, on this rank.
             frames: of a clip, context included.
-            seed: of what is drawn.
+            seed: of the random numbers.
             rank: of this process; see ``ClipCursor``.
-            ranks: how many train together.
+            ranks: number of processes that train together.
 
         Raises:
-            UserError: no take is that long, or a goal-first clip is to be cut.
+            UserError: no take is long enough, or a goal-first clip would have to be cut.
         """
         super().__init__(batch_size=batch_size, seed=seed, rank=rank, ranks=ranks)
         facts = store.facts
         if facts.goal_first and frames != facts.frames:
             raise UserError(f"clips of {frames} frames were asked for; these begin with a goal and have {facts.frames}")
         self.store, self.frames = store, frames
-        rooms = np.maximum(store.length - frames + 1, 0)
-        rooms = rooms if facts.whole else np.minimum(rooms, 1)
+        starts = np.maximum(store.length - frames + 1, 0)
+        starts = starts if facts.whole else np.minimum(starts, 1)
         self._takes, self._ends, self._episodes = [], [], []
         for number, path in enumerate(facts.sources):
-            takes = np.flatnonzero((store.source == number) & (rooms > 0))
+            takes = np.flatnonzero((store.source == number) & (starts > 0))
             if not len(takes):
                 longest = int(store.length.max(initial=0))
                 raise UserError(f"{path} has no take of {frames} frames (longest of all: {longest}); use shorter clips")
             takes = takes[np.argsort(store.episode[takes], kind="stable")]
             self._takes.append(takes)
-            self._ends.append(np.cumsum(rooms[takes]))
-            # Where the takes of each episode begin, and where the last one ends.
+            self._ends.append(np.cumsum(starts[takes]))
+            # The first take of each episode, and the end of the last one.
             self._episodes.append(np.append(np.unique(store.episode[takes], return_index=True)[1], len(takes)))
         self._shares = np.cumsum(facts.weights) / sum(facts.weights)
 
     def __iter__(self) -> Iterator[TokenClip]:
-        """Batches from ``step`` on, without end; ``step`` counts those that were given out."""
+        """Yield batches from ``step`` on, without end; ``step`` counts them."""
         while True:
             clip = self.clips(self.numbers(self.step))
             self.step += 1
             yield clip
 
     def clips(self, numbers: Sequence[int]) -> TokenClip:
-        """A batch of any clips by their numbers."""
+        """Return a batch of clips by their numbers."""
         rows = [self.store.clip(*self._place(number), self.frames) for number in numbers]
 
         def joined(name: str) -> Any:
@@ -245,7 +306,7 @@ class TokenLoader(ClipCursor):
         return TokenClip(*(joined(name) for name in ("context", "dynamics", "actions", "action_mask", "rewards")))
 
     def _place(self, number: int) -> tuple[int, int]:
-        """Take and first frame of clip ``number``: any episode that has room, then any clip of it."""
+        """Return take and first frame of clip ``number``: a random episode, then a random clip of it."""
         random = clip_random(self.seed, number)
         source = min(int(np.searchsorted(self._shares, random.random(), side="right")), len(self._shares) - 1)
         ends, bounds = self._ends[source], self._episodes[source]
@@ -254,11 +315,3 @@ class TokenLoader(ClipCursor):
         ticket = begin + int(random.integers(int(ends[bounds[episode + 1] - 1]) - begin))
         place = int(np.searchsorted(ends, ticket, side="right"))
         return int(self._takes[source][place]), ticket - (int(ends[place - 1]) if place else 0)
-
-
-def _read(path: Path, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and tokenize again") from error

@@ -257,7 +257,7 @@ def partly_imagined(
     codes = torch.cat([context, future], dim=1)
     chosen = torch.zeros(len(ids), dtype=torch.bool)
     for frame in range(future.shape[1] - 1):
-        drawn = ranks.mine(torch.rand(len(ids) * ranks.ranks, generator=generator))
+        drawn = ranks.own_rows(torch.rand(len(ids) * ranks.ranks, generator=generator))
         chosen = torch.where(chosen, drawn < stays, drawn < begins)
         if chosen.any():
             rows = chosen.to(ids.device)
