@@ -9,9 +9,10 @@ import pytest
 
 from ivideogpt.cli import COMMANDS, main
 from ivideogpt.commands.arguments import assign, parse
-from ivideogpt.configs.nearest import differences, tokenizer_settings
+from ivideogpt.commands.migrate import read_commands
+from ivideogpt.commands.migrate_programs import differences
+from ivideogpt.commands.migrate_programs import settings_of as official_settings
 from ivideogpt.configs.official import OFFICIAL, official_script
-from ivideogpt.configs.pasted import read_commands
 from ivideogpt.configs.registry import find_preset
 
 SCRIPTS = Path(__file__).parents[2] / "../shared/data/official_scripts.json"
@@ -154,7 +155,7 @@ def test_what_differs_is_set_and_the_settings_say_what_the_flags_said(migrated):
     assert recipe.tokenizer.batch_size == 32 and recipe.tokenizer.loss.discriminator_start == 4
     assert recipe.augmentation_of("tokenizer").hue == 0.5
     (found,) = read_commands(f"python train_tokenizer.py {pasted}")
-    assert differences(recipe, "tokenizer", tokenizer_settings(found.values, gpus=2)) == {}
+    assert differences(recipe, "tokenizer", official_settings(found.flags, found.given | {"gpus": 2})) == {}
 
 
 def test_adapters_are_set_only_where_they_were_asked_for(migrated):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ivideogpt.commands.arguments import assign
 from ivideogpt.configs.official import GPUS, OFFICIAL, official_script, tokenizer_updates
-from ivideogpt.configs.recipe import Recipe, changed
+from ivideogpt.configs.recipe import Recipe
 from ivideogpt.configs.registry import PRESETS, find_preset
 from ivideogpt.core.config import from_dict, to_dict
 from ivideogpt.data.augment import Augmentation
@@ -166,5 +167,5 @@ def test_the_official_counter_counts_the_first_step_and_not_the_second():
 def test_one_training_alone_can_be_augmented():
     recipe = replace(find_preset("debug"), augmentation=Augmentation(), augment_only="transformer")
     assert recipe.augmentation_of("tokenizer") is None and recipe.augmentation_of("transformer") == Augmentation()
-    recipe = changed(recipe, ["augment_only=null"])
+    recipe = assign(recipe, {"augment_only": "null"})
     assert recipe.augmentation_of("tokenizer") == Augmentation()

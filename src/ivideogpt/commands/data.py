@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ivideogpt.commands.inputs import check_is_store
 from ivideogpt.commands.output import check_folder, print_json, print_table
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def data(
 
     if sheet is not None:
         check_folder(sheet.parent)
+    check_is_store(folder)
     store = EpisodeStore(folder)
     if episode is None:
         store.check()

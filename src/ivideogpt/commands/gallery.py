@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from ivideogpt.commands.inputs import check_is_store
 from ivideogpt.commands.output import check_folder, print_json, print_table
 from ivideogpt.core.errors import UserError
 
@@ -103,6 +104,7 @@ def _read(data: Path, dataset_name: str | None, camera_key: str | None, size: in
     from ivideogpt.data.episode_files import HELD_OUT, is_store, open_episodes
     from ivideogpt.data.media import read_episode
 
+    check_is_store(data)
     holds_many = data.suffix == ".safetensors" or is_store(data)
     if not holds_many:
         episode = read_episode(data, dataset_name=dataset_name, camera_key=camera_key, size=size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
 from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.mixture_reader import OpenMixture, OpenSource
-from ivideogpt.data.mixtures import Mixture, MixtureSource
+from ivideogpt.data.mixtures import Mixture, MixtureSource, absolute_path
 from ivideogpt.data.tokens import TokenStore
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 
@@ -77,7 +78,7 @@ def data_facts(
     """
     return DataFacts(
         sources=tuple(map(_source_facts, opened.sources)),
-        tokens="" if tokens is None else str(tokens.folder),
+        tokens="" if tokens is None else os.path.abspath(tokens.folder),
         takes="" if tokens is None else _takes(tokens),
         tokenizer="" if tokenizer is None else tokenizer.fingerprint(),
     )
@@ -101,7 +102,7 @@ def _source_facts(opened: OpenSource) -> SourceFacts:
         "actions": None if facts.actions is None else asdict(facts.actions),
     }
     return SourceFacts(
-        path=source.path,
+        path=absolute_path(source.path),
         dataset=facts.dataset.name,
         split=source.split,
         camera=source.camera,

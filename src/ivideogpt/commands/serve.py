@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from ivideogpt.commands.inputs import check_is_store
 from ivideogpt.core.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def _episodes(data: Path | None, checkpoint: Path, size: int) -> list[Episode]:
     from ivideogpt.data.media import read_episode
     from ivideogpt.worldmodel.shipped import EPISODES_FILE
 
+    if data is not None:
+        check_is_store(data)
     if data is None:
         shipped = checkpoint / EPISODES_FILE
         episodes = load_episodes(shipped) if shipped.is_file() else []

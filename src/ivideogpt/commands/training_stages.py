@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ivideogpt.commands.inputs import check_is_store
 from ivideogpt.commands.run_settings import data_facts, keep_settings, run_settings
 from ivideogpt.commands.training_samples import imagination_figures, reconstruction_figures
 from ivideogpt.configs.recipe import Recipe
@@ -83,6 +84,7 @@ def read_mixture(data: str, mixture: str | None = None) -> Mixture:
         return named_mixture(mixture, data)
     if data.endswith((".toml", ".json")):
         return load_mixture(data)
+    check_is_store(data)
     return as_mixture(data)
 
 

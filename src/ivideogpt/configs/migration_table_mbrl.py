@@ -92,26 +92,13 @@ _KEYS: Mapping[str, tuple[Value, str, str]] = {
     "world_model.reward_wd": (1e-6, "", "not used there either"),
     "world_model.reward_weight": (1.0, "world_model.reward_weight", ""),
 }
-#: Options of the command itself; everything else is a setting.
-_OPTIONS = ("task", "num_train_frames", "demo", "demos", "seed", "device", "run", "model")
-
-
-def _flag(name: str, default: Value, ours: str, note: str) -> Flag:
-    if not ours:
-        return Flag(name, default, "", note)
-    return Flag(name, default, f"`{ours}=...`" if ours in _OPTIONS else f"`{ours}=...`", note)
-
-
 #: Every key.
-MBRL_KEYS: Mapping[str, Flag] = {name: _flag(name, *values) for name, values in _KEYS.items()}
+MBRL_KEYS: Mapping[str, Flag] = {
+    name: Flag(name, default, ours and f"`{ours}=...`", note, setting=ours)
+    for name, (default, ours, note) in _KEYS.items()
+}
 #: Official programs that take keys, name=value, instead of flags, and what follows ``ivideogpt``.
 MBRL_PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "mbrl/train_metaworld_mbpo.py": ("mbrl", "official"),
     "mbrl/train_metaworld_drq.py": ("mbrl", "official", "--no-imagination"),
 }
-
-
-def setting_of(name: str) -> tuple[str, bool]:
-    """What takes the place of a key ("" where nothing does), and whether it is an option of the command."""
-    ours = _KEYS[name][1]
-    return ours, ours in _OPTIONS

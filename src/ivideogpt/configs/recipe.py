@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from ivideogpt.core.config import from_dict, suggestion, to_dict
-from ivideogpt.core.errors import UserError
 from ivideogpt.data.augment import Augmentation
 from ivideogpt.data.clips import ClipSpec
 from ivideogpt.training.init_weights import ModelShape
@@ -74,44 +70,3 @@ class Recipe:
             actions=self.model.actions,
             rewards=rewards,
         )
-
-
-Config = TypeVar("Config")
-
-
-def changed(config: Config, settings: Sequence[str]) -> Config:
-    """A configuration with some settings changed.
-
-    Args:
-        config: what to change, a recipe for example.
-        settings: such as "transformer.learning_rate=1e-4"; a value is JSON, or text where it is none.
-
-    Raises:
-        UserError: there is no such setting (the message names the closest one), or the value does not fit it.
-    """
-    values = to_dict(config)
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        if not equals:
-            raise UserError(f"{setting!r} is no setting; expected name=value, such as transformer.batch_size=16")
-        *outer, last = path.split(".")
-        place: Any = values
-        for name in outer:
-            place = _inside(place, name, path)
-        _inside(place, last, path)
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        place[int(last) if isinstance(place, list) else last] = value
-    return from_dict(type(config), values, where="the preset with your settings")
-
-
-def _inside(place: Any, name: str, path: str) -> Any:
-    if isinstance(place, list):
-        if name.isdigit() and int(name) < len(place):
-            return place[int(name)]
-        raise UserError(f"there is no setting {path!r}; {name!r} is none of 0 to {len(place) - 1}")
-    if not isinstance(place, dict) or name not in place:
-        raise UserError(f"there is no setting {path!r}; {suggestion(name, place if isinstance(place, dict) else ())}")
-    return place[name]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.reading import local_path
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\..+")
 
 
 def write_atomic(path: Path | str, writer: Callable[[Path], object]) -> None:
@@ -91,6 +94,19 @@ def writing(path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Remove the temporary files and folders that killed processes left in folders, which nobody else writes into."""
+    for folder in folders:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if not _TEMPORARY.fullmatch(path.name):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def _temporary_beside(path: Path) -> Path:

@@ -36,7 +36,8 @@ from ivideogpt.core.checkpoint import load_tensors, save_tensors, step_folder, s
 from ivideogpt.core.config import load_json
 from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import Stopped, UserError
-from ivideogpt.core.files import replace_folder, write_text_atomic
+from ivideogpt.core.files import remove_leftovers, replace_folder, write_text_atomic, writing
+from ivideogpt.core.folder_lock import lock_folder
 from ivideogpt.core.timing import Every, Stopwatch, Until
 from ivideogpt.core.trackers import Tracker
 from ivideogpt.core.training_state import RandomState, Stateful, flatten, seed_everything, unflatten
@@ -147,7 +148,11 @@ class Run:
         self._checkpoint_due = 0  # the step that ``is_save_step`` last said yes to
         if self.folder.is_file():
             raise UserError(f"run folder '{folder}' is a file; choose another place")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if self.ranks.is_first:
+            lock_folder(self.folder, activity="training")
+            remove_leftovers(self.folder, self.folder / "checkpoints", self.folder / "samples")
         seed_everything(seed)
 
     @property

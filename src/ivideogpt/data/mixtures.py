@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -29,6 +30,11 @@ from ivideogpt.core.reading import check_is_file, local_path, reading
 # The official loader gives Something-Something stride 1 whatever the step size is.
 _FIXED_STRIDES = {"sthsth": 1}
 LARGEST_ACTION_WIDTH = 4096
+
+
+def absolute_path(path: str) -> str:
+    """Return the path of a store from the root of this machine; a URL stays as it is."""
+    return path if "://" in path else os.path.abspath(path)
 
 
 @dataclass(frozen=True, kw_only=True)

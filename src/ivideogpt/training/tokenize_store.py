@@ -20,11 +20,13 @@ from tqdm import tqdm
 from ivideogpt.core.checkpoint import load_tensors, save_tensors
 from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.files import remove_leftovers
+from ivideogpt.core.folder_lock import lock_folder
 from ivideogpt.core.run import choose_device
 from ivideogpt.data.clips import ClipSpec, DrawnRows, draw_rows, effective_stride
 from ivideogpt.data.loader import ClipDataset
 from ivideogpt.data.mixture_reader import ClipPlace, OpenMixture, pooled_actions
-from ivideogpt.data.mixtures import Mixture
+from ivideogpt.data.mixtures import Mixture, absolute_path
 from ivideogpt.data.process_pool import processors, run_all
 from ivideogpt.data.tokens import COLUMNS, FACTS, INDEX, SHARDS, TokenFacts
 from ivideogpt.models.tokenizer import CompressiveTokenizer
@@ -83,6 +85,8 @@ def tokenize(
     mode = "goal_first" if goal_first else "contiguous"
     spec = ClipSpec(frames=frames, mode=mode, stride=stride, video_stepsize=video_stepsize)
     tasks = begin(tokenizer, mixture, folder, spec, hop)
+    lock_folder(Path(folder), activity="ivideogpt tokenize")
+    remove_leftovers(Path(folder), Path(folder) / SHARDS)
     waiting = [task for task in tasks if not _shard(folder, task).is_file()]
     where = choose_device(device)
     if workers is None:
@@ -122,7 +126,7 @@ def begin(
         frames=spec.frames,
         whole=whole,
         goal_first=spec.mode == "goal_first",
-        sources=tuple(source.source.path for source in opened.sources),
+        sources=tuple(absolute_path(source.source.path) for source in opened.sources),
         weights=tuple(source.source.weight for source in opened.sources),
         splits=tuple(source.source.split for source in opened.sources),
         cameras=tuple(source.source.camera for source in opened.sources),
@@ -136,9 +140,11 @@ def begin(
         shards=tuple(task.name for task in tasks),
     )
     if (folder / FACTS).is_file():
-        found = load_json(folder / FACTS)
+        kept = load_json(folder / FACTS)
+        if isinstance(kept.get("sources"), list):  # older folders hold the paths as they were typed
+            kept["sources"] = [absolute_path(str(path)) for path in kept["sources"]]
         for name, value in to_dict(facts).items():
-            if found.get(name) != value:
+            if kept.get(name) != value:
                 raise UserError(f"{folder} holds tokens with another {name}; give the same, or choose another folder")
     elif folder.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} holds something else than tokens; choose a new or an empty folder")
