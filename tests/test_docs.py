@@ -10,8 +10,7 @@ import pytest
 from ivideogpt import Episode
 from ivideogpt.cli import COMMANDS
 from ivideogpt.commands.collect import RECORDERS
-from ivideogpt.commands.reference import options
-from ivideogpt.commands.reference import page as commands_page
+from ivideogpt.commands.reference import commands_page, options
 from ivideogpt.configs.registry import PRESETS, find_preset
 from ivideogpt.data.episode_files import save_episodes
 from ivideogpt.worldmodel.shipped import SHIPPED

@@ -57,9 +57,9 @@ def _run(arguments: list[str], commands: Mapping[str, Command]) -> int:
     name, words = _split_name(arguments, commands)
     command = commands[name]
     function = command.load()
-    from ivideogpt.commands.arguments import parse
+    from ivideogpt.commands.arguments import parse_command
 
-    result = parse(function, words, f"ivideogpt {name}", command.settings_loader())()
+    result = parse_command(function, words, f"ivideogpt {name}", command.settings_loader())()
     sys.stdout.flush()
     return result if isinstance(result, int) else 0
 

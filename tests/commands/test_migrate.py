@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ivideogpt.cli import COMMANDS, main
-from ivideogpt.commands.arguments import assign, parse
+from ivideogpt.commands.arguments import assign, parse_command
 from ivideogpt.commands.migrate import read_commands
 from ivideogpt.commands.migrate_programs import differences
 from ivideogpt.commands.migrate_programs import settings_of as official_settings
@@ -66,7 +66,7 @@ def settings_of(words):
 def understood(words):
     """The call that the command line makes of the words of a command of ours."""
     command = COMMANDS[words[1]]
-    return parse(command.load(), words[2:], "ivideogpt", command.settings_loader())
+    return parse_command(command.load(), words[2:], "ivideogpt", command.settings_loader())
 
 
 def option(words, name):

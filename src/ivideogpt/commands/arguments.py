@@ -1,6 +1,6 @@
 """The words of a command line as a call of the function that runs the command.
 
-    call = parse(train_tokenizer, ["debug", "run=runs/a", "--tokenizer.batch-size", "16"], "ivideogpt train-tokenizer")
+    call = parse_command(train_tokenizer, ["debug", "run=runs/a", "--tokenizer.batch-size", "16"], "train-tokenizer")
     call()
 
 tyro turns the signature into options. A command with settings has a parameter ``settings``, a dataclass such as a
@@ -40,7 +40,7 @@ _NUMBER = re.compile(r"-?\.?\d[\d_.eE+-]*")
 _UNIONS = (Union, types.UnionType)
 
 
-def parse(
+def parse_command(
     function: Callable[..., object],
     arguments: Sequence[str],
     program: str,

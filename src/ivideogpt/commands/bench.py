@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ivideogpt.commands.inputs import check_range
+from ivideogpt.commands.inputs import check_numbers
 from ivideogpt.commands.output import print_json, print_table
 
 
@@ -43,7 +43,7 @@ def bench(
     from ivideogpt.worldmodel.shipped import SHIPPED
     from ivideogpt.worldmodel.world_model import WorldModel
 
-    check_range(batch=(batch, 1, 4096), horizon=(horizon, 1, 100_000), rounds=(rounds, 1, 10_000))
+    check_numbers(batch=(batch, 1, 4096), horizon=(horizon, 1, 100_000), rounds=(rounds, 1, 10_000))
     model = WorldModel.from_pretrained(checkpoint, device=device, int8=int8)
     context, actions = bench_inputs(model, resolve_checkpoint(checkpoint, shipped=SHIPPED), batch, horizon)
 

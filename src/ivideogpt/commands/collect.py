@@ -80,7 +80,7 @@ RECORDERS: Mapping[str, Recorder] = {
 }
 
 
-def load_settings(typed: Mapping[str, str]) -> Any:
+def load_recording_settings(typed: Mapping[str, str]) -> Any:
     """Load the settings of a recording in the environment that was typed."""
     return _find_recorder(typed.get("environment", "pusht"))[0].settings()
 

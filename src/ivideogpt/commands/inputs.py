@@ -32,7 +32,7 @@ def choose_sampling(
     return model.config.sampling.override(temperature=temperature, top_k=top_k, greedy=greedy)
 
 
-def check_range(**options: tuple[int | None, int, int]) -> None:
+def check_numbers(**options: tuple[int | None, int, int]) -> None:
     """Check numbers, each with the least and the most that it may be; None is not checked.
 
     Raises:

@@ -22,7 +22,7 @@ _ENVIRONMENTS = ("pusht", "reacher")
 _DEFAULT_PRESET = "metaworld"
 
 
-def load_settings(typed: Mapping[str, str]) -> MbrlConfig:
+def load_mbrl_settings(typed: Mapping[str, str]) -> MbrlConfig:
     """Load the settings that options change: those of the run that goes on, else those of the preset.
 
     Raises:

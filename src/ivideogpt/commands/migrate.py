@@ -26,7 +26,7 @@ _COUNTS = ("--num_processes", "--num-processes", "--nproc_per_node", "--nproc-pe
 _PLACEHOLDER = re.compile(r"\{[^{}\n]*\}|<[^<>\n]*>")
 
 
-class Official(NamedTuple):
+class OfficialCommand(NamedTuple):
     """A pasted command: its program, assignments before it, number of processes, and what was typed."""
 
     program: str
@@ -83,7 +83,7 @@ def migrate(
     return 0
 
 
-def _launched(official: Official, words: list[str]) -> tuple[list[str], list[str]]:
+def _launched(official: OfficialCommand, words: list[str]) -> tuple[list[str], list[str]]:
     """Return the launcher of several processes, if any, and the words after it."""
     if (official.processes or 1) == 1 or not words[0].startswith("train-"):
         return [], words
@@ -109,7 +109,7 @@ def _read_script(command: str) -> str:
     raise UserError(f"there is no file {script}{advice}; give the path of a script, or paste a command")
 
 
-def read_commands(text: str) -> list[Official]:
+def read_commands(text: str) -> list[OfficialCommand]:
     """Read official commands as a shell would; lines that start no official program, such as ``cd``, are skipped.
 
     Raises:
@@ -139,7 +139,7 @@ def _programs() -> dict[str, Mapping[str, Flag]]:
     return {**PROGRAMS, **dict.fromkeys(MBRL_PROGRAMS, MBRL_KEYS)}
 
 
-def _read_command(before: Sequence[str], script: str, after: Sequence[str]) -> Official:
+def _read_command(before: Sequence[str], script: str, after: Sequence[str]) -> OfficialCommand:
     from ivideogpt.configs.migration_table import PLANNED
 
     programs, name = _programs(), script.rpartition("/")[2]
@@ -152,7 +152,7 @@ def _read_command(before: Sequence[str], script: str, after: Sequence[str]) -> O
     first = next((i for i, word in enumerate(before) if not re.fullmatch(r"[A-Za-z_]\w*=.*", word, re.S)), len(before))
     read = _read_keys if program.startswith("mbrl/") else _read_flags
     flags = programs[program]
-    return Official(program, flags, tuple(before[:first]), _processes(before), read(program, flags, after))
+    return OfficialCommand(program, flags, tuple(before[:first]), _processes(before), read(program, flags, after))
 
 
 def _processes(launcher: Sequence[str]) -> int | None:
@@ -217,7 +217,7 @@ def _value(flag: Flag, text: str, shown: str) -> Any:
 # Translation
 
 
-def translate(official: Official, *, stores: str, gpus: int) -> tuple[list[Any], list[str]]:
+def translate(official: OfficialCommand, *, stores: str, gpus: int) -> tuple[list[Any], list[str]]:
     """Return the words after ``ivideogpt``, and notes on what is gone or taken for granted, a sentence each.
 
     Raises:
@@ -229,15 +229,15 @@ def translate(official: Official, *, stores: str, gpus: int) -> tuple[list[Any],
     dashes = "--"
     if official.program.startswith("mbrl/"):
         dashes = ""
-        words, notes = programs.mbrl(official.program, typed, flags, given)
+        words, notes = programs.translate_mbrl(official.program, typed, flags, given)
     elif official.program == "train_tokenizer.py":
-        words, notes = programs.train_tokenizer(typed, flags, given)
+        words, notes = programs.translate_train_tokenizer(typed, flags, given)
     elif official.program == "train_gpt.py":
-        program = programs.evaluate if given["eval_only"] else programs.train_transformer
+        program = programs.translate_evaluate if given["eval_only"] else programs.translate_train_transformer
         words, notes = program(typed, flags, given)
     elif official.program == "inference/predict.py":
-        words, notes = programs.predict(typed, flags, given)
+        words, notes = programs.translate_predict(typed, flags, given)
     else:
-        words, notes = programs.convert(official.program, typed, flags, given)
+        words, notes = programs.translate_convert(official.program, typed, flags, given)
     gone = [name for name in official.typed if not official.flags[name].ours]
     return words, [*notes, *(f"{dashes}{name} is gone: {official.flags[name].note}" for name in gone)]

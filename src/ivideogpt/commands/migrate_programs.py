@@ -82,7 +82,7 @@ def nearest_preset(training: Training, given: dict[str, Any], settings: dict[str
     return name, texts
 
 
-def train_tokenizer(typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, Any]) -> Translation:
+def translate_train_tokenizer(typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, Any]) -> Translation:
     """Translate train_tokenizer.py."""
     words, notes, start = list[Any](), list[str](), given["pretrained_model_name_or_path"]
     if start is not None:
@@ -98,7 +98,7 @@ def train_tokenizer(typed: dict[str, Any], flags: Mapping[str, Flag], given: dic
     return _train("tokenizer", typed, flags, given, words, notes)
 
 
-def train_transformer(typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, Any]) -> Translation:
+def translate_train_transformer(typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, Any]) -> Translation:
     """Translate train_gpt.py."""
     if given["pretrained_model_name_or_path"] is None:
         raise UserError("--pretrained_model_name_or_path of train_gpt.py is missing; give the tokenizer's folder")
@@ -160,7 +160,7 @@ def _model_folder(transformer: str, notes: list[str]) -> str:
     return str(path.parent) if path.name == "transformer" else transformer
 
 
-def evaluate(typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, Any]) -> Translation:
+def translate_evaluate(typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, Any]) -> Translation:
     """Translate train_gpt.py --eval_only."""
     if given["pretrained_transformer_path"] is None:
         raise UserError("--pretrained_transformer_path is missing; give the transformer that is to be measured")
@@ -189,7 +189,7 @@ def evaluate(typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, 
     return words, notes
 
 
-def predict(typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, Any]) -> Translation:
+def translate_predict(typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, Any]) -> Translation:
     """Translate inference/predict.py."""
     _require(given, "predict.py", "pretrained_model_name_or_path", "input_path")
     words = ["predict", given["pretrained_model_name_or_path"], "--input", given["input_path"]]
@@ -203,7 +203,9 @@ def predict(typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, A
     return words, [f"--{name} is {flags[name].ours}" for name in read if name in typed]
 
 
-def convert(program: str, typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, Any]) -> Translation:
+def translate_convert(
+    program: str, typed: dict[str, Any], flags: Mapping[str, Flag], given: dict[str, Any]
+) -> Translation:
     """Translate a converter."""
     kind = program.rpartition("_")[2].removesuffix(".py").replace("converter", "oxe")
     source, target = (next(flag.name for flag in flags.values() if word in flag.ours) for word in ("SRC", "DST"))
@@ -225,7 +227,7 @@ def _require(given: dict[str, Any], program: str, *names: str) -> None:
             raise UserError(f"--{name} of {program} is missing; give it")
 
 
-def mbrl(program: str, typed: dict[str, Any], keys: Mapping[str, Flag], given: dict[str, Any]) -> Translation:
+def translate_mbrl(program: str, typed: dict[str, Any], keys: Mapping[str, Flag], given: dict[str, Any]) -> Translation:
     """Translate a program of reinforcement learning: the preset ``official``, and what was typed."""
     task = given["task_name"] if "task" not in typed else given["task"]
     options: dict[str, Any] = {"task": task, "num_train_frames": given["num_train_frames"], "seed": given["seed"]}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ivideogpt.commands.inputs import check_is_store, check_range, choose_sampling
+from ivideogpt.commands.inputs import check_is_store, check_numbers, choose_sampling
 from ivideogpt.commands.output import check_folder, print_json, print_table, write_pictures
 from ivideogpt.core.errors import UserError
 
@@ -74,7 +74,7 @@ def predict(
     from ivideogpt.worldmodel.session import DEFAULT_HORIZON
     from ivideogpt.worldmodel.world_model import WorldModel
 
-    check_range(repeat=(repeat, 1, _MOST_FUTURES), horizon=(horizon, 1, _MOST_FRAMES))
+    check_numbers(repeat=(repeat, 1, _MOST_FUTURES), horizon=(horizon, 1, _MOST_FRAMES))
     if not 0.01 <= fps <= 1000:
         raise UserError(f"fps is {fps}; expected 0.01 to 1000 frames a second")
     folder = output or Path("outputs") / "predict" / input.stem

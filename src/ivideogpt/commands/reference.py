@@ -42,7 +42,7 @@ def options(function: Callable[..., object], settings: Any = None) -> dict[str, 
     return option_types(resolved_hints(function), settings)
 
 
-def page(commands: Mapping[str, Command] = COMMANDS) -> str:
+def commands_page(commands: Mapping[str, Command] = COMMANDS) -> str:
     """Return the whole page."""
     index = [f"| [`{name}`](#ivideogpt-{name.replace(' ', '-')}) | {row.summary} |\n" for name, row in commands.items()]
     sections = [_section(name, command.load()) for name, command in commands.items()]
@@ -117,4 +117,4 @@ def _default(parameter: inspect.Parameter, hint: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    print(commands_page(), end="")

@@ -49,20 +49,20 @@ COMMANDS: Mapping[str, Command] = {
     "collect": Command(
         "ivideogpt.commands.collect:collect",
         "record episodes in a simulator into an episode store",
-        settings="ivideogpt.commands.collect:load_settings",
+        settings="ivideogpt.commands.collect:load_recording_settings",
     ),
     "convert": Command("ivideogpt.commands.convert:convert", "turn a downloaded dataset into an episode store"),
     "data": Command("ivideogpt.commands.data:data", "print what an episode store holds, and check it"),
     "train-tokenizer": Command(
         "ivideogpt.commands.train:train_tokenizer",
         "train a tokenizer on episode stores",
-        settings="ivideogpt.commands.train:load_settings",
+        settings="ivideogpt.commands.train:load_training_settings",
     ),
     "tokenize": Command("ivideogpt.commands.train:tokenize", "store the tokens of episodes, to train from"),
     "train-transformer": Command(
         "ivideogpt.commands.train:train_transformer",
         "train a world model around a tokenizer",
-        settings="ivideogpt.commands.train:load_settings",
+        settings="ivideogpt.commands.train:load_training_settings",
     ),
     "evaluate": Command(
         "ivideogpt.commands.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"
@@ -71,7 +71,7 @@ COMMANDS: Mapping[str, Command] = {
     "mbrl": Command(
         "ivideogpt.commands.mbrl:mbrl",
         "train an agent on real and imagined episodes",
-        settings="ivideogpt.commands.mbrl:load_settings",
+        settings="ivideogpt.commands.mbrl:load_mbrl_settings",
     ),
     "mbrl plot": Command("ivideogpt.commands.mbrl_plot:mbrl_plot", "draw the learning curves of such runs"),
     "migrate": Command("ivideogpt.commands.migrate:migrate", "print the command here for one of thuml/iVideoGPT"),

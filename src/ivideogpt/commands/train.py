@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _Preset = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET", help_behavior_hint="")]
 
 
-def load_settings(typed: Mapping[str, str]) -> Recipe:
+def load_training_settings(typed: Mapping[str, str]) -> Recipe:
     """Load the settings that options change: those of the run that goes on, else those of the preset."""
     from ivideogpt.commands.run_settings import kept_recipe
 
