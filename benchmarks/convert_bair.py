@@ -1,4 +1,4 @@
-"""How fast BAIR's TFRecord files become something to train from, beside the official converter's way.
+"""Speed of the conversion of BAIR's TFRecord files, beside the official converter.
 
     .venv/bin/python benchmarks/convert_bair.py [--trajectories 64] [--official-trajectories 8]
 
@@ -34,7 +34,7 @@ GOAL = 30
 
 
 def writers() -> ModuleType:
-    """What the tests write their files with."""
+    """Import the writers of the tests."""
     spec = importlib.util.spec_from_file_location("tfrecord_files", WRITERS)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -43,7 +43,7 @@ def writers() -> ModuleType:
 
 
 def trajectory(seed: int) -> dict[str, np.ndarray]:
-    """Two cameras: coarse colours that drift, and noise."""
+    """Make two cameras: coarse colours that drift, and noise."""
     random = np.random.default_rng(seed)
 
     def pictures() -> np.ndarray:
@@ -57,7 +57,7 @@ def trajectory(seed: int) -> dict[str, np.ndarray]:
 
 
 def official(file: bair.BairFile, target: Path, most: int) -> int:
-    """The official converter's way for ``most`` trajectories of a file; returns how many there were."""
+    """Convert ``most`` trajectories of a file as the official converter does; return their number."""
     done = 0
     for number, record in enumerate(read_records(file.path), file.first):
         if done == most:

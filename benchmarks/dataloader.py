@@ -1,4 +1,4 @@
-"""How fast random 16-frame clips come out of an episode store, beside the official loader's way.
+"""Speed of random 16-frame clips from an episode store, beside the official loader.
 
     .venv/bin/python benchmarks/dataloader.py [--clips 200] [--official-clips 20] [--memory-clips 10000]
 
@@ -212,21 +212,21 @@ def main(
     print(json.dumps(summary(results, goals, held) | {"processors": os.cpu_count(), "load": os.getloadavg()[0]}))
 
 
-def show(name: str, found: dict[str, float], goals: dict[tuple[str, str], int]) -> None:
-    """One part of the table."""
+def show(name: str, rates: dict[str, float], goals: dict[tuple[str, str], int]) -> None:
+    """Print one part of the table."""
     print(f"\n{name}\n  {'way':20s} {'clips/s':>10s} {'x official':>11s} {'goal':>5s} {'x copy time':>12s}")
-    for way, rate in sorted(found.items(), key=lambda item: item[1]):
+    for way, rate in sorted(rates.items(), key=lambda item: item[1]):
         goal = goals.get((name, way), "")
         print(
-            f"  {way:20s} {rate:10.1f} {rate / found['official']:11.1f} {goal:>5} {found['memory copy'] / rate:12.1f}"
+            f"  {way:20s} {rate:10.1f} {rate / rates['official']:11.1f} {goal:>5} {rates['memory copy'] / rate:12.1f}"
         )
 
 
 def summary(
     results: dict[str, dict[str, float]], goals: dict[tuple[str, str], int], held: list[dict[str, int]]
 ) -> dict[str, object]:
-    """What the JSON line holds."""
-    rounded = {name: {way: round(rate, 1) for way, rate in found.items()} for name, found in results.items()}
+    """Return the values of the JSON line."""
+    rounded = {name: {way: round(rate, 1) for way, rate in rates.items()} for name, rates in results.items()}
     reached = {
         f"{name}, {way}": {"times": round(results[name][way] / results[name]["official"], 1), "goal": goal}
         for (name, way), goal in goals.items()

@@ -1,4 +1,4 @@
-"""What reinforcement learning in the imagined world costs, and the agent's update beside the official one.
+"""Cost of reinforcement learning in the imagined world, and of the agent's update beside the official one.
 
 python benchmarks/mbrl.py                               # the agent's update at its official size
 python benchmarks/mbrl.py --run metaworld --steps 400   # then a short run: seconds per 1,000 steps, by part

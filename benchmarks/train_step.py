@@ -1,4 +1,4 @@
-"""What an update costs beside the official one: of the transformer and of the tokenizer.
+"""Cost of an update of the transformer and of the tokenizer, beside the official one.
 
     .venv/bin/python benchmarks/train_step.py [--part transformer] [--size official-64] [--batch 2] [--steps 10]
 
@@ -97,7 +97,7 @@ class Options:
             check_at_least(self, threads=1)
 
     def recipe(self) -> Recipe:
-        """How the networks look and are trained."""
+        """Return the networks and the settings of their training."""
         recipe = tiny_recipe() if self.size == "tiny" else oxe_64_act_free()
         loss = TokenizerLossConfig() if self.adversarial else recipe.tokenizer.loss
         return replace(
@@ -122,7 +122,7 @@ class Row:
         return ", ".join((*words, *["kept tokens"] * self.kept_tokens, *["compiled"] * self.compiled))
 
     def settings(self, part: Part) -> dict[str, Any]:
-        """What the side of this row is to do."""
+        """Return the settings of the side of this row."""
         values: dict[str, Any] = {"precision": self.precision}
         if not self.official:
             values["compiled"] = self.compiled
@@ -132,7 +132,7 @@ class Row:
 
 
 class Figures(NamedTuple):
-    """Of one row: seconds and floating-point operations of an update, their share of the peak, MiB."""
+    """Figures of one row: seconds and floating-point operations of an update, their share of the peak, MiB."""
 
     seconds: float
     operations: float
@@ -141,7 +141,7 @@ class Figures(NamedTuple):
 
 
 def rows_of(options: Options, part: Part) -> list[Row]:
-    """What is compared: baseline first."""
+    """List the rows: baseline first."""
     precisions: list[Precision] = ["float32"]
     if choose_precision("auto", options.device) == "bfloat16":
         precisions.append("bfloat16")
@@ -213,7 +213,7 @@ def tokenizer_sides(options: Options, wanted: set[bool], folder: Path) -> dict[b
 
 
 def check_losses(losses: Mapping[bool, float]) -> float:
-    """How far the losses of both sides lie apart.
+    """Return the difference between the losses of both sides.
 
     Raises:
         ArithmeticError: too far: they do not do the same.
@@ -225,14 +225,14 @@ def check_losses(losses: Mapping[bool, float]) -> float:
 
 
 def operations(update: Update) -> int:
-    """Floating-point operations of an update."""
+    """Count the floating-point operations of an update."""
     with FlopCounterMode(display=False, custom_mapping=_ALSO_COUNTED) as counter:
         update()
     return counter.get_total_flops()
 
 
 def measure(options: Options, part: Part, folder: Path) -> tuple[dict[Row, Figures], float]:
-    """All rows of a part, and how far the losses of both sides lie apart."""
+    """Measure all rows of a part; return also the difference between the losses of both sides."""
     rows, device = rows_of(options, part), choose_device(options.device)
     memory = {row: in_a_process(options, part, row) if options.memory else None for row in rows}
     updates, losses = build(options, part, rows, folder)
@@ -245,12 +245,12 @@ def measure(options: Options, part: Part, folder: Path) -> tuple[dict[Row, Figur
         action()
     actions = updates | {name: peak.action for name, peak in peaks.items()}
     seconds = measuring.in_turns(actions, options.steps, device)
-    found = {}
+    figures = {}
     for row in rows:
         count = counts[replace(row, compiled=False)]
         peak = peaks[row.precision].amount / seconds[row.precision]
-        found[row] = Figures(seconds[row], count, count / seconds[row] / peak, memory[row])
-    return found, difference
+        figures[row] = Figures(seconds[row], count, count / seconds[row] / peak, memory[row])
+    return figures, difference
 
 
 def in_a_process(options: Options, part: Part, row: Row) -> int | None:
@@ -259,7 +259,7 @@ def in_a_process(options: Options, part: Part, row: Row) -> int | None:
 
 
 def most_memory(options: Options, part: Part, row: Row) -> int | None:
-    """MiB that this process, started for it, holds at most while it makes two updates; None where no one says."""
+    """Return the peak MiB of this process over two updates; None where the system does not say."""
     device = choose_device(options.device)
     with measuring.use_threads(options.threads):
         if part == "transformer" and row.official:
@@ -269,54 +269,54 @@ def most_memory(options: Options, part: Part, row: Row) -> int | None:
             updates, _ = build(options, part, [row], Path(folder))
             for _ in range(2):  # the optimizer's state comes with the first
                 updates[row]()
-    most = measuring.peak_memory(device, before)
-    return None if most is None else most // 2**20
+    peak = measuring.peak_memory(device, before)
+    return None if peak is None else peak // 2**20
 
 
-# What is said
+# Output
 
 
-def show(part: Part, options: Options, found: Mapping[Row, Figures]) -> None:
-    """One table."""
-    best = fastest(found, official=True)
+def show(part: Part, options: Options, figures: Mapping[Row, Figures]) -> None:
+    """Print one table."""
+    best = fastest(figures, official=True)
     print(f"\n{part}, {options.size}, {options.batch} clips an update")
     print(
         f"  {'row':38s} {'ms':>9s} {'clips/s':>9s} {'x official':>11s} {'GFLOP':>9s} {'of the peak':>12s} {'MiB':>7s}"
     )
-    for row, one in found.items():
+    for row, x in figures.items():
         print(
-            f"  {row.name:38s} {1e3 * one.seconds:9.1f} {options.batch / one.seconds:9.3f} "
-            f"{best / one.seconds:11.2f} {one.operations / 1e9:9.1f} {one.peak_share:12.0%} "
-            f"{'-' if one.memory is None else one.memory:>7}"
+            f"  {row.name:38s} {1e3 * x.seconds:9.1f} {options.batch / x.seconds:9.3f} "
+            f"{best / x.seconds:11.2f} {x.operations / 1e9:9.1f} {x.peak_share:12.0%} "
+            f"{'-' if x.memory is None else x.memory:>7}"
         )
 
 
-def fastest(found: Mapping[Row, Figures], **wanted: bool | str) -> float:
+def fastest(figures: Mapping[Row, Figures], **wanted: bool | str) -> float:
     """Seconds of the fastest row with these attributes."""
-    return min(one.seconds for row, one in found.items() if wanted.items() <= vars(row).items())
+    return min(x.seconds for row, x in figures.items() if wanted.items() <= vars(row).items())
 
 
-def ratios(part: Part, found: Mapping[Row, Figures]) -> dict[str, float]:
-    """How much faster our fastest row is than the fastest of the baseline, and than its float32."""
+def ratios(part: Part, figures: Mapping[Row, Figures]) -> dict[str, float]:
+    """Return the speed of our fastest row relative to the fastest of the baseline, and to its float32."""
     values = {}
     for suffix, kept_tokens in (("", False), ("_kept_tokens", True)):
-        if any(row.kept_tokens == kept_tokens for row in found):
-            ours = fastest(found, official=False, kept_tokens=kept_tokens)
-            values[f"ratio_{part}{suffix}"] = fastest(found, official=True) / ours
-            values[f"ratio_{part}{suffix}_to_float32"] = fastest(found, official=True, precision="float32") / ours
+        if any(row.kept_tokens == kept_tokens for row in figures):
+            ours = fastest(figures, official=False, kept_tokens=kept_tokens)
+            values[f"ratio_{part}{suffix}"] = fastest(figures, official=True) / ours
+            values[f"ratio_{part}{suffix}_to_float32"] = fastest(figures, official=True, precision="float32") / ours
     return {name: round(value, 3) for name, value in values.items()}
 
 
 def summary(options: Options, results: Mapping[Part, tuple[dict[Row, Figures], float]]) -> dict[str, Any]:
-    """What the JSON line holds."""
+    """Return the values of the JSON line."""
     device = choose_device(options.device)
 
     def each(value: Callable[[Figures], float | int | None]) -> dict[str, dict[str, float | int | None]]:
-        return {part: {row.name: value(one) for row, one in found.items()} for part, (found, _) in results.items()}
+        return {part: {row.name: value(x) for row, x in figures.items()} for part, (figures, _) in results.items()}
 
     values: dict[str, Any] = {"benchmark": "train_step", "size": options.size, "batch": options.batch}
-    for part, (found, _) in results.items():
-        values |= ratios(part, found)
+    for part, (figures, _) in results.items():
+        values |= ratios(part, figures)
     return values | {
         "clips_per_second": each(lambda one: round(options.batch / one.seconds, 4)),
         "peak_share": each(lambda one: round(one.peak_share, 4)),

@@ -12,10 +12,15 @@ import torch
 import tyro
 
 from ivideogpt import Episode, WorldModel
-from ivideogpt.commands.inputs import choose_sampling
+from ivideogpt.core.config import to_dict
 from ivideogpt.data.episode_files import save_episodes
 from ivideogpt.data.store.reader import EpisodeStore
-from ivideogpt.evaluation.pusht_protocol import HORIZON, contact_windows, measure_pusht, moving_starts
+from ivideogpt.evaluation.calibration import METADATA_KEY
+from ivideogpt.evaluation.domains import DOMAINS
+from ivideogpt.evaluation.evaluate import evaluate
+from ivideogpt.evaluation.held_out import Clips
+from ivideogpt.evaluation.protocols import PROTOCOLS, settle
+from ivideogpt.evaluation.pusht_protocol import HORIZON, contact_windows, moving_starts
 from ivideogpt.worldmodel.config import ActionSpace
 from ivideogpt.worldmodel.shipped import EPISODES_FILE
 
@@ -35,17 +40,21 @@ def publish(run: tyro.conf.Positional[Path], *, test: Path, out: Path, measured:
     episodes = list(EpisodeStore(test))
     model = WorldModel.from_pretrained(run)
     space = ActionSpace(names=("x", "y"), low=(0.0, 0.0), high=(SIDE, SIDE), units=("px", "px"), pointer=True)
-    metadata = {"license": "mit", "data": f"PushT episodes; held out: {len(episodes)}"}
+    metadata: dict[str, object] = {"license": "mit", "data": f"PushT episodes; held out: {len(episodes)}"}
     model.config = replace(model.config, name="pusht-64", action_space=space, metadata=metadata)
     save(model, episodes, out, shipped)
     # measure what was stored, then store the figures
     stored = WorldModel.from_pretrained(out)
     windows = contact_windows(episodes[:measured], stored.context_frames + HORIZON)
-    figures = measure_pusht(stored, windows, sampling=choose_sampling(stored))
+    protocol = settle(PROTOCOLS["pusht"], stored, horizon=HORIZON)
+    evaluation = evaluate(stored, Clips.from_episodes(windows), protocol, domain=DOMAINS["pusht"], tokens=False)
+    figures = {row: evaluation.figures(row) for row in evaluation.scores}
     metadata |= {
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "held_out_results": {f"{name}: {key}": round(x, 3) for name, row in figures.items() for key, x in row.items()},
     }
+    if evaluation.calibration is not None:
+        metadata[METADATA_KEY] = to_dict(evaluation.calibration)
     stored.config = replace(stored.config, metadata=metadata)
     save(stored, episodes, out, shipped)
     print(f"{out}: {figures['imagined']['psnr']:.2f} dB, copy of the last frame {figures['copy_last']['psnr']:.2f} dB")

@@ -75,8 +75,10 @@ def test_fresh_episodes_are_measured_beside_what_they_are_compared_with(
 ) -> None:
     pytest.importorskip("gym_pusht", reason="collecting needs the extra pusht")
     words = ["evaluate", "pusht-64", "--protocol", "pusht", "--seeds", "20000:20003", "--output", str(tmp_path)]
-    assert main(words) == 0
+    assert main([*words, "--metrics", "following"]) == 0
     line = last_line(capsys.readouterr().out)
-    assert set(line["figures"]) == {"imagined", "copy_last", "reconstruction", "permuted_actions"}
-    assert line["clips"] == 3 and (tmp_path / "results.json").is_file()
-    assert len(list(tmp_path.glob("*.png"))) == 3
+    rows = {"imagined", "copy_last", "reconstruction", "permuted_actions", "zero_actions"}
+    assert set(line["objects"]) == rows and line["objects"]["imagined"]["agent_near"] > 0.5
+    assert line["clips"] == 3 and line["clip_frames"] == 16 and line["temperature"] == 0.85
+    assert line["objects"]["imagined"]["changed_psnr"] > line["objects"]["copy_last"]["changed_psnr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "results.json"]

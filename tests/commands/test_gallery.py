@@ -96,6 +96,9 @@ def test_a_page_shows_truth_futures_and_other_actions(page_of, checkpoints, inpu
     assert len(page.all("figure", **{"class": "imagined"})) == 3 * showcases
     assert len(page.all("figure", **{"class": "varied"})) == 3 * showcases
     assert len(page.all("svg")) == 2 * showcases
+    assert page.all("details") == [{}], "figures and facts are folded"
+    first = [tag for tag, _ in page.tags].index("section")
+    assert "figure" in [tag for tag, _ in page.tags[first:]][:12], "the first clip follows the title"
     for name in ("conditional", "e6", "e9", "first action held", "actions mirrored", "actions of showcase 1"):
         assert name in page.text
     for attrs in page.all("img"):

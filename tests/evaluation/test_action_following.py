@@ -7,9 +7,9 @@ import torch
 from ivideogpt.core.errors import UserError
 from ivideogpt.evaluation.action_following import following_score, motion_explained, wrong_actions
 from ivideogpt.evaluation.evaluate import evaluate
+from ivideogpt.evaluation.held_out import Clips
 from ivideogpt.evaluation.intervals import Bootstrap
 from ivideogpt.evaluation.protocols import PROTOCOLS, settle
-from ivideogpt.evaluation.rollouts import Clips, imagine_clips
 
 BOOTSTRAP = Bootstrap(4)
 
@@ -57,7 +57,7 @@ def world(build, frames_for):
     protocol = replace(settle(PROTOCOLS["single"], model), top_k=1)
     context = (frames_for(model, 6) * 255).byte()
     actions = torch.randn(6, protocol.clip_frames, 3, generator=torch.Generator().manual_seed(3))
-    future = imagine_clips(model, context, actions[:, 1:-1], protocol.horizon, sampling=protocol.sampling).frames
+    future = model.imagine(context, actions[:, 1:-1], sampling=protocol.sampling, seed=list(range(6))).frames
     return model, Clips(torch.cat([context, (future * 255).round().byte()], dim=1), actions), protocol
 
 

@@ -8,9 +8,11 @@ from safetensors.torch import load_file
 
 from ivideogpt import WorldModel
 from ivideogpt.core.errors import UserError
+from ivideogpt.evaluation.domains import Domain
 from ivideogpt.evaluation.evaluate import evaluate
+from ivideogpt.evaluation.held_out import Clips
 from ivideogpt.evaluation.protocols import PROTOCOLS, settle
-from ivideogpt.evaluation.rollouts import Clips, imagine_futures, reconstruct, rollout_figures
+from ivideogpt.evaluation.rollouts import clip_seeds, imagine_futures
 from ivideogpt.evaluation.video_distances import VideoDistances
 from ivideogpt.metrics.image import mse, psnr
 
@@ -30,16 +32,25 @@ def protocol_for(model, **changes):
 
 
 def futures_of(model, clips, samples, batch_size, seed=0):
-    """Frames ``[n k f c h w]`` and ids, put together again."""
+    """Ids ``[n k f m]`` of all futures, imagined in batches."""
     count = model.context_frames
     actions = None if clips.actions is None else model.normalize_actions(clips.actions[:, count - 1 : -1])
-    context, horizon = clips.frames[:, :count], clips.frames.shape[1] - count
-    found = {}
-    for part in imagine_futures(model, context, actions, horizon, samples=samples, batch_size=batch_size, seed=seed):
-        for i, clip in enumerate(part.clips):
-            for j, sample in enumerate(part.samples):
-                found[clip, sample] = part.ids[i, j]
-    return torch.stack([torch.stack([found[i, j] for j in range(samples)]) for i in range(len(clips))])
+    horizon, together, parts = clips.frames.shape[1] - count, max(batch_size // samples, 1), []
+    for start in range(0, len(clips), together):
+        rows = slice(start, start + together)
+        context = clips.frames[rows, :count]
+        options = {"seeds": clip_seeds(seed, range(start, start + len(context)))}
+        chunks = imagine_futures(
+            model,
+            context,
+            None if actions is None else actions[rows],
+            horizon,
+            samples=samples,
+            batch_size=batch_size,
+            **options,
+        )
+        parts.append(torch.cat([futures.ids for futures in chunks], dim=1))
+    return torch.cat(parts)
 
 
 def test_futures_on_a_shared_prefill_are_those_of_separate_imaginations(any_model) -> None:
@@ -55,9 +66,7 @@ def test_futures_on_a_shared_prefill_are_those_of_separate_imaginations(any_mode
         assert torch.equal(together[clip, 0], alone.ids[0]), "the first future is that of the clip's seed"
         for sample in range(1, 3):
             child = any_model.session(context, seed=[clip]).fork(1, first=sample)
-            for step in range(6 - count):
-                child.advance(None if actions is None else actions[:, step])
-            ids = torch.stack([past.tokens.ids for past in child._past], dim=1)
+            ids = child.rollout(actions, 6 - count).ids
             assert torch.equal(together[clip, sample], ids[0])
     assert not torch.equal(together[:, 0], together[:, 1])
 
@@ -82,7 +91,9 @@ def test_figures_are_those_of_the_pictures(model_of) -> None:
     torch.testing.assert_close(found.clip_values("imagined", "mse"), mse(first, true).mean(dim=1), **near)
     copy = psnr(frames[:, 1:2].expand_as(true), true).mean(dim=1)
     torch.testing.assert_close(found.clip_values("copy_last", "psnr"), copy)
-    shown = psnr(reconstruct(model, frames), true).mean(dim=1)
+    with torch.no_grad():
+        ids, _ = model.tokenizer.tokenize(frames)
+        shown = psnr(model.tokenizer.detokenize(ids).clamp(0, 1)[:, 2:], true).mean(dim=1)
     torch.testing.assert_close(found.clip_values("reconstruction", "psnr"), shown, **near)
     with torch.no_grad():
         ids, _ = model.tokenizer.tokenize(frames)
@@ -95,15 +106,19 @@ def test_figures_are_those_of_the_pictures(model_of) -> None:
     assert found.estimate("imagined", "psnr", of="best").value == pytest.approx(best.mean().item())
 
 
-def test_one_future_gives_the_figures_of_a_rollout(model_of) -> None:
+def test_one_future_gives_the_figures_of_an_imagination(model_of) -> None:
     model = model_of("plain")
     clips, protocol = clips_for(model), protocol_for(model)
     found = evaluate(model, clips, protocol)
-    expected = rollout_figures(model, clips, sampling=protocol.sampling)
-    for row in ("imagined", "copy_last", "reconstruction", "permuted_actions"):
-        for key in ("psnr", "ssim"):
-            assert found.estimate(row, key).value == pytest.approx(expected[row][key], abs=1e-3)
-        assert found.curve(row, "psnr")[-1].value == pytest.approx(expected[row]["psnr_last"], abs=1e-3)
+    actions = model.normalize_actions(clips.actions[:, 1:-1])
+    true = clips.frames[:, 2:].float() / 255
+    for row, steer in (("imagined", actions), ("permuted_actions", actions.roll(1, dims=0))):
+        imagined = model.imagine(clips.frames[:, :2], steer, sampling=protocol.sampling, seed=[0, 1, 2]).frames
+        ratios = psnr(imagined, true)
+        figures = found.figures(row)
+        assert figures["psnr"] == pytest.approx(float(ratios.mean()), abs=1e-3)
+        assert figures["psnr_last"] == pytest.approx(float(ratios[:, -1].mean()), abs=1e-3)
+        assert found.curve(row, "psnr")[-1].value == pytest.approx(float(ratios[:, -1].mean()), abs=1e-3)
     assert found.disagreement is None and list(found.trust) == ["entropy"] and "best" not in found.pictures
 
 
@@ -111,8 +126,10 @@ def test_disagreement_is_the_spread_of_the_futures(model_of) -> None:
     model = model_of("action_free")
     clips, protocol = clips_for(model), protocol_for(model, samples=4)
     found = evaluate(model, clips, protocol, batch_size=3)
-    parts = imagine_futures(model, clips.frames[:, :2], None, 4, samples=4, sampling=protocol.sampling)
-    frames = torch.cat([part.frames for part in parts])
+    (futures,) = imagine_futures(
+        model, clips.frames[:, :2], None, 4, seeds=[0, 1, 2], samples=4, sampling=protocol.sampling
+    )
+    frames = futures.frames
     spread = frames.var(dim=1, unbiased=False).mean(dim=(-3, -2, -1)).sqrt()
     torch.testing.assert_close(found.disagreement, spread, atol=1e-4, rtol=1e-3)
     greedy = evaluate(model, clips, replace(protocol, top_k=1))
@@ -150,9 +167,18 @@ def test_figures_of_the_domain_see_every_row(model_of) -> None:
         seen.append(found)
         return {"mine": 1.0}
 
-    found = evaluate(model, clips, protocol_for(model), measures=measures)
+    domain = Domain(
+        size=16,
+        pictures=(measures,),
+        by_frame=(lambda true, imagined: {"count": [float(len(imagined))] * imagined.shape[1]},),
+        model=(lambda model, clips: {"name": model.config.name},),
+    )
+    found = evaluate(model, clips, protocol_for(model), domain=domain)
     rows = {"imagined", "reconstruction", "copy_last", "permuted_actions", "zero_actions"}
     assert set(found.objects) == rows and len(seen) == 5
+    assert set(found.objects_by_frame) == {"imagined", "reconstruction", "copy_last"}
+    assert found.objects_by_frame["imagined"] == {"count": [3.0] * 4}
+    assert found.model_figures == {"name": "plain"} and found.figures("imagined")["mine"] == 1.0
 
 
 def test_clips_of_another_length_or_without_actions_are_refused(model_of) -> None:
@@ -163,7 +189,8 @@ def test_clips_of_another_length_or_without_actions_are_refused(model_of) -> Non
         evaluate(model, replace(clips_for(model), actions=None), protocol_for(model))
     for options in ({"samples": 0}, {"batch_size": 0}):
         with pytest.raises(UserError, match="expected at least 1"):
-            next(imagine_futures(model, clips_for(model).frames[:, :2], torch.zeros(3, 4, 2), 4, **options))
+            context = clips_for(model).frames[:, :2]
+            next(imagine_futures(model, context, torch.zeros(3, 4, 2), 4, seeds=[0, 1, 2], **options))
 
 
 @pytest.mark.parity

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,6 @@ def test_held_out_episodes_are_taken_and_training_ones_only_on_request(model_of,
 @pytest.mark.parametrize(
     ("kind", "options", "protocol", "word"),
     [
-        ("conditional", {"size": (24, 24)}, "single", "24 x 24"),
         ("conditional", {"dim": 2}, "single", "2 numbers"),
         ("conditional", {"name": "bair_robot_pushing"}, "bair", "1 context frames"),
         ("conditional", {"name": "kuka"}, "single", "kuka is used at stride 3"),
@@ -90,6 +91,15 @@ def test_data_that_differ_from_the_checkpoint_are_refused_unless_told(
     found = read(model, store, protocol, allow_mismatch=True)
     assert any(word in text for text in found.mismatches)
     assert found.clips.frames.shape[-2:] == (16, 16) and found.clips.actions.shape[-1] == 3
+
+
+def test_frames_of_another_size_are_resized_where_the_protocol_says_so(model_of, store_of) -> None:
+    model, store = model_of("conditional"), store_of((20, 20), size=(24, 24))
+    held_out = read(model, store)
+    assert held_out.mismatches == () and held_out.clips.frames.shape[-2:] == (16, 16)
+    strict = replace(settle(PROTOCOLS["single"], model), resize=False)
+    with pytest.raises(UserError, match="24 x 24"):
+        read_clips(model, store, strict)
 
 
 def test_another_stride_than_the_checkpoints_is_refused_unless_told(model_of, store_of) -> None:

@@ -318,7 +318,7 @@ def test_a_decoder_may_overshoot_with_and_without_gradients(real_alex, pair):
         (lambda x: x[:, :2], r"expected \[... 3 h w\] twice, not empty"),
         (lambda x: x[0], r"shapes \[3, 3, 32, 40\] and \[2, 3, 3, 32, 40\]"),
         (lambda x: x[:, :, :1], r"expected \[... 3 h w\] twice"),
-        (lambda x: (x * 255).byte(), "the found pictures have type torch.uint8.*divide whole numbers by 255"),
+        (lambda x: (x * 255).byte(), "the imagined pictures have type torch.uint8.*divide whole numbers by 255"),
     ],
 )
 def test_what_is_no_picture_is_refused(real_alex, pair, change, message):

@@ -1,4 +1,4 @@
-"""The report: its numbers as JSON, which clips it shows, and one page that holds everything."""
+"""The report: its numbers as JSON, the clips that it shows, and one page that holds everything."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from ivideogpt.evaluation.held_out import read_clips
 from ivideogpt.evaluation.intervals import Estimate
 from ivideogpt.evaluation.protocols import PROTOCOLS, settle
 from ivideogpt.evaluation.video_distances import VideoDistances
-from ivideogpt.reports.charts import line_chart, nice_ticks, tick_text
+from ivideogpt.reports.charts import estimate_line, line_chart, nice_ticks, tick_text
 from ivideogpt.reports.evaluation_page import report_page
 from ivideogpt.reports.evaluation_report import About, chosen_clips, perplexity, results, summary, table_rows
 
@@ -106,7 +106,18 @@ def test_an_action_free_model_of_one_clip_has_a_page_too(measured) -> None:
     page = Page(report_page(found, held_out, ABOUT))
     assert [attrs["class"] for tag, attrs in page.tags if tag == "figure"] == ["true", "imagined"]
     text = " ".join(page.words)
-    assert "no interval" in text and "follow the actions" not in text and not re.search(r"\bnan\b", text.lower())
+    assert "Too few clips" in text and "follow the actions" not in text and not re.search(r"\bnan\b", text.lower())
+
+
+@pytest.mark.parametrize(("count", "tiles"), [(9, 0), (10, 3)])
+def test_fewer_than_ten_clips_give_no_headline_figure(measured, count, tiles) -> None:
+    evaluation, held_out = measured("action_free", samples=2, lengths=(12,) * count)
+    page = Page(report_page(evaluation, held_out, About(model="m", checkpoint="c", data="d")))
+    text = " ".join(" ".join(page.words).split())
+    assert ("Too few clips for headline figures" in text) == (tiles == 0)
+    headlines = [attrs for tag, attrs in page.tags if tag == "div" and attrs.get("class") == "tile"]
+    assert len(headlines) == (tiles + 1 if tiles else 0), "video distance is one more"
+    assert "imagined, best of 2" in text and f"{evaluation.estimate('copy_last', 'psnr').value:.2f}" in text
 
 
 def test_what_makes_numbers_incomparable_is_said_on_the_page(model_of, store_of) -> None:
@@ -174,5 +185,6 @@ def test_ticks_are_round_and_enclose_the_values(low, high, texts) -> None:
 
 def test_a_chart_leaves_out_what_is_no_number() -> None:
     nothing = Estimate(float("nan"), float("nan"), float("nan"))
-    drawn = line_chart({"imagined": [Estimate(1, 0.5, 2), nothing], "copy": [nothing, nothing]}, "x")
-    assert "nan" not in drawn
+    lines = [estimate_line("imagined", [Estimate(1, 0.5, 2), nothing]), estimate_line("copy", [nothing, nothing])]
+    drawn = line_chart(lines, "x")
+    assert "nan" not in drawn and drawn.count("<polyline") == 2

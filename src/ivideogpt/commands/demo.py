@@ -38,7 +38,8 @@ def demo(
 
     from ivideogpt.commands.inputs import choose_sampling
     from ivideogpt.data.episode_files import load_episodes
-    from ivideogpt.evaluation.rollouts import Clips, imagine_with_progress
+    from ivideogpt.evaluation.held_out import Clips
+    from ivideogpt.evaluation.rollouts import imagine_with_progress
     from ivideogpt.metrics.image import psnr, ssim
     from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
     from ivideogpt.worldmodel.world_model import WorldModel

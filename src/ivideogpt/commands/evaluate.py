@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ivideogpt.evaluation.frame_errors import Metric
     from ivideogpt.evaluation.held_out import HeldOut
     from ivideogpt.evaluation.protocols import Protocol
-    from ivideogpt.evaluation.rollouts import Measures
     from ivideogpt.evaluation.video_distances import VideoDistances
     from ivideogpt.reports.evaluation_report import About
     from ivideogpt.worldmodel.world_model import WorldModel
@@ -44,6 +43,7 @@ def evaluate(
     temperature: float | None = None,
     top_k: int | None = None,
     seed: int = 0,
+    calibrate: bool = False,
     metrics: str = "",
     network: str = "auto",
     lpips: Path | None = None,
@@ -72,6 +72,7 @@ def evaluate(
         temperature: of the draw; default: the protocol's, else the checkpoint's.
         top_k: draw only from this many likeliest tokens; 0: all; default: 100.
         seed: of starts and draws.
+        calibrate: write the expected error of a frame into the checkpoint, for the page; needs 10 clips or more.
         metrics: with commas between them, what to measure beside PSNR, SSIM and MSE: perceptual, video, tokens,
             following; none: nothing; default: all that is installed.
         network: of the perceptual distance: vgg, alex, or auto (vgg unless that is slow here).
@@ -85,52 +86,41 @@ def evaluate(
     """
     from ivideogpt.core.files import write_text_atomic
     from ivideogpt.data.store.reader import EpisodeStore
+    from ivideogpt.evaluation.domains import find_domain
     from ivideogpt.evaluation.evaluate import evaluate as measure
-    from ivideogpt.evaluation.frame_errors import IMAGE_METRICS
-    from ivideogpt.evaluation.held_out import read_clips
+    from ivideogpt.evaluation.frame_errors import FRAME_METRICS
+    from ivideogpt.evaluation.held_out import read_clips, record_clips
     from ivideogpt.evaluation.protocols import find_protocol, settle
-    from ivideogpt.evaluation.pusht_protocol import PUSHT
     from ivideogpt.reports.evaluation_page import report_page
     from ivideogpt.reports.evaluation_report import About, results, summary
     from ivideogpt.worldmodel.world_model import WorldModel
 
-    if protocol == PUSHT:
-        from ivideogpt.commands.evaluate_pusht import evaluate_pusht
-
-        evaluate_pusht(
-            checkpoint,
-            data=data,
-            seeds=seeds,
-            temperature=temperature,
-            top_k=top_k,
-            seed=seed,
-            output=output,
-            device=device,
-            int8=int8,
-        )
-        return
-    if seeds is not None:
-        raise UserError(
-            f"seeds is {seeds}, but protocol {protocol} reads a store; leave it out, or give --protocol pusht"
-        )
-    if data is None:
-        raise UserError(f"protocol {protocol} needs episodes; give a store as --data")
-    check_is_store(data)
+    # options
+    chosen = find_protocol(protocol)
+    _check_source(chosen, data, seeds)
     parts, explicit = _parts(metrics)
     if network not in NETWORKS:
         raise UserError(f"network is {network!r}; expected one of {', '.join(NETWORKS)}")
     if output is not None:
         check_folder(output)
-    chosen = find_protocol(protocol)
-    store = EpisodeStore(data)
+
+    # model and clips
+    store = None if data is None else EpisodeStore(data)
     model = WorldModel.from_pretrained(checkpoint, device=device, int8=int8)
+    calibrated = _own_folder(checkpoint) if calibrate else None
     changes: dict[str, Any] = {"samples": samples, "split": split, "temperature": temperature, "top_k": top_k}
     settled = settle(chosen, model, horizon=horizon, **changes)
     options: dict[str, Any] = {"count": clips, "stride": stride, "camera": camera, "seed": seed}
-    held_out = read_clips(model, store, settled, allow_mismatch=allow_mismatch, **options)
+    if settled.simulator is not None:
+        held_out = record_clips(model, settled, seeds=seeds, store=store)
+    else:
+        assert store is not None
+        held_out = read_clips(model, store, settled, allow_mismatch=allow_mismatch, **options)
     name = model.config.name or Path(checkpoint).name or checkpoint
     folder = output or Path("outputs") / "evaluate" / f"{name}-{held_out.dataset}-{settled.name}"
     check_folder(folder)
+
+    # measurement
     frames = len(held_out.clips) * (settled.samples + 4) * settled.horizon
     if network == "auto":
         network = "vgg" if model.device.type != "cpu" or lpips is not None or frames <= MOST_VGG_FRAMES else "alex"
@@ -143,16 +133,18 @@ def evaluate(
         settled,
         seed=seed,
         batch_size=batch_size,
-        metrics=(*IMAGE_METRICS, *extra),
+        metrics=(*FRAME_METRICS.values(), *extra),
         video=video,
-        measures=_measures(model, held_out),
+        domain=find_domain(held_out.dataset, model.resolution),
         tokens="tokens" in parts,
         follow="following" in parts,
     )
+
+    # report
     about = About(
         model=name,
         checkpoint=checkpoint,
-        data=data,
+        data=data or f"fresh episodes of {held_out.dataset}",
         facts=model.facts(),
         left_out=left_out,
         pointer=model.config.action_space.pointer,
@@ -163,8 +155,46 @@ def evaluate(
     write_text_atomic(report, report_page(evaluation, held_out, about))
     _print(evaluation, held_out, about, settled)
     print(report)
+    if calibrated is not None:
+        _store_expected_error(calibrated, evaluation)
     # Four decimals, as other commands print, would leave nothing of an MSE.
     print(json.dumps(_short({**summary(evaluation, held_out, about), "report": str(report)})))
+
+
+def _check_source(protocol: Protocol, data: str | None, seeds: str | None) -> None:
+    """Check that there is one source of episodes."""
+    if protocol.simulator is None:
+        if seeds is not None:
+            raise UserError(
+                f"seeds is {seeds}, but protocol {protocol.name} reads a store; leave it out, or give --protocol pusht"
+            )
+        if data is None:
+            raise UserError(f"protocol {protocol.name} needs episodes; give a store as --data")
+    elif data is not None and seeds is not None:
+        raise UserError(f"data is {data} and seeds is {seeds}; give a store, or the seeds of episodes to record")
+    if data is not None:
+        check_is_store(data)
+
+
+def _own_folder(checkpoint: str) -> Path:
+    """Return the folder of a checkpoint of ours, to which the expected error is written."""
+    from ivideogpt.core.checkpoint import resolve_checkpoint
+    from ivideogpt.worldmodel.shipped import SHIPPED
+
+    if not Path(checkpoint).exists():
+        raise UserError(f"calibrate writes into the checkpoint, and {checkpoint!r} is no local folder; give a folder")
+    return resolve_checkpoint(checkpoint, shipped=SHIPPED)
+
+
+def _store_expected_error(folder: Path, evaluation: Evaluation) -> None:
+    from ivideogpt.evaluation.calibration import MIN_CALIBRATION_CLIPS, store_calibration
+
+    if evaluation.calibration is None:
+        raise UserError(
+            f"there are {len(evaluation.clips)} clips; the expected error needs at least {MIN_CALIBRATION_CLIPS}"
+        )
+    store_calibration(folder, evaluation.calibration)
+    print(f"expected error written to {folder}")
 
 
 def _parts(metrics: str) -> tuple[tuple[str, ...], bool]:
@@ -213,18 +243,9 @@ def _networks(
     return extra, video, tuple(left_out)
 
 
-def _measures(model: WorldModel, held_out: HeldOut) -> Measures | None:
-    """Return the measures of the domain: of PushT, the positions of agent and block."""
-    from ivideogpt.evaluation.pusht_metrics import IMAGE_SIZE, pusht_measures
-
-    if held_out.dataset != "pusht" or model.resolution != IMAGE_SIZE:
-        return None
-    return lambda true, imagined, context_frame: pusht_measures(true, imagined, context_frame=context_frame)
-
-
 def _print(evaluation: Evaluation, held_out: HeldOut, about: About, protocol: Protocol) -> None:
     from ivideogpt.reports.evaluation_report import table_rows
-    from ivideogpt.reports.evaluation_sections import figure
+    from ivideogpt.reports.page import fixed
 
     print(
         f"{about.model} on {held_out.dataset}, split {held_out.split}: {len(evaluation.clips)} clips, protocol "
@@ -240,15 +261,28 @@ def _print(evaluation: Evaluation, held_out: HeldOut, about: About, protocol: Pr
         listed = ", ".join(f"{row.replace('_', ' ')} {value:.4g}" for row, value in distances.items())
         print(f"{evaluation.video_name}, {span.replace('_', ' ')}: {listed}")
     if evaluation.following is not None:
-        scores = (f"{row.replace('_', ' ')} {figure(x.value, 2)}" for row, x in evaluation.following.score.items())
+        scores = (f"{row.replace('_', ' ')} {fixed(x.value, 2)}" for row, x in evaluation.following.score.items())
         print(f"action following, 0 to 1, against {', '.join(scores)}")
     if evaluation.reward_scores:
         rewards = (
-            f"{row.replace('_', ' ')} {figure(x.pearson.value, 2)}" for row, x in evaluation.reward_scores.items()
+            f"{row.replace('_', ' ')} {fixed(x.pearson.value, 2)}" for row, x in evaluation.reward_scores.items()
         )
         print(f"correlation with the recorded rewards: {', '.join(rewards)}")
-    signals = (f"{name} {figure(x.spearman.value, 2)}" for name, x in evaluation.trust.items())
-    print(f"rank correlation with the error of a frame: {', '.join(signals)}")
+    if evaluation.objects:
+        rows = [row for row in evaluation.objects if row != "zero_actions"]
+        names = list(evaluation.objects["imagined"])
+        cells: list[list[str | float]] = [
+            [name.replace("_", " "), *(evaluation.objects[row][name] for row in rows)] for name in names
+        ]
+        print_table([f"measures of {held_out.dataset}", *(row.replace("_", " ") for row in rows)], cells)
+    if evaluation.trust:
+        signals = (f"{name} {fixed(x.spearman.value, 2)}" for name, x in evaluation.trust.items())
+        print(f"rank correlation with the error of a frame: {', '.join(signals)}")
+    if evaluation.calibration is not None:
+        tolerance = f"{evaluation.calibration.tolerance:g} dB"
+        for level in evaluation.calibration.levels:
+            hits = f"within {tolerance} in {level.hit_rate:.0%} of other frames"
+            print(f"expected error {level.name}: PSNR {level.psnr:.1f} dB, {hits}")
     for label, texts in (
         ("left out", about.left_out),
         ("not as published", protocol.deviations(clips=len(evaluation.clips), dataset=held_out.dataset)),

@@ -1,7 +1,7 @@
-"""How much of what a model imagines comes from the actions it is given.
+"""Effect of the actions on imagined frames.
 
 Each clip is imagined with its own actions, with those of another clip, and with zeros, from the same random numbers.
-A model that follows is far closer to the truth with the right actions; one that ignores them is equally close with any.
+A model that follows the actions is far closer to the truth with the right ones; a model that ignores them is not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ivideogpt.worldmodel.world_model import WorldModel
 
 @dataclass(frozen=True)
 class Following:
-    """What the actions are good for.
+    """Scores of the effect of the actions.
 
     Attributes:
         score: for each kind of wrong actions, see `following_score`.
@@ -33,11 +33,11 @@ class Following:
 
 
 def wrong_actions(model: WorldModel, actions: Tensor) -> dict[str, Tensor]:
-    """What to imagine in place of the true actions: name -> ``[n f a]`` in model units.
+    """Return actions in place of the true ones: name -> ``[n f a]`` in model units.
 
-    "permuted_actions": those of the next clip, which are likely actions with another outcome (left out for a single
-    clip). "zero_actions": zeros in raw units: no movement where actions are velocities or steps, a fixed place where
-    they are positions.
+    "permuted_actions": those of the next clip, likely actions with another outcome (left out for a single clip).
+    "zero_actions": zeros in raw units: no movement where actions are velocities or steps, a fixed position where they
+    are positions.
 
     Args:
         model: the world model.
@@ -48,11 +48,11 @@ def wrong_actions(model: WorldModel, actions: Tensor) -> dict[str, Tensor]:
 
 
 def following_score(true: Tensor, wrong: Tensor, floor: Tensor, bootstrap: Bootstrap) -> Estimate:
-    """The share of the avoidable error under wrong actions that the right actions take away.
+    """Return the share of the avoidable error under wrong actions that the right actions remove.
 
     (wrong - true) / (wrong - floor), each a sum over clips: 1 where the true actions lead as close to the truth as the
     tokenizer can show, 0 where they lead no closer than wrong ones, below 0 where they lead further away. NaN where the
-    wrong actions already lead to the floor: then nothing depends on the actions that could be seen.
+    wrong actions already lead to the floor: then no visible part depends on the actions.
 
     Args:
         true: mean squared error of each clip under its own actions, ``[n]``.
@@ -73,22 +73,22 @@ def following_score(true: Tensor, wrong: Tensor, floor: Tensor, bootstrap: Boots
 
 
 def motion_explained(true: Tensor, copy_last: Tensor, bootstrap: Bootstrap) -> Estimate:
-    """1 - error / error of a copy of the last context frame: 1 is perfect, 0 no better than standing still.
+    """Return 1 - error / error of a copy of the last context frame: 1 is perfect, 0 no better than standing still.
 
     Args:
         true: mean squared error of each clip under its own actions, ``[n]``.
-        copy_last: that of the copy: how much there is to predict.
+        copy_last: error of the copy, which is the motion to predict.
         bootstrap: of the n clips.
     """
     return bootstrap.ratio(copy_last - true, copy_last)
 
 
 def measure_following(errors: Mapping[str, Tensor], ratios: Mapping[str, Tensor], bootstrap: Bootstrap) -> Following:
-    """The figures from what was measured on each clip, mean over its future frames.
+    """Compute the scores from the errors of each clip, means over its future frames.
 
     Args:
         errors: mean squared error ``[n]`` of the rows "imagined" (first future), "copy_last", "reconstruction" and of
-            some of `wrong_actions`.
+            `wrong_actions`.
         ratios: PSNR ``[n]`` of the same rows in dB.
         bootstrap: of the n clips.
     """

@@ -1,68 +1,67 @@
-"""Measures a model on held-out clips: everything that ``ivideogpt evaluate`` reports.
+"""Measurement of a model on held-out clips: all figures that ``ivideogpt evaluate`` reports.
 
-    found = evaluate(model, clips, settle(PROTOCOLS["single"], model))
-    found.estimate("imagined", "psnr", of="best", whole=True)     # as papers report it, with a 95 % interval
-
-Two passes and a few short ones: the clips as the tokenizer shows them; then every future, from which only numbers and a
-few pictures are kept; then, for a model with actions, one future of each clip under wrong actions.
+evaluation = evaluate(model, clips, settle(PROTOCOLS["single"], model))
+evaluation.estimate("imagined", "psnr", of="best", whole=True)     # as papers report it, with a 95 % interval
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.evaluation.accumulators import Tally
+from ivideogpt.evaluation.accumulators import Columns, FutureAccumulator, ScoreTable, to_pixels
 from ivideogpt.evaluation.action_following import Following, measure_following, wrong_actions
-from ivideogpt.evaluation.frame_errors import IMAGE_METRICS, FrameScores, Metric, best_of
+from ivideogpt.evaluation.calibration import Calibration, fit_calibration
+from ivideogpt.evaluation.domains import Domain
+from ivideogpt.evaluation.frame_errors import FRAME_METRICS, FrameScores, Metric, best_of
+from ivideogpt.evaluation.held_out import Clips
 from ivideogpt.evaluation.intervals import Bootstrap, Estimate
 from ivideogpt.evaluation.protocols import Protocol
 from ivideogpt.evaluation.reward_accuracy import RewardScores, measure_rewards, reward_rows
-from ivideogpt.evaluation.rollouts import Clips, Measures, imagine_clips, imagine_futures
-from ivideogpt.evaluation.token_accuracy import TokenScores, score_tokens
+from ivideogpt.evaluation.rollouts import clip_seeds, imagine_futures
+from ivideogpt.evaluation.token_accuracy import TokenScores, frozen_frames, repetition, score_tokens
 from ivideogpt.evaluation.trust_signals import Trust, measure_trust
 from ivideogpt.evaluation.video_distances import Span, VideoDistances
 from ivideogpt.worldmodel.world_model import WorldModel
 
-#: How the futures of a clip become one number.
+#: Reduction of the futures of a clip to one number.
 Of = Literal["best", "mean", "first"]
-
-# Clips encoded at once.
-_TOGETHER = 25
 
 
 @dataclass
 class Evaluation:
-    """What was measured on n clips with k futures of f frames each.
+    """Figures of n clips with k futures of f frames each.
 
     Attributes:
         protocol: settled.
-        clips: what it was measured on.
+        clips: the clips.
         seed: of the futures.
         metrics: numbers a frame.
         scores: row -> key of a metric -> its scores. Rows: "imagined" (k futures), "reconstruction" (the tokenizer
-            alone: nobody can be better who draws its tokens), "copy_last" (the last context frame, standing still), and
-            one future each under `following.wrong_actions`.
-        entropies: float32 ``[n k f]``: of the choice of a token, nats, mean over the tokens of a frame.
-        disagreement: float32 ``[n f]``: how far the futures of a clip are from their mean, root mean square of a
-            pixel, 0 to 1; None for a single future.
-        repetition: share of repeated tokens, see `tokens.repetition`: "imagined" ``[n k]``, "true" ``[n]``, and of
-            whole frames, "imagined_frames" and "true_frames".
-        tokens: of the true tokens, or None.
-        video_name: what the distances of videos are called; "": not measured.
+            alone, a bound for every model that draws its tokens), "copy_last" (the last context frame, standing still),
+            and one future each under `action_following.wrong_actions`.
+        entropies: float32 ``[n k f]`` of the tokens in nats, mean over a frame; None for a model that draws no tokens.
+        disagreement: float32 ``[n f]``: standard deviation of a pixel over the futures of a clip, root mean square over
+            the frame, 0 to 1; None for a single future.
+        repetition: share of repeated tokens, see `token_accuracy.repetition`: "imagined" ``[n k]``, "true" ``[n]``, and
+            of whole frames, "imagined_frames" and "true_frames".
+        tokens: scores of the true tokens, or None.
+        video_name: name of the distance of videos; "": not measured.
         video: span ("whole_clip", "future") -> row -> distance from the true videos.
         objects: row -> figures of the domain; empty: it has none.
+        objects_by_frame: row -> name -> figure of the domain at each future frame.
+        model_figures: figures of the domain for the model itself, as JSON values.
         rewards: row -> imagined rewards ``[n k f]``; empty: the model has none, or the clips have none to compare with.
         goal_conditioned: the first context frame is the goal, which no transition leaves.
-        pictures: row -> uint8 ``[n f c h w]``: first future ("imagined"), the best by PSNR ("best") and others.
-        seconds: what imagining the futures took.
+        pictures: row -> uint8 ``[n f c h w]``: the first future ("imagined"), the best by PSNR ("best"), and others.
+        seconds: of the imagination of the futures.
     """
 
     protocol: Protocol
@@ -70,13 +69,15 @@ class Evaluation:
     seed: int
     metrics: Sequence[Metric]
     scores: dict[str, dict[str, FrameScores]]
-    entropies: Tensor
+    entropies: Tensor | None
     disagreement: Tensor | None
     repetition: dict[str, Tensor]
     tokens: TokenScores | None
     video_name: str = ""
     video: dict[Span, dict[str, float]] = field(default_factory=dict)
     objects: dict[str, dict[str, float]] = field(default_factory=dict)
+    objects_by_frame: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    model_figures: dict[str, Any] = field(default_factory=dict)
     rewards: dict[str, Tensor] = field(default_factory=dict)
     goal_conditioned: bool = False
     pictures: dict[str, Tensor] = field(default_factory=dict)
@@ -84,17 +85,17 @@ class Evaluation:
 
     @cached_property
     def bootstrap(self) -> Bootstrap:
-        """The resamples of the clips that all intervals are from."""
+        """The resamples of the clips for all intervals."""
         return Bootstrap(len(self.clips))
 
     def clip_values(self, row: str, key: str, *, of: Of = "first", whole: bool = False) -> Tensor:
-        """One number a clip, ``[n]``: mean over time, then the best, the mean or the first of its futures.
+        """Return one number a clip, ``[n]``: mean over time, then the best, the mean or the first of its futures.
 
         Args:
             row: of ``scores``.
             key: of a metric.
-            of: how the futures become one number.
-            whole: over the whole clip, as the official evaluation does it, or over the future alone.
+            of: reduction of the futures.
+            whole: over the whole clip, as in the official evaluation, or over the future alone.
         """
         values = self.scores[row][key].over_time(whole)
         if of == "best":
@@ -102,20 +103,32 @@ class Evaluation:
         return values.mean(dim=1) if of == "mean" else values[:, 0]
 
     def estimate(self, row: str, key: str, *, of: Of = "first", whole: bool = False) -> Estimate:
-        """The mean of `clip_values` over the clips, with its interval."""
+        """Return the mean of `clip_values` over the clips, with its interval."""
         return self.bootstrap.mean(self.clip_values(row, key, of=of, whole=whole))
 
     def curve(self, row: str, key: str) -> list[Estimate]:
-        """The mean over clips and futures at each future frame."""
+        """Return the mean over clips and futures at each future frame."""
         return [self.bootstrap.mean(values) for values in self.scores[row][key].future.mean(dim=1).T]
 
     def curve_first(self, row: str, key: str) -> list[Estimate]:
-        """As `curve`, of the first futures alone: what a row under wrong actions is compared with."""
+        """Return `curve` of the first futures alone, to compare with a row under wrong actions."""
         return [self.bootstrap.mean(values) for values in self.scores[row][key].future[:, 0].T]
+
+    def figures(self, row: str) -> dict[str, float]:
+        """Return the plain means of a row over its first futures, and its figures of the domain."""
+        ratios = self.scores[row]["psnr"].future[:, 0]
+        values = {"psnr": float(ratios.mean()), "psnr_last": float(ratios[:, -1].mean())}
+        values["ssim"] = float(self.scores[row]["ssim"].future[:, 0].mean())
+        return values | self.objects.get(row, {})
+
+    @property
+    def frames_per_second(self) -> float:
+        """Imagined frames a second, all futures of all clips."""
+        return len(self.clips) * self.protocol.samples * self.protocol.horizon / self.seconds
 
     @cached_property
     def following(self) -> Following | None:
-        """What the actions are good for; None for an action-free model."""
+        """The effect of the actions; None for an action-free model."""
         rows = [row for row in self.scores if row.endswith("_actions")]
         if not rows:
             return None
@@ -125,7 +138,7 @@ class Evaluation:
 
     @cached_property
     def reward_rows(self) -> dict[str, Tensor]:
-        """See `rewards.reward_rows`, and "true": the recorded rewards ``[n f]``; empty where nothing is compared."""
+        """See `reward_accuracy.reward_rows`, and "true": the recorded rewards ``[n f]``; empty without any."""
         true, count = self.clips.rewards, self.protocol.context_frames
         if not self.rewards or true is None or count is None:
             return {}
@@ -135,18 +148,23 @@ class Evaluation:
 
     @cached_property
     def reward_scores(self) -> dict[str, RewardScores]:
-        """How near the rewards of each row are to the recorded ones."""
+        """The accuracy of the rewards of each row."""
         rows = self.reward_rows
         return {row: measure_rewards(rows[row], rows["true"], self.bootstrap) for row in rows if row != "true"}
 
     @cached_property
     def trust(self) -> dict[str, Trust]:
-        """How well "entropy" and, with several futures, "disagreement" tell the error of the first future."""
-        error = self.frame_errors
-        found = {"entropy": measure_trust(self.entropies[:, 0], error, self.bootstrap)}
+        """The relation of "entropy" and, with several futures, "disagreement" to the error of the first future."""
+        signals = {} if self.entropies is None else {"entropy": self.entropies[:, 0]}
         if self.disagreement is not None:
-            found["disagreement"] = measure_trust(self.disagreement, error, self.bootstrap)
-        return found
+            signals["disagreement"] = self.disagreement
+        return {name: measure_trust(signal, self.frame_errors, self.bootstrap) for name, signal in signals.items()}
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The expected error of a frame; None for too few clips."""
+        entropies = None if self.entropies is None else self.entropies[:, 0]
+        return fit_calibration(self.scores["imagined"]["psnr"].future[:, 0], entropies)
 
     @property
     def frame_errors(self) -> Tensor:
@@ -162,95 +180,150 @@ def evaluate(
     *,
     seed: int = 0,
     batch_size: int = 32,
-    metrics: Sequence[Metric] = IMAGE_METRICS,
+    metrics: Sequence[Metric] | None = None,
     video: VideoDistances | None = None,
-    measures: Measures | None = None,
+    domain: Domain | None = None,
     tokens: bool = True,
     follow: bool = True,
 ) -> Evaluation:
-    """Measures a model.
+    """Measure a model.
 
     Args:
         model: the world model.
-        clips: what it is measured on, of the length of the protocol.
-        protocol: settled for this model; says how many futures there are and how they are drawn.
+        clips: of the length of the protocol.
+        protocol: settled for this model.
         seed: future j of clip i draws the same whatever the number of clips, futures and rows in a batch.
         batch_size: rows imagined together.
-        metrics: numbers a frame; PSNR, SSIM and MSE must be among them.
+        metrics: numbers a frame; PSNR, SSIM and MSE must be among them; None: those of `FRAME_METRICS`.
         video: distances of videos, without any video yet; None: none.
-        measures: more figures, of the domain.
+        domain: measures of the world that the clips show; None: none.
         tokens: score the true tokens.
         follow: imagine under wrong actions too, where the model takes actions.
 
     Raises:
         UserError: batch_size is less than 1, or clips, protocol and model do not fit each other.
     """
-    count = model.context_frames
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; expected at least 1")
-    if not len(clips) or clips.frames.shape[1] != protocol.clip_frames:
-        raise UserError(
-            f"{len(clips)} clips of {clips.frames.shape[1]} frames came; expected clips of {protocol.clip_frames}"
-        )
-    actions = None
-    if model.action_dim:
-        if clips.actions is None:
-            raise UserError(f"this model needs actions of {model.action_dim} numbers, and the clips have none")
-        actions = model.normalize_actions(clips.actions[:, count - 1 : -1])
-    tally = Tally(model, clips, protocol.samples, metrics, video, keep_all=measures is not None)
-    scored = _read_known(tally, actions if tokens else None, batch_size, tokens)
-    options = {"sampling": protocol.sampling, "seed": seed, "batch_size": batch_size}
-    context, seconds = clips.frames[:, :count], 0.0
-    for futures in imagine_futures(model, context, actions, protocol.horizon, samples=protocol.samples, **options):
-        tally.add(futures)
-        seconds += futures.seconds
-    if actions is not None and follow:
-        for row, steer in wrong_actions(model, actions).items():
-            label = f"with {row.replace('_', ' ')}"
-            found = imagine_clips(model, context, steer, protocol.horizon, label=label, **options)
-            tally.add_row(row, found.frames, range(len(clips)))
-            if found.rewards is not None:
-                tally.rewards[row] = found.rewards[:, None].float()
-    return Evaluation(
+    # inputs
+    actions = _check_inputs(model, clips, protocol, batch_size)
+    tokens = tokens and model.has_tokens
+    metrics = tuple(FRAME_METRICS.values()) if metrics is None else metrics
+    wrong = wrong_actions(model, actions) if actions is not None and follow else {}
+    count, samples, horizon = model.context_frames, protocol.samples, protocol.horizon
+    together = max(batch_size // samples, 1)
+
+    # accumulators
+    scores, columns, pictures, rewards = ScoreTable(metrics), Columns(), Columns(), Columns()
+    token_scores, seconds = [], 0.0
+
+    total = len(clips) * (samples + len(wrong)) * horizon
+    with tqdm(total=total, desc="imagining", unit="frame", leave=False, disable=None) as bar:
+        for start in range(0, len(clips), together):
+            batch = range(start, min(start + together, len(clips)))
+            rows = slice(batch.start, batch.stop)
+            frames = clips.frames[rows].to(model.device).float() / 255
+            context, true = frames[:, :count], frames[:, count:]
+            batch_actions = None if actions is None else actions[rows].to(model.device)
+            options = {"seeds": clip_seeds(seed, batch), "sampling": protocol.sampling, "on_step": bar.update}
+
+            # reconstruction: the tokenizer alone; a picture model has none and shows the truth
+            decoded = frames
+            if model.has_tokens:
+                ids, _ = model.tokenizer.tokenize(frames.to(model.dtype))
+                decoded = model.tokenizer.detokenize(ids).clamp(0, 1).float()
+            scores.add_context(decoded[:, :count], context)
+            scores.add("reconstruction", decoded[:, None, count:], true)
+
+            # copy of the last context frame
+            copy = context[:, -1:].expand_as(true)
+            scores.add("copy_last", copy[:, None], true)
+
+            # true tokens
+            codes = model.layout.split(ids, count)[1] if model.has_tokens else true.new_zeros(len(true), horizon, 0)
+            columns.add("true", repetition(codes))
+            columns.add("true_frames", frozen_frames(codes))
+            if tokens:
+                token_scores.append(score_tokens(model, ids, batch_actions))
+
+            # futures
+            accumulator = FutureAccumulator(true, metrics)
+            for futures in imagine_futures(
+                model, context, batch_actions, horizon, samples=samples, batch_size=batch_size, **options
+            ):
+                accumulator.add(futures)
+                if video is not None:
+                    video.add_futures("imagined", decoded[:, :count], futures.frames)
+            scores.add_scores("imagined", accumulator.scores())
+            columns.add("entropies", accumulator.values("entropies"))
+            columns.add("imagined", accumulator.values("repetition"))
+            columns.add("imagined_frames", accumulator.values("frozen_frames"))
+            columns.add("disagreement", accumulator.disagreement())
+            if accumulator.has("rewards"):
+                rewards.add("imagined", accumulator.values("rewards"))
+            pictures.add("imagined", to_pixels(accumulator.first))
+            if samples > 1:
+                pictures.add("best", to_pixels(accumulator.best))
+            seconds += accumulator.seconds
+
+            # one future of each clip under wrong actions
+            for row, all_actions in wrong.items():
+                (futures,) = imagine_futures(model, context, all_actions[rows].to(model.device), horizon, **options)
+                scores.add(row, futures.frames, true)
+                pictures.add(row, to_pixels(futures.frames[:, 0]))
+                if futures.rewards is not None:
+                    rewards.add(row, futures.rewards.float())
+
+            # videos and pictures of the other rows
+            if video is not None:
+                video.add("true", frames, count)
+                video.add("reconstruction", decoded, count)
+                video.add_futures("copy_last", decoded[:, :count], copy[:, None])
+                if samples > 1:
+                    video.add_futures("imagined_first", decoded[:, :count], accumulator.first[:, None])
+            if domain is not None:
+                pictures.add("reconstruction", to_pixels(decoded[:, count:]))
+                pictures.add("copy_last", to_pixels(copy))
+
+    numbers, shown = columns.tensors(), pictures.tensors()
+    entropies = numbers["entropies"]
+    evaluation = Evaluation(
         protocol=protocol,
         clips=clips,
         seed=seed,
         metrics=metrics,
-        scores=tally.scores(),
-        entropies=tally.entropies,
-        disagreement=tally.disagreement if protocol.samples > 1 else None,
-        repetition=tally.repetition,
-        tokens=scored,
+        scores=scores.scores(),
+        entropies=None if entropies.isnan().all() else entropies,
+        disagreement=numbers["disagreement"] if samples > 1 else None,
+        repetition={name: numbers[name] for name in ("imagined", "imagined_frames", "true", "true_frames")},
+        tokens=TokenScores.joined(token_scores) if tokens else None,
         video_name=video.name if video is not None else "",
         video=video.distances() if video is not None else {},
-        objects=_measure_objects(clips.frames[:, count:], clips.frames[:, count - 1], tally.pictures, measures),
-        rewards={} if clips.rewards is None else tally.rewards,
+        rewards={} if clips.rewards is None else rewards.tensors(),
         goal_conditioned=model.config.goal_conditioned,
-        pictures=tally.pictures,
+        pictures=shown,
         seconds=seconds,
     )
 
+    # figures of the domain
+    if domain is not None:
+        future, last = clips.frames[:, count:], clips.frames[:, count - 1]
+        measured = {row: x for row, x in shown.items() if row != "best"}
+        evaluation.objects = {row: domain.measure(future, x, last) for row, x in measured.items()}
+        curves = {row: x for row, x in measured.items() if not row.endswith("_actions")}
+        evaluation.objects_by_frame = {row: domain.measure_frames(future, x) for row, x in curves.items()}
+        evaluation.model_figures = domain.measure_model(model, clips)
+    return evaluation
 
-def _read_known(tally: Tally, actions: Tensor | None, batch_size: int, tokens: bool) -> TokenScores | None:
-    """The pass over the true frames: reconstruction, copy, and the true tokens."""
-    model, parts = tally.model, []
-    starts = range(0, len(tally.clips), min(batch_size, _TOGETHER))
-    for start in tqdm(starts, desc="reading the clips", unit="batch", leave=False, disable=None):
-        clips = range(start, min(start + starts.step, len(tally.clips)))
-        ids, _ = model.tokenizer.tokenize(tally.true(clips).to(model.dtype))
-        tally.known(clips, model.tokenizer.detokenize(ids).clamp(0, 1).float(), ids)
-        if tokens:
-            steer = None if actions is None else actions[clips.start : clips.stop].to(model.device)
-            parts.append(score_tokens(model, ids, steer))
-    if not tokens:
+
+def _check_inputs(model: WorldModel, clips: Clips, protocol: Protocol, batch_size: int) -> Tensor | None:
+    """Check that the parts fit; return the actions of the futures ``[n f a]`` in model units, or None."""
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; expected at least 1")
+    if not len(clips) or clips.frames.shape[1] != protocol.clip_frames:
+        raise UserError(
+            f"there are {len(clips)} clips of {clips.frames.shape[1]} frames; expected clips of {protocol.clip_frames}"
+        )
+    if not model.action_dim:
         return None
-    loss, accuracy = (torch.cat([getattr(part, name) for part in parts]) for name in ("loss", "accuracy"))
-    return TokenScores(loss, accuracy, parts[0].frames)
-
-
-def _measure_objects(
-    true: Tensor, context_frame: Tensor, pictures: dict[str, Tensor], measures: Callable | None
-) -> dict[str, dict[str, float]]:
-    if measures is None:
-        return {}
-    return {row: measures(true, found, context_frame) for row, found in pictures.items() if row != "best"}
+    if clips.actions is None:
+        raise UserError(f"this model needs actions of {model.action_dim} numbers, and the clips have none")
+    return model.normalize_actions(clips.actions[:, model.context_frames - 1 : -1])

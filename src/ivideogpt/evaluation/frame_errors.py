@@ -1,4 +1,4 @@
-"""How far imagined frames are from the true ones: which numbers, over which frames, of which futures."""
+"""Metrics of imagined frames against the true ones: a new metric is one more entry of `FRAME_METRICS`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Metric:
     Attributes:
         key: in files and JSON.
         label: for people, with the unit.
-        higher: whether more is closer.
-        measure: of found and true frames, float ``[b t c h w]`` in [0, 1] each: float32 ``[b t]``.
+        higher: a higher value is closer.
+        measure: imagined and true frames, float ``[b t c h w]`` in [0, 1] each, to float32 ``[b t]``.
         digits: decimals to show.
     """
 
@@ -32,27 +32,27 @@ class Metric:
     digits: int
 
 
-#: What needs no weights.
-IMAGE_METRICS = (
-    Metric("psnr", "PSNR, dB", True, psnr, 2),
-    Metric("ssim", "SSIM", True, ssim, 3),
-    Metric("mse", "MSE", False, mse, 5),
-)
+#: Key -> metric that every evaluation measures; none of them needs weights.
+FRAME_METRICS: dict[str, Metric] = {
+    "psnr": Metric("psnr", "PSNR, dB", True, psnr, 2),
+    "ssim": Metric("ssim", "SSIM", True, ssim, 3),
+    "mse": Metric("mse", "MSE", False, mse, 5),
+}
 
 
 def perceptual_metric(distance: Callable[[Tensor, Tensor], Tensor], name: str) -> Metric:
-    """A perceptual distance of frames ``[.. 3 h w]`` as a metric under its own name."""
+    """Make a metric of a perceptual distance of frames ``[.. 3 h w]``, under its own name."""
     key = re.sub(r"\W+", "_", name.lower()).strip("_")
     return Metric(key, name, False, partial(_measure_frames, distance), 4)
 
 
-def _measure_frames(distance: Callable[[Tensor, Tensor], Tensor], found: Tensor, true: Tensor) -> Tensor:
-    return distance(found, true).float()
+def _measure_frames(distance: Callable[[Tensor, Tensor], Tensor], imagined: Tensor, true: Tensor) -> Tensor:
+    return distance(imagined, true).float()
 
 
 @dataclass(frozen=True)
 class FrameScores:
-    """One metric of n clips with k futures each.
+    """Scores of n clips with k futures each by one metric.
 
     Attributes:
         context: float32 ``[n c]``: of the context frames, encoded and decoded.
@@ -63,10 +63,10 @@ class FrameScores:
     future: Tensor
 
     def over_time(self, whole: bool) -> Tensor:
-        """Mean over the frames of each future, ``[n k]``.
+        """Return the mean over the frames of each future, ``[n k]``.
 
         Args:
-            whole: over the whole clip, context included, as the official evaluation takes it; False: over the future.
+            whole: over the whole clip, context included, as in the official evaluation; False: over the future.
         """
         if not whole:
             return self.future.mean(dim=-1)
@@ -75,7 +75,7 @@ class FrameScores:
 
 
 def best_of(values: Tensor, higher: bool) -> Tensor:
-    """The best of the futures of each clip, ``[n k]`` to ``[n]``.
+    """Return the best of the futures of each clip, ``[n k]`` to ``[n]``.
 
     Source: paper section 4.1 and thuml/iVideoGPT: mean over time first, then the best future, by each metric its own;
     same.

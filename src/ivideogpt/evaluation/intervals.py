@@ -1,4 +1,4 @@
-"""How sure a mean over clips is: percentile intervals from clips drawn again with replacement."""
+"""Confidence intervals of means over clips: percentiles over clips drawn again with replacement."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-#: How often the clips are drawn again.
+#: Number of resamples.
 RESAMPLES = 2000
-#: The same for figures that are computed anew for each.
+#: Number of resamples for figures that are computed anew for each.
 FEWER_RESAMPLES = 200
 #: Share of the resamples that lies inside an interval.
 LEVEL = 0.95
@@ -34,40 +34,40 @@ class Estimate:
 class Bootstrap:
     """The same resamples of n clips for every figure, so that figures can be compared.
 
-    The clips are what is drawn: frames and futures of one clip are no independent evidence. With few clips percentile
+    Clips are drawn, because frames and futures of one clip are no independent evidence. With few clips percentile
     intervals are somewhat too narrow.
 
     Source: Efron 1979, the percentile interval.
     """
 
     def __init__(self, clips: int, seed: int = 0, resamples: int = RESAMPLES) -> None:
-        """Draws the resamples.
+        """Draw the resamples.
 
         Args:
-            clips: how many there are.
+            clips: their number.
             seed: of the draw.
-            resamples: how often.
+            resamples: their number.
         """
         random = np.random.default_rng(seed)
         self._clips = clips
-        #: How often each clip is in a resample, ``[resamples n]``.
+        #: Multiplicity of each clip in a resample, ``[resamples n]``.
         self._counts = random.multinomial(clips, np.full(clips, 1 / clips), resamples).astype(np.float64)
 
     def mean(self, values: Tensor) -> Estimate:
-        """The mean of one number a clip, ``[n]``; clips without one (NaN) are left out."""
+        """Estimate the mean of one number a clip, ``[n]``; NaN is left out."""
         return self.ratio(values, values.new_ones(len(values)))
 
     def ratio(self, above: Tensor, below: Tensor) -> Estimate:
-        """Sum of ``above`` ``[n]`` over sum of ``below`` ``[n]``; clips where one of them is NaN are left out."""
+        """Estimate the sum of ``above`` ``[n]`` over the sum of ``below`` ``[n]``; clips with a NaN are left out."""
         top, bottom = (x.detach().double().cpu().numpy() for x in (above, below))
-        known = np.isfinite(top) & np.isfinite(bottom)
-        top, bottom = np.where(known, top, 0), np.where(known, bottom, 0)
+        finite = np.isfinite(top) & np.isfinite(bottom)
+        top, bottom = np.where(finite, top, 0), np.where(finite, bottom, 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             value, drawn = top.sum() / bottom.sum(), (self._counts @ top) / (self._counts @ bottom)
         return self._estimate(float(value), drawn)
 
     def over(self, figure: Callable[[np.ndarray], float], resamples: int = FEWER_RESAMPLES) -> Estimate:
-        """Any figure of a choice of clips.
+        """Estimate any figure of a choice of clips.
 
         Args:
             figure: from numbers of clips int64 ``[n]``, some of them several times.

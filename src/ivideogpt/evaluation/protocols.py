@@ -1,9 +1,9 @@
-"""The protocols of ``ivideogpt evaluate``: which clips of which episodes, and how many futures of each.
+"""Protocols of ``ivideogpt evaluate``: the clips, and the number of futures of each.
 
-    protocol = settle(PROTOCOLS["bair"], model)      # nothing is left open
+    protocol = settle(PROTOCOLS["bair"], model)      # every field is set
     protocol.deviations(clips=64, dataset="bair_robot_pushing")
 
-A protocol is data; what is measured on the clips is the same in all of them.
+A protocol is data: a new one is one more entry of `PROTOCOLS`. The figures are the same for all of them.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from ivideogpt.worldmodel.world_model import WorldModel
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a model is measured.
+    """Settings of a measurement.
 
     Attributes:
         name: on the command line.
-        context_frames: frames the model is given; None: as many as the checkpoint takes.
+        context_frames: of a clip; None: as many as the checkpoint takes.
         clip_frames: frames of a clip, context included; None: as in the clips the checkpoint was trained on.
-        start: where in its episode a clip begins: at frame 0, or anywhere (a pure function of seed and episode).
+        start: first frame of a clip: frame 0 of the episode, or a random one (a pure function of seed and episode).
         split: of the episodes; None: "test", or "val" where there is no "test".
         samples: futures of each clip.
-        temperature: of the draw; None: what the checkpoint is shown at.
-        top_k: only so many likeliest tokens can be drawn; None: all.
+        temperature: of the draw; None: the checkpoint's.
+        top_k: draw from so many likeliest tokens; None: all.
         resize: frames of another size are resized (and cropped to a square where the catalogue says so), as the
             official loader does; False: they are refused.
-        datasets: names of the stores it was published on; empty: it is not a published protocol.
-        clips: how many clips were published; None: unknown, or not published.
+        datasets: names of the published datasets; empty: it is not a published protocol.
+        clips: published number of clips; None: unknown, or not published.
+        simulator: records fresh episodes, see `held_out.SIMULATORS`; None: the clips are read from a store.
     """
 
     name: str
@@ -48,37 +49,38 @@ class Protocol:
     resize: bool = False
     datasets: tuple[str, ...] = ()
     clips: int | None = None
+    simulator: str | None = None
 
     @property
     def horizon(self) -> int:
-        """Frames to imagine, of a protocol that is settled."""
+        """Frames to imagine; the protocol must be settled."""
         assert self.clip_frames is not None and self.context_frames is not None, "not settled"
         return self.clip_frames - self.context_frames
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are drawn, of a protocol that is settled."""
+        """Sampling of the tokens; the protocol must be settled."""
         assert self.temperature is not None, "not settled"
         return Sampling(temperature=self.temperature, top_k=self.top_k)
 
     def deviations(self, *, clips: int, dataset: str) -> tuple[str, ...]:
-        """What keeps a result from being comparable with published ones, in words; empty: nothing that we can see.
+        """List the differences from the published protocol, in words; empty: the results compare.
 
         Args:
-            clips: how many were measured.
+            clips: number of measured clips.
             dataset: the name of the store.
         """
         published = PROTOCOLS.get(self.name)
         if published is None or not published.datasets:
             return ()
-        found = []
+        differences = []
         if dataset not in published.datasets:
-            found.append(f"the episodes are from {dataset}, not from {' or '.join(published.datasets)}")
+            differences.append(f"the episodes are from {dataset}, not from {' or '.join(published.datasets)}")
         pairs = {label: (getattr(published, label), getattr(self, label)) for label in _COMPARED}
-        for label, (wanted, used) in (pairs | {"clips": (published.clips, clips)}).items():
-            if wanted is not None and used != wanted:
-                found.append(f"{label.replace('_', ' ')}: {used} instead of {wanted}")
-        return tuple(found)
+        for label, (expected, used) in (pairs | {"clips": (published.clips, clips)}).items():
+            if expected is not None and used != expected:
+                differences.append(f"{label.replace('_', ' ')}: {used} instead of {expected}")
+        return tuple(differences)
 
 
 _COMPARED = ("context_frames", "clip_frames", "start", "split", "samples", "temperature", "top_k")
@@ -121,11 +123,12 @@ PROTOCOLS: Mapping[str, Protocol] = {
         datasets=("vp2_robodesk", "vp2_robosuite"),
     ),
     "single": Protocol(name="single", resize=True),
+    "pusht": Protocol(name="pusht", context_frames=2, clip_frames=16, split="test", simulator="pusht"),
 }
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of that name.
+    """Return the protocol of that name.
 
     Raises:
         UserError: there is none; the message names the closest one.
@@ -136,11 +139,11 @@ def find_protocol(name: str) -> Protocol:
 
 
 def settle(protocol: Protocol, model: WorldModel, *, horizon: int | None = None, **changes: Any) -> Protocol:
-    """The protocol for one model, with nothing left open but the split.
+    """Set every field of a protocol for one model, except the split.
 
     Args:
-        protocol: what is wanted.
-        model: takes its own number of context frames, whatever the protocol says: see `held_out.check_fit`.
+        protocol: of `PROTOCOLS`.
+        model: its own number of context frames is taken, whatever the protocol says: see `held_out.check_fit`.
         horizon: frames to imagine instead of the protocol's.
         changes: other fields to set; None leaves one as it is, and a ``top_k`` of 0 means all tokens.
 
@@ -148,12 +151,12 @@ def settle(protocol: Protocol, model: WorldModel, *, horizon: int | None = None,
         UserError: a number is less than 1, or the clip has no frame to imagine.
     """
     protocol = replace(protocol, **{name: value for name, value in changes.items() if value is not None})
-    known = model.context_frames
-    frames = protocol.clip_frames or model.config.clip_frames or known + model.segment_frames()
+    count = model.context_frames
+    frames = protocol.clip_frames or model.config.clip_frames or count + model.segment_frames()
     settled = replace(
         protocol,
-        context_frames=known,
-        clip_frames=frames if horizon is None else known + horizon,
+        context_frames=count,
+        clip_frames=frames if horizon is None else count + horizon,
         temperature=model.config.sampling.temperature if protocol.temperature is None else protocol.temperature,
         top_k=None if protocol.top_k == 0 else protocol.top_k,
     )

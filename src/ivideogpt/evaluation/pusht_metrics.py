@@ -1,8 +1,8 @@
-"""What PushT frames show, read from their colours: where the agent and the block are, and how well they are imagined.
+"""Positions of agent and block in PushT frames, read from their colours, and their errors in imagined frames.
 
 The picture has four colours (white, agent, block, goal), and area averaging mixes them linearly. So the share of
-each colour in a pixel is a 3x3 linear map of its RGB value, exact on edges and mild on blur: shares, not
-thresholded classes, are what positions are computed from. Positions are in px of the 64x64 image, x to the right
+each colour in a pixel is a 3x3 linear map of its RGB value, exact on edges and mild on blur. Positions are computed
+from these shares, not from thresholded classes. Positions are in px of the 64x64 image, x to the right
 and y down, and the plane's origin is at (0, 0): 8 px of the simulator are 1 px here.
 """
 
@@ -23,25 +23,25 @@ IMAGE_SIZE = 64
 
 # Mean colours as drawn: rim and lighter inside. In this order: agent (RoyalBlue), block (LightSlateGray), goal.
 _COLOURS = ((72, 116, 241), (135, 154, 173), (144, 238, 144))
-# Shares below this are noise of colour (rims, walls, contact marks), not the thing itself.
+# Shares below this are noise of colour: rims, walls, contact marks.
 _AGENT_FLOOR, _BLOCK_FLOOR = 0.2, 0.4
-# What is left of the agent's 11 px and the block's 98 px above the floors.
+# Areas of the agent (11 px) and the block (98 px) above the floors.
 _AGENT_AREA, _BLOCK_AREA = 9.0, 72.0
-# An object of which less than this part is seen is missing.
+# An object is missing where less than this part of it is visible.
 _PRESENT_PART = 0.35
-# Sides in px of the windows that hold all of an object: what lies outside is not part of it.
+# Sides in px of the windows that hold a whole object.
 _AGENT_WINDOW, _BLOCK_WINDOW = 7, 23
 
 
 class AgentLocation(NamedTuple):
-    """Where the agent is: ``xy`` float32 ``[.. 2]`` in px; ``present`` bool ``[..]``, False: ``xy`` is a guess."""
+    """Position of the agent: ``xy`` float32 ``[.. 2]`` in px; ``present`` bool ``[..]``, False: ``xy`` is a guess."""
 
     xy: Tensor
     present: Tensor
 
 
 class BlockLocation(NamedTuple):
-    """Where the block is.
+    """Pose of the block.
 
     Attributes:
         xy: float32 ``[.. 2]``, centre of its visible area in px.
@@ -55,7 +55,7 @@ class BlockLocation(NamedTuple):
 
 
 def colour_shares(frames: Tensor) -> Tensor:
-    """The share of agent, block and goal in each pixel.
+    """Return the share of agent, block and goal in each pixel.
 
     Args:
         frames: ``[.. 3 64 64]``, RGB; uint8, or floating in [0, 1].
@@ -64,7 +64,7 @@ def colour_shares(frames: Tensor) -> Tensor:
         float32 ``[.. 3 64 64]`` in [0, 1]: agent, block, goal.
 
     Raises:
-        UserError: the shape is another.
+        UserError: the shape is wrong.
     """
     if frames.shape[-3:] != (3, IMAGE_SIZE, IMAGE_SIZE):
         raise UserError(f"frames have shape {list(frames.shape)}; expected [.. 3 {IMAGE_SIZE} {IMAGE_SIZE}] of PushT")
@@ -74,14 +74,14 @@ def colour_shares(frames: Tensor) -> Tensor:
 
 
 def locate_agent(frames: Tensor) -> AgentLocation:
-    """Finds the agent in ``frames`` ``[.. 3 64 64]`` (uint8, or floating in [0, 1])."""
+    """Locate the agent in ``frames`` ``[.. 3 64 64]`` (uint8, or floating in [0, 1])."""
     agent = _above(colour_shares(frames)[..., 0, :, :], _AGENT_FLOOR)
     weight = _near_densest(agent, _AGENT_WINDOW)
     return AgentLocation(_centroid(weight), reduce(weight, "... h w -> ...", "sum") >= _PRESENT_PART * _AGENT_AREA)
 
 
 def locate_block(frames: Tensor) -> BlockLocation:
-    """Finds the block in ``frames`` ``[.. 3 64 64]`` (uint8, or floating in [0, 1]).
+    """Locate the block in ``frames`` ``[.. 3 64 64]`` (uint8, or floating in [0, 1]).
 
     The T is longest along its stem, and its mass tails off towards the stem's end: second moments give the axis,
     the third moment gives the direction.
@@ -106,12 +106,12 @@ def locate_block(frames: Tensor) -> BlockLocation:
 
 
 def changed_psnr(true: Tensor, imagined: Tensor, context_frame: Tensor, threshold: float = 8 / 255) -> Tensor:
-    """PSNR over the pixels that differ from the last context frame: what a copy of it cannot win.
+    """Compute the PSNR over the pixels that differ from the last context frame, where a copy of it gains nothing.
 
     Args:
         true: ``[n t 3 h w]``, floating in [0, 1].
         imagined: the same.
-        context_frame: ``[n 3 h w]``, the last frame the model was shown.
+        context_frame: ``[n 3 h w]``, the last context frame.
         threshold: a pixel has changed where a channel of ``true`` differs by more than this.
 
     Returns:
@@ -131,18 +131,18 @@ def pusht_measures(
     near: float = 2.0,
     moved: float = 8.0,
 ) -> dict[str, float]:
-    """How well imagined PushT clips keep to the true ones; positions in both are read from the pictures.
+    """Compare imagined PushT clips with the true ones by the positions in their pictures.
 
     Args:
         true: ``[n t 3 64 64]``, uint8 or floating in [0, 1], the frames after the context.
-        imagined: the same frames as the model imagines them.
+        imagined: the imagined frames.
         context_frame: ``[n 3 64 64]``, the last context frame, or None to leave out ``changed_psnr``.
         near: px within which the agent counts as right.
         moved: px the block's centre must travel from the first to the last true frame for a clip to count as moved.
 
     Returns:
         Shares in 0 to 1: ``agent_near`` and ``agent_near_last`` (right and present, all frames and last frame),
-        ``agent_missing`` and ``agent_missing_last``, ``block_missing_last``; of frames whose true agent is seen.
+        ``agent_missing`` and ``agent_missing_last``, ``block_missing_last``; of frames whose true agent is visible.
         ``block_error_moved`` px and ``block_turn_moved`` rad: mean error at the last frame of moved clips (a missing
         block counts from the image's centre), NaN without such clips; ``moved_clips`` their number; with
         ``context_frame`` also ``changed_psnr`` in dB, the mean over clips in which something changed.
@@ -156,15 +156,15 @@ def pusht_measures(
     true, imagined = _unit(true), _unit(imagined)
     true_agent, agent = locate_agent(true), locate_agent(imagined)
     right = agent.present & ((agent.xy - true_agent.xy).norm(dim=-1) <= near)
-    seen = true_agent.present
+    visible = true_agent.present
     true_block, block = locate_block(true), locate_block(imagined[:, -1])
     travelled = (true_block.xy[:, -1] - true_block.xy[:, 0]).norm(dim=-1) >= moved
     turn = _wrapped(block.angle - true_block.angle[:, -1])
     measures = {
-        "agent_near": right[seen].float().mean(),
-        "agent_near_last": right[:, -1][seen[:, -1]].float().mean(),
-        "agent_missing": (~agent.present)[seen].float().mean(),
-        "agent_missing_last": (~agent.present)[:, -1][seen[:, -1]].float().mean(),
+        "agent_near": right[visible].float().mean(),
+        "agent_near_last": right[:, -1][visible[:, -1]].float().mean(),
+        "agent_missing": (~agent.present)[visible].float().mean(),
+        "agent_missing_last": (~agent.present)[:, -1][visible[:, -1]].float().mean(),
         "block_missing_last": (~block.present).float().mean(),
         "block_error_moved": (block.xy - true_block.xy[:, -1]).norm(dim=-1)[travelled].mean(),
         "block_turn_moved": turn.abs()[travelled].mean(),
@@ -176,12 +176,12 @@ def pusht_measures(
 
 
 def _unit(frames: Tensor) -> Tensor:
-    """Frames of either type as float32 in [0, 1]."""
+    """Convert frames of either type to float32 in [0, 1]."""
     return frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
 
 
 def _wrapped(angle: Tensor) -> Tensor:
-    """``angle`` in rad as the same angle in -pi to pi."""
+    """Wrap ``angle`` in rad to -pi to pi."""
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi
 
 
@@ -190,14 +190,14 @@ def _above(shares: Tensor, floor: float) -> Tensor:
 
 
 def _box_mean(images: Tensor, side: int) -> Tensor:
-    """Mean of ``images`` ``[.. h w]`` over a window of ``side`` px around each pixel, zero beyond the image."""
+    """Average ``images`` ``[.. h w]`` over a window of ``side`` px around each pixel, zero beyond the image."""
     flat = rearrange(images, "... h w -> (...) 1 h w")
     return functional.avg_pool2d(flat, side, stride=1, padding=side // 2).reshape(images.shape)
 
 
 def _near_densest(weight: Tensor, side: int) -> Tensor:
-    """``weight`` ``[.. h w]`` inside the window of ``side`` px that holds most of it, zero elsewhere."""
-    # Where many windows hold it all, the mean of two boxes still prefers the one in whose middle it lies.
+    """Keep ``weight`` ``[.. h w]`` inside the window of ``side`` px that holds most of it, zero elsewhere."""
+    # Where several windows hold all of it, the mean of two boxes prefers the one with the object in its middle.
     score = _box_mean(_box_mean(weight, side), side // 2 | 1)
     best = rearrange(score, "... h w -> ... (h w)").argmax(-1)
     places = torch.arange(IMAGE_SIZE, device=weight.device)
@@ -207,11 +207,11 @@ def _near_densest(weight: Tensor, side: int) -> Tensor:
 
 
 def _centroid(weight: Tensor) -> Tensor:
-    """Centre of mass ``[.. 2]`` (x, y) of ``weight`` ``[.. h w]`` in px; without mass, the middle of the image."""
+    """Return the centre of mass ``[.. 2]`` (x, y) of ``weight`` ``[.. h w]`` in px, else the middle of the image."""
     places = torch.arange(IMAGE_SIZE, device=weight.device) + 0.5
     columns, rows = reduce(weight, "... h w -> ... w", "sum"), reduce(weight, "... h w -> ... h", "sum")
     total = reduce(columns, "... w -> ...", "sum")
-    # A trace of mass in the middle, too small to matter beside any object, keeps an empty image defined.
+    # A trace of mass in the middle, too small to matter beside an object, defines the centre of an empty image.
     trace = 1e-6
     x, y = ((side @ places + trace * IMAGE_SIZE / 2) / (total + trace) for side in (columns, rows))
     return torch.stack([x, y], -1)

@@ -1,8 +1,4 @@
-"""The PushT protocol: clips of fresh or held-out PushT episodes in which the block moves, measured from the pictures.
-
-figures = measure_pusht(model, contact_windows(episodes, model.context_frames + HORIZON))
-figures["imagined"]["block_error_moved"]     # beside "copy_last", "reconstruction" and "permuted_actions"
-"""
+"""Clips of fresh PushT episodes in which the block moves."""
 
 from __future__ import annotations
 
@@ -12,13 +8,7 @@ import numpy as np
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.decoding.sampling import Sampling
-from ivideogpt.evaluation.pusht_metrics import pusht_measures
-from ivideogpt.evaluation.rollouts import Clips, rollout_figures
-from ivideogpt.worldmodel.world_model import WorldModel
 
-#: Name of the protocol on the command line.
-PUSHT = "pusht"
 #: Seeds of the episodes that are recorded by default; seeds from 10000 on are never trained on.
 SEEDS = "20000:20020"
 #: Future frames of a clip.
@@ -27,46 +17,37 @@ HORIZON = 14
 MOVED = 64.0
 
 
-def measure_pusht(
-    model: WorldModel, windows: Sequence[Episode], *, sampling: Sampling, seed: int = 0
-) -> dict[str, dict[str, float]]:
-    """Measure a model on windows of one length; see `rollout_figures` and `pusht_measures`.
+def record_pusht(seeds: str | None = None) -> list[Episode]:
+    """Record episodes of seeds first:stop; None: `SEEDS`.
 
-    Args:
-        model: of PushT, for frames of 64 px.
-        windows: context frames and future of each clip.
-        sampling: how tokens are drawn.
-        seed: clip i draws from stream (seed, i).
-
-    Returns:
-        The figures of "imagined" and of each baseline.
+    Raises:
+        UserError: the seeds cannot be read.
+        MissingExtraError: the simulator is not installed.
     """
-    return rollout_figures(
-        model,
-        Clips.from_episodes(windows),
-        sampling=sampling,
-        seed=seed,
-        measures=lambda true, imagined, context_frame: pusht_measures(true, imagined, context_frame=context_frame),
-    )
+    from ivideogpt.envs.record.pusht_episodes import collect_pusht, parse_seeds  # imports the simulator
+
+    return list(collect_pusht(range(*parse_seeds(seeds or SEEDS))))
 
 
 def contact_windows(episodes: Sequence[Episode], length: int) -> list[Episode]:
-    """Cut one window of ``length`` frames from each episode: the first in which the block moves, else the middle one.
+    """Cut one window of ``length`` frames from each episode; see `contact_start`."""
+    return [episode.window(contact_start(episode, length), length) for episode in episodes]
+
+
+def contact_start(episode: Episode, length: int) -> int:
+    """Return the first frame of the first window in which the block moves, else of the middle window.
 
     Raises:
-        UserError: an episode is too short, or has no state of the simulator.
+        UserError: the episode is too short, or has no state of the simulator.
     """
-    windows = []
-    for episode in episodes:
-        if len(episode) < length or episode.state is None:
-            reason = "no state of the simulator" if episode.state is None else f"{len(episode)} frames"
-            raise UserError(
-                f"episode {episode.key!r} has {reason}; the PushT protocol needs {length} frames and the state: record "
-                "episodes with ivideogpt collect pusht"
-            )
-        moving = moving_starts(episode, length)
-        windows.append(episode.window(moving[0] if moving else (len(episode) - length) // 2, length))
-    return windows
+    if len(episode) < length or episode.state is None:
+        reason = "no state of the simulator" if episode.state is None else f"{len(episode)} frames"
+        raise UserError(
+            f"episode {episode.key!r} has {reason}; the PushT protocol needs {length} frames and the state: record "
+            "episodes with ivideogpt collect pusht"
+        )
+    moving = moving_starts(episode, length)
+    return moving[0] if moving else (len(episode) - length) // 2
 
 
 def moving_starts(episode: Episode, length: int) -> list[int]:

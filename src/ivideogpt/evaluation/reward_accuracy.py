@@ -1,4 +1,4 @@
-"""How well a model knows what an action pays: imagined rewards beside recorded ones."""
+"""Accuracy of imagined rewards beside recorded ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from ivideogpt.evaluation.trust_signals import correlation, ranks
 
 @dataclass(frozen=True)
 class RewardScores:
-    """How near rewards are to the recorded ones, over the future frames.
+    """Accuracy of rewards over the future frames.
 
     Attributes:
         pearson: linear correlation over all frames of all clips, -1 to 1.
         spearman: rank correlation over the same.
-        sums: linear correlation of the sums over a clip: whether clips that pay more are told
-            from those that pay less.
+        sums: linear correlation of the sums over a clip, the returns.
         error: mean absolute error, in reward units.
     """
 
@@ -31,22 +30,22 @@ class RewardScores:
     error: Estimate
 
 
-def measure_rewards(found: Tensor, true: Tensor, bootstrap: Bootstrap) -> RewardScores:
-    """Compares rewards of n clips of f future frames.
+def measure_rewards(imagined: Tensor, true: Tensor, bootstrap: Bootstrap) -> RewardScores:
+    """Compare rewards of n clips of f future frames.
 
     A correlation is NaN where one of the two is constant.
 
     Args:
-        found: ``[n f]`` in reward units.
+        imagined: ``[n f]`` in reward units.
         true: ``[n f]``, recorded.
         bootstrap: of the n clips.
 
     Raises:
         UserError: the shapes differ.
     """
-    if found.shape != true.shape or found.ndim != 2:
-        raise UserError(f"rewards are {list(found.shape)} and {list(true.shape)}; expected the same [n f]")
-    a, b = (x.detach().double().cpu().numpy() for x in (found, true))
+    if imagined.shape != true.shape or imagined.ndim != 2:
+        raise UserError(f"rewards are {list(imagined.shape)} and {list(true.shape)}; expected the same [n f]")
+    a, b = (x.detach().double().cpu().numpy() for x in (imagined, true))
     return RewardScores(
         pearson=bootstrap.over(lambda clips: correlation(a[clips].ravel(), b[clips].ravel())),
         spearman=bootstrap.over(lambda clips: correlation(ranks(a[clips].ravel()), ranks(b[clips].ravel()))),
@@ -58,22 +57,22 @@ def measure_rewards(found: Tensor, true: Tensor, bootstrap: Bootstrap) -> Reward
 def reward_rows(
     rewards: Mapping[str, Tensor], true: Tensor, context_frames: int, *, goal_conditioned: bool = False
 ) -> dict[str, Tensor]:
-    """What is compared with the recorded rewards of the future: row -> ``[n f]``.
+    """Return the rows to compare with the recorded rewards of the future: row -> ``[n f]``.
 
     Args:
-        rewards: row -> imagined rewards ``[n k f]`` of its k futures; "imagined" has several if so asked.
-        true: recorded ones of whole clips, ``[n t]``; ``true[:, t]`` is paid for the way from frame t to t + 1.
+        rewards: row -> imagined rewards ``[n k f]`` of its k futures.
+        true: recorded ones of whole clips, ``[n t]``; ``true[:, t]`` belongs to the transition from frame t to t + 1.
         context_frames: of a clip.
         goal_conditioned: the first of them is the goal, which no transition leaves.
 
     Returns:
         The first future of each row; "mean" of all futures where there are several; "last_known": the reward of the
-        last transition that the model saw, as if nothing changed, where it saw one.
+        last transition in the context, as if nothing changed, where there is one.
     """
-    found = {row: values[:, 0] for row, values in rewards.items()}
+    rows = {row: values[:, 0] for row, values in rewards.items()}
     if rewards["imagined"].shape[1] > 1:
-        found["mean"] = rewards["imagined"].mean(dim=1)
+        rows["mean"] = rewards["imagined"].mean(dim=1)
     if context_frames > 1 + goal_conditioned:
-        known = true[:, context_frames - 2 : context_frames - 1]
-        found["last_known"] = known.expand_as(found["imagined"])
-    return found
+        last = true[:, context_frames - 2 : context_frames - 1]
+        rows["last_known"] = last.expand_as(rows["imagined"])
+    return rows

@@ -1,4 +1,4 @@
-"""Can a person tell without the truth which imagined frames to believe? Signals of a frame beside its real error."""
+"""Signals of an imagined frame that are known without the truth, beside its real error."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor
 from ivideogpt.core.errors import UserError
 from ivideogpt.evaluation.intervals import Bootstrap, Estimate
 
-#: Share of all frames that counts as the least sure ones, and as the surest.
+#: Share of all frames in the quarter with the highest signal, and in the one with the lowest.
 _TAIL = 0.25
-# Fewer clips have no correlation worth the name.
-_LEAST = 3
+# Fewest clips of a correlation.
+_MIN_CLIPS = 3
 
 
 @dataclass(frozen=True)
 class Trust:
-    """How well a signal tells the error of a frame.
+    """Relation of a signal to the error of a frame.
 
     Attributes:
-        spearman: rank correlation with the error over all frames of all clips, -1 to 1; 0: it tells nothing.
+        spearman: rank correlation with the error over all frames of all clips, -1 to 1; 0: none.
         pearson: linear correlation over the same.
-        same_frame: rank correlation among clips at one frame number, mean over frame numbers: what the signal tells
-            beyond "later frames are worse".
+        same_frame: rank correlation among clips at one frame number, mean over frame numbers: without the part that
+            later frames are worse.
         tail_ratio: mean error of the quarter of frames with the highest signal over that of the lowest quarter.
     """
 
@@ -36,7 +36,7 @@ class Trust:
 
 
 def measure_trust(signal: Tensor, error: Tensor, bootstrap: Bootstrap) -> Trust:
-    """Compares a signal with the error.
+    """Compare a signal with the error.
 
     Args:
         signal: ``[n f]``: of frame f of clip n, known without the truth.
@@ -48,10 +48,10 @@ def measure_trust(signal: Tensor, error: Tensor, bootstrap: Bootstrap) -> Trust:
     """
     if signal.shape != error.shape or signal.ndim != 2:
         raise UserError(f"signal is {list(signal.shape)} and error is {list(error.shape)}; expected the same [n f]")
-    told, real = (x.detach().double().cpu().numpy() for x in (signal, error))
+    signals, errors = (x.detach().double().cpu().numpy() for x in (signal, error))
 
     def over(figure: Callable[[np.ndarray, np.ndarray], float]) -> Estimate:
-        return bootstrap.over(lambda clips: figure(told[clips], real[clips]))
+        return bootstrap.over(lambda clips: figure(signals[clips], errors[clips]))
 
     return Trust(
         spearman=over(lambda a, b: correlation(ranks(a.ravel()), ranks(b.ravel()))),
@@ -62,17 +62,17 @@ def measure_trust(signal: Tensor, error: Tensor, bootstrap: Bootstrap) -> Trust:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation of two float64 ``[n]``; NaN where one is constant."""
+    """Return Pearson's correlation of two float64 ``[n]``; NaN where one is constant."""
     a, b = a - a.mean(), b - b.mean()
     scale = np.sqrt((a * a).sum() * (b * b).sum())
     return float((a * b).sum() / scale) if scale > 0 else float("nan")
 
 
 def _at_one_frame(signal: np.ndarray, error: np.ndarray) -> float:
-    if len(signal) < _LEAST:
+    if len(signal) < _MIN_CLIPS:
         return float("nan")
-    found = np.array([correlation(ranks(a), ranks(b)) for a, b in zip(signal.T, error.T, strict=True)])
-    return float(found[np.isfinite(found)].mean()) if np.isfinite(found).any() else float("nan")
+    values = np.array([correlation(ranks(a), ranks(b)) for a, b in zip(signal.T, error.T, strict=True)])
+    return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float("nan")
 
 
 def _tail_ratio(signal: np.ndarray, error: np.ndarray) -> float:
@@ -83,7 +83,7 @@ def _tail_ratio(signal: np.ndarray, error: np.ndarray) -> float:
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Places ``[n]`` in ascending order; equal values share the mean of theirs."""
+    """Return ranks ``[n]`` in ascending order; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]

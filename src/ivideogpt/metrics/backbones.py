@@ -1,4 +1,4 @@
-"""The convolutional networks that perceptual distances look through: VGG16 and AlexNet, plain and shift-tolerant.
+"""Convolutional networks under perceptual distances: VGG16 and AlexNet, plain and shift-tolerant.
 
 Layers are numbered as in the files that hold their weights.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: VGG16 or AlexNet, by the names that LPIPS gives them.
+#: VGG16 or AlexNet, by their names in LPIPS.
 Network = Literal["vgg", "alex"]
 
 # Simonyan & Zisserman 2015: channels of the 3x3 convolutions, in five stages with a pool between them.
@@ -20,7 +20,7 @@ _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class BlurPool(nn.Module):
-    """Halves height and width without aliasing: a blur with (1 2 1) / 4 each way, then every second pixel.
+    """Downsampling by 2 without aliasing: a blur with (1 2 1) / 4 each way, then every second pixel.
 
     The border is reflected by two pixels, so that n pixels become (n + 3) // 2.
 
@@ -29,35 +29,35 @@ class BlurPool(nn.Module):
     """
 
     def __init__(self, channels: int) -> None:
-        """Blurs each of ``channels`` alone."""
+        """Make one filter for each of ``channels``."""
         super().__init__()
         binomial = torch.tensor([1.0, 2.0, 1.0]) / 4
         self.register_buffer("filt", torch.outer(binomial, binomial).expand(channels, 1, 3, 3).clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[b c h w]`` of at least 3 x 3 pixels to ``[b c (h+3)//2 (w+3)//2]``."""
+        """Map ``[b c h w]`` of at least 3 x 3 pixels to ``[b c (h+3)//2 (w+3)//2]``."""
         filt = self.get_buffer("filt").to(x.dtype)
         return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), filt, stride=2, groups=len(filt))
 
 
 class Trunk(nn.Sequential):
-    """A network that gives what it sees at five depths.
+    """Network that returns its features at five depths.
 
     Attributes:
-        taps: the five layers whose outputs are given, ascending.
-        channels: how many channels they have.
-        smallest: the least height and width in pixels that leave the last layers something to look at.
+        taps: the five layers whose outputs are returned, ascending.
+        channels: of these outputs.
+        smallest: least height and width of a picture in pixels; the last layers see nothing of smaller ones.
     """
 
     def __init__(
         self, layers: Sequence[nn.Module], taps: Sequence[int], channels: Sequence[int], smallest: int
     ) -> None:
-        """Chains ``layers``; see the attributes."""
+        """Chain ``layers``; see the attributes."""
         super().__init__(*layers)
         self.taps, self.channels, self.smallest = tuple(taps), tuple(channels), smallest
 
     def forward(self, input: Tensor) -> list[Tensor]:
-        """``[b 3 h w]`` to five maps ``[b c h' w']``, none of them negative."""
+        """Map ``[b 3 h w]`` to five maps ``[b c h' w']``, none of them negative."""
         maps = []
         for number, layer in enumerate(self):
             input = layer(input)
@@ -67,7 +67,7 @@ class Trunk(nn.Sequential):
 
 
 def build_trunk(network: Network, *, shift_tolerant: bool) -> Trunk:
-    """A trunk with weights yet to be filled in.
+    """Make a trunk without weights.
 
     Source: the networks under LPIPS (Zhang et al. 2018) and, shift-tolerant, under ST-LPIPS: strides become blur
     pools. Same.

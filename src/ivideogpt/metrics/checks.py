@@ -1,4 +1,4 @@
-"""What the networks that look at pictures are given: checked before they compute anything."""
+"""Checks of the pictures that go into a network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _TOLERANCE = 1e-3
 
 
 def check_floats(frames: Tensor, what: str) -> None:
-    """Refuses frames, called ``what``, that are not of a floating type.
+    """Check that frames, called ``what`` in the error, are of a floating type.
 
     Raises:
         UserError: they are not.
@@ -20,8 +20,8 @@ def check_floats(frames: Tensor, what: str) -> None:
         raise UserError(f"{what} have type {frames.dtype}; expected floats in [0, 1]: divide whole numbers by 255")
 
 
-def check_range(frames: Tensor, what: str) -> None:
-    """Refuses frames, called ``what``, that are not floats in [0, 1]; waits for their device.
+def check_unit_range(frames: Tensor, what: str) -> None:
+    """Check that frames, called ``what`` in the error, are floats in [0, 1]; waits for their device.
 
     Raises:
         UserError: they are not.

@@ -1,7 +1,7 @@
-"""How close two videos are, frame by frame: MSE, PSNR and SSIM.
+"""MSE, PSNR and SSIM of two videos, frame by frame.
 
-Every function takes two float tensors ``[b t c h w]`` in [0, 1] and gives one number a frame, float32 ``[b t]``.
-They are means over a frame, so averaging over time or taking the best of several samples is left to the caller.
+Every function takes two float tensors ``[b t c h w]`` in [0, 1] and returns one number a frame, float32 ``[b t]``.
+Means over time and the best of several samples are left to the caller.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TOLERANCE = 1e-3
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared error over channels and pixels; 0 where frames are equal.
+    """Compute the mean squared error over channels and pixels; 0 where frames are equal.
 
     Args:
         a: float ``[b t c h w]`` in [0, 1].
@@ -42,7 +42,7 @@ def mse(a: Tensor, b: Tensor) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio for a data range of 1, in dB: ``10 log10(1 / mse)``, higher is closer.
+    """Compute the peak signal-to-noise ratio for a data range of 1, in dB: ``10 log10(1 / mse)``, higher is closer.
 
     Frames closer than 100 dB, identical ones among them, get ``PSNR_LIMIT`` = 100 dB.
 
@@ -63,7 +63,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity (Wang et al. 2004), mean over channels and pixels; 1 where frames are equal.
+    """Compute the structural similarity (Wang et al. 2004), mean over channels and pixels; 1 where frames are equal.
 
     A Gaussian window of 11 x 11 pixels with sigma 1.5, K1 = 0.01, K2 = 0.03, on each channel, only where the window
     lies wholly inside the frame; population variances, no downsampling.
@@ -94,10 +94,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blurred(frames: Tensor) -> Tensor:
-    """Gaussian means ``[.. h-10 w-10]`` of ``[.. h w]``.
+    """Return Gaussian means ``[.. h-10 w-10]`` of ``[.. h w]``.
 
-    Shifted sums, not a convolution: as fast, and never in the reduced precision (autocast, TF32) that variances,
-    small differences of large numbers, do not survive.
+    Shifted sums instead of a convolution: as fast, and never in reduced precision (autocast, TF32), in which the
+    variances, small differences of large numbers, would be lost.
     """
     window = [math.exp(-((offset - _WINDOW // 2) ** 2) / (2 * _SIGMA**2)) for offset in range(_WINDOW)]
     for axis in (-2, -1):
@@ -110,7 +110,7 @@ def _blurred(frames: Tensor) -> Tensor:
 
 
 def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as float32."""
+    """Check both videos; return them as float32."""
     if a.shape != b.shape or a.ndim != 5 or a.numel() == 0:
         raise UserError(
             f"the videos have shapes {list(a.shape)} and {list(b.shape)}; expected [b t c h w] twice, not empty"

@@ -1,4 +1,4 @@
-"""Weights that come from elsewhere: files a user has, and files inside installed packages.
+"""Weights from outside: files of the user, and files inside installed packages.
 
 Nothing is downloaded, no package is imported for its weights, and no pickle is opened that could run code.
 """
@@ -16,7 +16,7 @@ from ivideogpt.core.errors import MissingExtraError, UserError
 
 
 def packaged_file(package: str, name: str) -> Path:
-    """The path of file ``name`` inside an installed package of the extra ``evaluation``, which is not imported.
+    """Return the path of a file inside an installed package of the extra ``evaluation``, without importing it.
 
     Raises:
         MissingExtraError: the package is not installed.
@@ -34,7 +34,7 @@ def packaged_file(package: str, name: str) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a ``.safetensors`` or a PyTorch file, on the CPU.
+    """Read the named tensors of a ``.safetensors`` or a PyTorch file to the CPU.
 
     Raises:
         UserError: the file is missing, damaged, holds more than tensors, or tensors without names.
@@ -45,9 +45,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} does not exist; expected a file of weights")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the reader of a foreign pickle, zip or tar trips over
+    except Exception as error:  # any fault of a foreign pickle, zip or tar
         raise UserError(
-            f"{path} is damaged or holds more than tensors, and what could run code is never opened; "
+            f"{path} is damaged or holds more than tensors, which could run code; "
             "expected weights as torch.save or safetensors write them: copy or download it again"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -56,25 +56,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def fill(network: nn.Module, state: dict[str, Tensor], *, origin: Path, title: str) -> None:
-    """Gives a network, built on the meta device, its weights as float32; from then on it is frozen.
+    """Load weights as float32 into a network that was built on the meta device, and freeze it.
 
     Args:
         network: every parameter and buffer of it must be in ``state`` with its shape, and nothing else.
         state: the weights under the network's own names.
-        origin: the file or folder they are from, and
-        title: what they should be, both for the error.
+        origin: their file or folder, for the error.
+        title: name of the network, for the error.
 
     Raises:
         UserError: a weight is missing, left over, or has another shape.
     """
-    wanted = network.state_dict()
-    for name in sorted(wanted.keys() | state.keys()):
-        if name not in state or name not in wanted:
+    expected = network.state_dict()
+    for name in sorted(expected.keys() | state.keys()):
+        if name not in state or name not in expected:
             problem = "lacks" if name not in state else "also holds"
             raise UserError(f"{origin} {problem} {name}; expected the weights of {title} and nothing else")
-        if state[name].shape != wanted[name].shape:
+        if state[name].shape != expected[name].shape:
             raise UserError(
-                f"{origin} holds {name} of shape {list(state[name].shape)}; expected {list(wanted[name].shape)} "
+                f"{origin} holds {name} of shape {list(state[name].shape)}; expected {list(expected[name].shape)} "
                 f"as in {title}"
             )
     floats = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}

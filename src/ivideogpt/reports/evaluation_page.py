@@ -1,21 +1,16 @@
-"""The report of an evaluation: one HTML file with its pictures, style and script inside, which fetches nothing."""
+"""The report of an evaluation as one HTML page."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
-from html import escape
+import torch
 
-from ivideogpt import __version__
-from ivideogpt.evaluation.evaluate import Evaluation
+from ivideogpt.evaluation.evaluate import Evaluation, Of
 from ivideogpt.evaluation.held_out import HeldOut
-from ivideogpt.reports.evaluation_clips import COLUMNS, clips_section
-from ivideogpt.reports.evaluation_report import About
+from ivideogpt.reports.evaluation_report import About, chosen_clips, enough_clips
 from ivideogpt.reports.evaluation_sections import (
     actions_section,
     curves_section,
-    figure,
+    domain_section,
     figures_section,
     interval,
     rewards_section,
@@ -23,123 +18,158 @@ from ivideogpt.reports.evaluation_sections import (
     tokens_section,
     trust_section,
 )
-from ivideogpt.worldmodel.shipped import ASSETS
+from ivideogpt.reports.page import Html, Playback, clip_figure, fixed, html_page, join, notice, section, tag
+
+_NOTES = {
+    "Not chosen by result": "Spread evenly over all clips.",
+    "Worst": "The lowest PSNR of the first future.",
+    "Best": "The highest. Often clips in which little moves: look at the copy's PSNR.",
+}
 
 
-def report_page(found: Evaluation, held_out: HeldOut, about: About) -> str:
-    """The whole page.
+def report_page(evaluation: Evaluation, held_out: HeldOut, about: About) -> str:
+    """Write the whole page.
 
     Args:
-        found: what was measured.
-        held_out: what it was measured on.
+        evaluation: the figures.
+        held_out: the clips that were measured.
         about: names, and what was left out.
     """
-    protocol = found.protocol
-    frames = found.clips.frames.shape[1]
-    style = _asset("gallery/page.css") + "\n" + _asset("evaluation/report.css")
-    script = _asset("gallery/page.js")
-    sections = [
-        figures_section(found),
-        curves_section(found),
-        clips_section(found, held_out, about),
-        actions_section(found, about),
-        rewards_section(found),
-        trust_section(found),
-        tokens_section(found),
-        terms_section(found, held_out, about),
-    ]
-    values = {
-        "title": escape(f"{about.model} on {held_out.dataset}"),
-        "style": style,
-        "script": script,
-        "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "frames": str(frames),
-        "last": str(frames - 1),
-        "context": str(protocol.context_frames),
-        "columns": str(min(COLUMNS, frames)),
-        "size": str(found.clips.frames.shape[-1]),
-        "goal": str(int(about.goal_conditioned)),
-        "lead": _lead(found, held_out, about),
-        "notices": _notices(found, held_out, about),
-        "tiles": "\n".join(_tiles(found)),
-        "sections": "\n".join(sections),
-        "footer": f"Made by ivideogpt {__version__}. Space plays and pauses, the arrow keys go from frame to frame. "
-        "All numbers, with those of each clip, are in results.json beside this page.",
-    }
-    # One pass: what a file put into a value is never filled in again.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _asset("evaluation/report.html"))
-
-
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8").rstrip("\n")
-
-
-def _lead(found: Evaluation, held_out: HeldOut, about: About) -> str:
-    protocol, many = found.protocol, found.protocol.samples > 1
-    known = protocol.context_frames
-    given = "the goal and the last frame" if about.goal_conditioned else f"{known} frame{'' if known == 1 else 's'}"
-    steered = "" if found.clips.actions is None else " with the recorded actions"
-    futures = f"{protocol.samples} times, each with random numbers of its own" if many else "once"
-    split = escape(repr(held_out.split))
-    return (
-        f"From {given} of each of {len(found.clips)} clips (split {split}) the model imagines the next "
-        f"{protocol.horizon}{steered}, {futures}. Protocol <b>{escape(protocol.name)}</b>."
+    clips = evaluation.clips.frames
+    return html_page(
+        kind="iVideoGPT evaluation",
+        title=f"{about.model} on {held_out.dataset}",
+        lead=_lead(evaluation, held_out, about),
+        header=[*_notices(evaluation, held_out, about), *_tiles(evaluation)],
+        main=[
+            figures_section(evaluation),
+            curves_section(evaluation),
+            clips_section(evaluation, held_out),
+            actions_section(evaluation, about),
+            domain_section(evaluation, held_out.dataset),
+            rewards_section(evaluation),
+            trust_section(evaluation),
+            tokens_section(evaluation),
+            terms_section(evaluation, held_out, about),
+        ],
+        footer="All numbers, with those of each clip, are in results.json beside this page.",
+        player=Playback(
+            frames=clips.shape[1],
+            context_frames=clips.shape[1] - evaluation.protocol.horizon,
+            size=clips.shape[-1],
+            goal_conditioned=about.goal_conditioned,
+        ),
     )
 
 
-def _notices(found: Evaluation, held_out: HeldOut, about: About) -> str:
-    """What a reader must know before comparing numbers."""
-    deviations = found.protocol.deviations(clips=len(found.clips), dataset=held_out.dataset)
-    short = ""
-    if held_out.too_short:
-        many = "episodes were" if held_out.too_short > 1 else "episode was"
-        short = f"{held_out.too_short} {many} shorter than a clip"
-    lists = {
-        "Not comparable with published numbers of this protocol": deviations,
-        "The data differ from what the checkpoint says; they were measured as asked for": held_out.mismatches,
-        "Left out": [*about.left_out, *([short] if short else [])],
-    }
+def clips_section(evaluation: Evaluation, held_out: HeldOut) -> Html:
+    """Write some clips, as videos that play in step."""
+    parts = []
+    for title, numbers in chosen_clips(evaluation).items():
+        parts += [tag("h3", title), tag("p", _NOTES[title], class_="note")]
+        parts += [_clip(evaluation, held_out, index) for index in numbers]
+    lead = tag(
+        "p",
+        "All pictures play in step: the ",
+        tag("span", "context", class_="mark context"),
+        " that the model was given, then the imagined frames. The slider below stops at any frame and moves the line "
+        "in the charts.",
+    )
+    return section("clips", "Clips", lead, *parts)
+
+
+def _clip(evaluation: Evaluation, held_out: HeldOut, index: int) -> Html:
+    """Write one clip: the truth, the first and the best future, and the future under another clip's actions."""
+    clips, pictures, samples = evaluation.clips, evaluation.pictures, evaluation.protocol.samples
+    count = clips.frames.shape[1] - evaluation.protocol.horizon
+    context, true = clips.frames[index, :count], clips.frames[index, count:]
+
+    def ratio(row: str, of: Of = "first") -> str:
+        return f"PSNR {float(evaluation.clip_values(row, 'psnr', of=of)[index]):.1f} dB"
+
+    rows = [("true", "what happened", f"copy of the last frame: {ratio('copy_last')}", true)]
+    rows.append(("imagined", "imagined", ratio("imagined"), pictures["imagined"][index]))
+    if samples > 1:
+        rows.append(("imagined", f"imagined, best of {samples}", ratio("imagined", "best"), pictures["best"][index]))
+    if "permuted_actions" in pictures:
+        frames = pictures["permuted_actions"][index]
+        rows.append(("varied", "with another clip's actions", ratio("permuted_actions"), frames))
+    figures = [clip_figure(kind, label, note, torch.cat([context, x])) for kind, label, note, x in rows]
+    start = clips.starts[index] if clips.starts else 0
+    place = f"clip {index + 1}, from recorded frame {start}"
+    place += f", one of every {held_out.stride}" if held_out.stride > 1 else ""
+    key = clips.keys[index] if clips.keys else ""
+    return tag(
+        "div",
+        tag("h4", key or "recording"),
+        tag("p", place, class_="where"),
+        tag("div", *figures, class_="rows"),
+        class_="case",
+    )
+
+
+def _lead(evaluation: Evaluation, held_out: HeldOut, about: About) -> Html:
+    protocol, count = evaluation.protocol, evaluation.protocol.context_frames
+    given = "the goal and the last frame" if about.goal_conditioned else f"{count} frame{'' if count == 1 else 's'}"
+    actions = "" if evaluation.clips.actions is None else " with the recorded actions"
+    futures = f"{protocol.samples} times, each with random numbers of its own" if protocol.samples > 1 else "once"
+    return join(
+        [
+            f"From {given} of each of {len(evaluation.clips)} clips (split {held_out.split!r}) the model imagines the "
+            f"next {protocol.horizon}{actions}, {futures}. Protocol ",
+            tag("b", protocol.name),
+            ".",
+        ]
+    )
+
+
+def _notices(evaluation: Evaluation, held_out: HeldOut, about: About) -> list[Html]:
+    """Write what a reader must know before comparing numbers."""
+    deviations = evaluation.protocol.deviations(clips=len(evaluation.clips), dataset=held_out.dataset)
+    short = held_out.too_short
+    left_out = [*about.left_out]
+    if short:
+        left_out.append(f"{short} episode{'s were' if short > 1 else ' was'} shorter than a clip")
+    notices = [
+        notice("Not comparable with published numbers of this protocol", deviations),
+        notice("The data differ from what the checkpoint says; they were measured as asked for", held_out.mismatches),
+        notice("Left out", left_out),
+    ]
     if held_out.split == "train":
-        lists["These are training episodes"] = ["the model may have seen them: the figures say nothing of new ones"]
-    return "\n".join(
-        f'<div class="notice"><strong>{title}</strong><ul>{"".join(f"<li>{escape(x)}</li>" for x in texts)}</ul></div>'
-        for title, texts in lists.items()
-        if texts
-    )
+        text = "the model may have been trained on them: the figures say nothing about new ones"
+        notices.append(notice("These are training episodes", [text]))
+    return notices
 
 
-def _tiles(found: Evaluation) -> list[str]:
-    """The few numbers that a reader looks for first."""
-    own, copied = found.estimate("imagined", "psnr", of="mean"), found.estimate("copy_last", "psnr")
-    texts = [
-        (
-            f"{own.value:.1f} dB",
-            "PSNR of one future",
-            f"{interval(own, 1)}; a copy of the last frame has {copied.value:.1f}, the tokenizer alone "
-            f"{found.estimate('reconstruction', 'psnr').value:.1f}",
-        )
-    ]
-    if found.protocol.samples > 1:
-        best = found.estimate("imagined", "psnr", of="best", whole=True)
-        note = (
-            f"{interval(best, 1)}; whole clip with its context, best of {found.protocol.samples}, as papers report it"
-        )
-        texts.append((f"{best.value:.1f} dB", "PSNR, best future", note))
-    if found.following is not None:
-        name = next(iter(found.following.score))
-        score = found.following.score[name]
+def _tiles(evaluation: Evaluation) -> list[Html]:
+    """Write the headline figures, or a remark where there are too few clips for any."""
+    if not enough_clips(evaluation):
+        text = f"{len(evaluation.clips)} clips were measured; the tables below give the numbers with their intervals"
+        return [notice("Too few clips for headline figures", [text])]
+    own, copy = evaluation.estimate("imagined", "psnr", of="mean"), evaluation.estimate("copy_last", "psnr")
+    tokenizer = evaluation.estimate("reconstruction", "psnr")
+    note = f"{interval(own, 1)}; a copy of the last frame has {copy.value:.1f}, the tokenizer alone "
+    tiles = [(f"{own.value:.1f} dB", "PSNR of one future", f"{note}{tokenizer.value:.1f}")]
+    samples = evaluation.protocol.samples
+    if samples > 1:
+        best = evaluation.estimate("imagined", "psnr", of="best", whole=True)
+        note = f"{interval(best, 1)}; whole clip with its context, best of {samples}, as papers report it"
+        tiles.append((f"{best.value:.1f} dB", "PSNR, best future", note))
+    if evaluation.following is not None:
+        name, score = next(iter(evaluation.following.score.items()))
         kind = "another clip's" if name.startswith("permuted") else "zero"
         note = f"{interval(score, 2)}; 0: {kind} actions serve as well, 1: all that the tokenizer can show"
-        texts.append((figure(score.value, 2), "action following", note))
-    if found.video:
-        distances = found.video["whole_clip"]
+        tiles.append((fixed(score.value, 2), "action following", note))
+    if evaluation.video:
+        distances = evaluation.video["whole_clip"]
         note = f"one future a clip; a copy of the last frame has {distances['copy_last']:.3g}"
-        own_videos = distances.get("imagined_first", distances["imagined"])
-        texts.append((f"{own_videos:.3g}", found.video_name, note))
-    told = found.trust["entropy"].spearman
-    note = f"{interval(told, 2)}; 1: token entropy tells exactly which frames are wrong, 0: it tells nothing"
-    texts.append((figure(told.value, 2), "trust signal", note))
-    return [
-        f'<div class="tile"><b>{escape(number)}</b><span>{escape(label)}</span><small>{escape(note)}</small></div>'
-        for number, label, note in texts
+        tiles.append((f"{distances.get('imagined_first', distances['imagined']):.3g}", evaluation.video_name, note))
+    if "entropy" in evaluation.trust:
+        trust = evaluation.trust["entropy"].spearman
+        note = f"{interval(trust, 2)}; 1: token entropy tells exactly which frames are wrong, 0: it tells nothing"
+        tiles.append((fixed(trust.value, 2), "trust signal", note))
+    boxes = [
+        tag("div", tag("b", number), tag("span", label), tag("small", note), class_="tile")
+        for number, label, note in tiles
     ]
+    return [tag("div", *boxes, class_="tiles")]

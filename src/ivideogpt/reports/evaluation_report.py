@@ -1,4 +1,4 @@
-"""What an evaluation says: every number as JSON values, the tables of its page, and which clips to look at."""
+"""Content of an evaluation report: every number as JSON values, the rows of its tables, and the clips to show."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from ivideogpt.evaluation.evaluate import Evaluation, Of
 from ivideogpt.evaluation.held_out import HeldOut
 from ivideogpt.evaluation.intervals import Estimate
 
-FORMAT = "ivideogpt-evaluation-1"
+RESULTS_FORMAT = "ivideogpt-evaluation-1"
+#: Fewer clips give no headline figure.
+MIN_HEADLINE_CLIPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What an evaluation does not know of itself.
+    """Names and remarks that an evaluation does not hold.
 
     Attributes:
         model: its name.
         checkpoint, data: as the user gave them.
         facts: of the model's card: name -> text.
-        left_out: sentences on what was not measured.
-        pointer: actions are places in the picture, so that zeros are a place too.
+        left_out: what was not measured, a sentence each.
+        pointer: actions are positions in the picture, so zero is a position too.
         goal_conditioned: the first frame of a clip is the goal.
     """
 
@@ -45,7 +47,7 @@ class TableRow:
     Attributes:
         key: in JSON.
         label: for people.
-        note: what the row is, in a few words.
+        note: meaning of the row, in a few words.
         figures: key of a metric -> its estimate.
     """
 
@@ -55,42 +57,52 @@ class TableRow:
     figures: dict[str, Estimate]
 
 
-def table_rows(found: Evaluation, *, whole: bool) -> list[TableRow]:
-    """The table of figures: what was imagined, and what it must be compared with.
+def table_rows(evaluation: Evaluation, *, whole: bool) -> list[TableRow]:
+    """Return the rows of the table of figures: the imagined futures, then what they must be compared with.
 
     Args:
-        found: what was measured.
-        whole: over whole clips or over the future alone.
+        evaluation: the figures.
+        whole: over whole clips, or over the future alone.
     """
-    futures = found.protocol.samples
+    futures = evaluation.protocol.samples
     kinds: list[tuple[Of, str, str]] = [("first", "imagined", "one future of each clip")]
     if futures > 1:
         kinds = [
             ("best", f"imagined, best of {futures}", "the future nearest to the truth, by each metric its own"),
-            ("mean", f"imagined, mean of {futures}", "what one future is worth on average"),
+            ("mean", f"imagined, mean of {futures}", "one future on average"),
             ("first", "imagined, first", "one future of each clip, not chosen"),
         ]
     rows = [
-        TableRow(of, label, note, {x.key: found.estimate("imagined", x.key, of=of, whole=whole) for x in found.metrics})
+        TableRow(
+            of,
+            label,
+            note,
+            {x.key: evaluation.estimate("imagined", x.key, of=of, whole=whole) for x in evaluation.metrics},
+        )
         for of, label, note in kinds
     ]
     for row, label, note in (
         ("reconstruction", "reconstruction", "the tokenizer alone: the most its tokens can show"),
         ("copy_last", "copy of the last frame", "nothing moves: what must be beaten"),
     ):
-        figures = {metric.key: found.estimate(row, metric.key, whole=whole) for metric in found.metrics}
+        figures = {metric.key: evaluation.estimate(row, metric.key, whole=whole) for metric in evaluation.metrics}
         rows.append(TableRow(row, label, note, figures))
     return rows
 
 
+def enough_clips(evaluation: Evaluation) -> bool:
+    """Return whether there are enough clips for headline figures."""
+    return len(evaluation.clips) >= MIN_HEADLINE_CLIPS
+
+
 def perplexity(loss: Estimate) -> Estimate:
-    """Exp of a loss in nats, and of the ends of its interval."""
+    """Return exp of a loss in nats and of the ends of its interval."""
     return Estimate(math.exp(loss.value), math.exp(loss.low), math.exp(loss.high))
 
 
-def summary(found: Evaluation, held_out: HeldOut, about: About) -> dict[str, Any]:
-    """Every figure as JSON values, without what is known of single frames and clips; NaN is null."""
-    protocol = found.protocol
+def summary(evaluation: Evaluation, held_out: HeldOut, about: About) -> dict[str, Any]:
+    """Return every figure as JSON values, without those of single frames and clips; NaN is null."""
+    protocol = evaluation.protocol
     values: dict[str, Any] = {
         "model": about.model,
         "checkpoint": about.checkpoint,
@@ -102,68 +114,74 @@ def summary(found: Evaluation, held_out: HeldOut, about: About) -> dict[str, Any
         "clip_frames": protocol.clip_frames,
         "stride": held_out.stride,
         "start": protocol.start,
-        "clips": len(found.clips),
+        "clips": len(evaluation.clips),
         "too_short": held_out.too_short,
         "samples": protocol.samples,
         "temperature": protocol.temperature,
         "top_k": protocol.top_k,
-        "seed": found.seed,
-        "deviations": list(protocol.deviations(clips=len(found.clips), dataset=held_out.dataset)),
+        "seed": evaluation.seed,
+        "deviations": list(protocol.deviations(clips=len(evaluation.clips), dataset=held_out.dataset)),
         "mismatches": list(held_out.mismatches),
         "left_out": list(about.left_out),
-        "frames_per_second": len(found.clips) * protocol.samples * protocol.horizon / found.seconds,
+        "frames_per_second": evaluation.frames_per_second,
     }
     for span, whole in (("whole_clip", True), ("future", False)):
-        rows = table_rows(found, whole=whole)
-        values[span] = {metric.key: {row.key: row.figures[metric.key] for row in rows} for metric in found.metrics}
-    mean = found.bootstrap.mean
-    repeated = {name: mean(x.mean(dim=1) if x.ndim == 2 else x) for name, x in found.repetition.items()}
+        rows = table_rows(evaluation, whole=whole)
+        values[span] = {metric.key: {row.key: row.figures[metric.key] for row in rows} for metric in evaluation.metrics}
+    mean = evaluation.bootstrap.mean
+    repeated = {name: mean(x.mean(dim=1) if x.ndim == 2 else x) for name, x in evaluation.repetition.items()}
     tokens: dict[str, Any] = {"repetition": repeated}
-    if found.tokens is not None:
-        loss = mean(found.tokens.loss)
-        tokens |= {"accuracy": mean(found.tokens.accuracy), "loss": loss, "perplexity": perplexity(loss)}
-        tokens["frames"] = found.tokens.frames
+    if evaluation.tokens is not None:
+        loss = mean(evaluation.tokens.loss)
+        tokens |= {"accuracy": mean(evaluation.tokens.accuracy), "loss": loss, "perplexity": perplexity(loss)}
+        tokens["frames"] = evaluation.tokens.frames
     values["tokens"] = tokens
-    if found.video_name:
-        values["video"] = {"name": found.video_name} | found.video
-    if found.following is not None:
-        values["following"] = asdict(found.following)
-    values["trust"] = found.trust
-    if found.reward_scores:
-        values["rewards"] = found.reward_scores
-    if found.objects:
-        values["objects"] = found.objects
+    if evaluation.video_name:
+        values["video"] = {"name": evaluation.video_name} | evaluation.video
+    if evaluation.following is not None:
+        values["following"] = asdict(evaluation.following)
+    values["trust"] = evaluation.trust
+    if evaluation.reward_scores:
+        values["rewards"] = evaluation.reward_scores
+    if evaluation.objects:
+        values["objects"] = evaluation.objects
+    if any(evaluation.objects_by_frame.values()):
+        values["objects_by_frame"] = evaluation.objects_by_frame
+    if evaluation.model_figures:
+        values["model_figures"] = evaluation.model_figures
+    if evaluation.calibration is not None:
+        values["expected_error"] = evaluation.calibration
     return _plain(values)
 
 
-def results(found: Evaluation, held_out: HeldOut, about: About) -> dict[str, Any]:
-    """`summary` with the curves over time and the figures of each clip."""
-    curves = {x.key: {row: found.curve(row, x.key) for row in found.scores} for x in found.metrics}
+def results(evaluation: Evaluation, held_out: HeldOut, about: About) -> dict[str, Any]:
+    """Return `summary` with the curves over time and the figures of each clip."""
+    curves = {x.key: {row: evaluation.curve(row, x.key) for row in evaluation.scores} for x in evaluation.metrics}
     clips = []
-    for index, (key, start) in enumerate(zip(found.clips.keys, found.clips.starts, strict=True)):
+    for index, (key, start) in enumerate(zip(evaluation.clips.keys, evaluation.clips.starts, strict=True)):
         figures = {
-            f"{metric.key}_{of}": float(found.clip_values("imagined", metric.key, of=of)[index])
-            for metric in found.metrics
+            f"{metric.key}_{of}": float(evaluation.clip_values("imagined", metric.key, of=of)[index])
+            for metric in evaluation.metrics
             for of in ("best", "mean", "first")
         }
         clips.append({"episode": key, "start": start} | figures)
     more = _plain({"future_curves": curves, "future_of_each_clip": clips})
-    return {"format": FORMAT} | summary(found, held_out, about) | more
+    return {"format": RESULTS_FORMAT} | summary(evaluation, held_out, about) | more
 
 
-def chosen_clips(found: Evaluation, each: int = 3) -> dict[str, list[int]]:
-    """Which clips to look at: title -> their numbers, none of them twice.
+def chosen_clips(evaluation: Evaluation, each: int = 3) -> dict[str, list[int]]:
+    """Choose the clips to show: title -> their numbers, none of them twice.
 
-    First some that are spread evenly over all clips, then those whose first future has the lowest PSNR over the future,
-    and the highest.
+    First some that are spread evenly over all clips, then those whose first future has the lowest and the highest PSNR
+    over the future.
 
     Args:
-        found: what was measured.
-        each: how many of each kind, at most.
+        evaluation: the figures.
+        each: most clips of each kind.
     """
-    ratios = found.clip_values("imagined", "psnr")
+    ratios = evaluation.clip_values("imagined", "psnr")
     order = torch.argsort(ratios).tolist()
-    spread = [round(place) for place in torch.linspace(0, len(ratios) - 1, min(each, len(ratios))).tolist()]
+    spread = [round(index) for index in torch.linspace(0, len(ratios) - 1, min(each, len(ratios))).tolist()]
     spread = list(dict.fromkeys(spread))
     worst = [index for index in order if index not in spread][:each]
     best = [index for index in reversed(order) if index not in spread + worst][:each]
@@ -172,7 +190,7 @@ def chosen_clips(found: Evaluation, each: int = 3) -> dict[str, list[int]]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON values: dataclasses as objects, NaN and infinity as null."""
+    """Return JSON values: dataclasses as objects, NaN and infinity as null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -24,10 +24,10 @@ except ModuleNotFoundError as error:
     raise MissingExtraError("matplotlib", "rl") from error
 
 Dashes = Literal["-", "--", ":", "-."]
-# Of Okabe and Ito 2008: told apart whatever one's eyes, and visible on white and on black.
+# Of Okabe and Ito 2008: distinct for every kind of colour vision, and visible on white and on black.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES: tuple[Dashes, ...] = ("-", "--", ":", "-.")
-# No other text or line has these colours: a page puts its own in their place.
+# No other text or line has these colours: a page replaces them with its own.
 _INK, _FAINT = "#26282d", "#75787f"
 _PAPER = "#fafaf8"
 # In inches; 100 of the PNG's dots are one where it is shown 1000 wide.
@@ -35,7 +35,7 @@ _WIDTH, _ROW_HEIGHT, _LEGEND_HEIGHT, _DOTS = 10.0, 3.5, 0.75, 150
 # Characters of a legend that fit side by side.
 _LEGEND_WIDTH = 105
 # With more points than this their marks would hide the line.
-_MOST_MARKS = 30
+_MAX_MARKS = 30
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 11,
@@ -62,7 +62,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def write_png(path: str | Path, groups: Sequence[Group], *, threshold: float | None = None) -> None:
-    """Writes the curves as a PNG, 1500 pixels wide.
+    """Write the curves as a PNG, 1500 pixels wide.
 
     Args:
         path: file to write; its folder is made.
@@ -75,7 +75,7 @@ def write_png(path: str | Path, groups: Sequence[Group], *, threshold: float | N
 
 
 def curves_svg(groups: Sequence[Group], *, threshold: float | None = None) -> str:
-    """The curves as an ``<svg>`` for a page: without a ground, in the page's colour of text.
+    """Draw the curves as an ``<svg>`` for a page: transparent, in the colour of the page's text.
 
     Args:
         groups: as for ``write_png``.
@@ -92,7 +92,7 @@ def curves_svg(groups: Sequence[Group], *, threshold: float | None = None) -> st
 
 
 def colours(groups: Sequence[Group]) -> dict[str, tuple[str, Dashes]]:
-    """Colour ("#rrggbb") and dashes of each name; a name has the same for all tasks."""
+    """Return colour ("#rrggbb") and dashes of each name; a name has the same for all tasks."""
     names = list(dict.fromkeys(group.name for group in groups))
     count = len(_COLOURS)
     return {name: (_COLOURS[i % count], _DASHES[i // count % len(_DASHES)]) for i, name in enumerate(names)}
@@ -100,7 +100,7 @@ def colours(groups: Sequence[Group]) -> dict[str, tuple[str, Dashes]]:
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    """Our style, whatever a user's matplotlibrc says."""
+    """Set our style, independent of the user's matplotlibrc."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
@@ -115,15 +115,15 @@ def _figure(groups: Sequence[Group], threshold: float | None) -> Figure:
     figure = Figure(figsize=(_WIDTH, _ROW_HEIGHT * len(tasks) + _LEGEND_HEIGHT + 0.2 * rows), layout="constrained")
     panels = figure.subplots(len(tasks), 2, squeeze=False)
     for (left, right), task in zip(panels, tasks, strict=True):
-        here = [group for group in groups if group.task == task]
-        most = max(max(run.evaluations[-1].env_frames for group in here for run in group.runs), 1)
+        task_groups = [group for group in groups if group.task == task]
+        last = max(max(run.evaluations[-1].env_frames for group in task_groups for run in group.runs), 1)
         for axes in (left, right):
-            axes.set_xlim(-0.03 * most, 1.03 * most)
+            axes.set_xlim(-0.03 * last, 1.03 * last)
             axes.set_xlabel("simulator frames")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        _draw(left, here, lines, lambda run: run.mean_return, lambda point: point.returns, 1)
-        _draw(right, here, lines, lambda run: run.success, lambda point: point.success, 100)
+        _draw(left, task_groups, lines, lambda run: run.mean_return, lambda point: point.returns, 1)
+        _draw(right, task_groups, lines, lambda run: run.success, lambda point: point.success, 100)
         left.set_title(f"{task}: return")
         left.set_ylabel("return of an episode (sum of rewards)")
         right.set_title(f"{task}: success")
@@ -146,25 +146,25 @@ def _draw(
     of_point: Callable[[Point], Estimate],
     factor: float,
 ) -> None:
-    """Lines of the groups, their bands, and thin lines of their seeds; values are multiplied by ``factor``."""
+    """Draw lines and bands of the groups, and thin lines of their seeds; values are multiplied by ``factor``."""
     for group in groups:
         colour, dashes = lines[group.name]
         if len(group.runs) > 1:
             for run in group.runs:
-                across = [one.env_frames for one in run.evaluations]
-                values = [factor * of_seed(one) for one in run.evaluations]
+                across = [evaluation.env_frames for evaluation in run.evaluations]
+                values = [factor * of_seed(evaluation) for evaluation in run.evaluations]
                 axes.plot(across, values, color=colour, linestyle=dashes, linewidth=0.8, alpha=0.45)
-        found = [of_point(point) for point in group.points]
-        values, low, high = ([factor * getattr(one, end) for one in found] for end in ("value", "low", "high"))
-        marker = "o" if len(found) <= _MOST_MARKS else None
+        estimates = [of_point(point) for point in group.points]
+        values, low, high = ([factor * getattr(x, end) for x in estimates] for end in ("value", "low", "high"))
+        marker = "o" if len(estimates) <= _MAX_MARKS else None
         axes.plot(group.frames, values, color=colour, linestyle=dashes, linewidth=2.4, marker=marker, markersize=4)
         axes.fill_between(group.frames, low, high, color=colour, alpha=0.18, linewidth=0)
-        if len(found) == 1:  # a band of one point would not be seen
+        if len(estimates) == 1:  # a band of one point would be invisible
             axes.vlines(group.frames, low, high, color=colour, linewidth=1.6)
 
 
 def _entries(groups: Sequence[Group], lines: Mapping[str, tuple[str, Dashes]]) -> list[str]:
-    """What the legend says of each name."""
+    """Return the entry of the legend for each name."""
     texts = []
     for name in lines:
         counts = {len(group.runs) for group in groups if group.name == name}
@@ -175,10 +175,10 @@ def _entries(groups: Sequence[Group], lines: Mapping[str, tuple[str, Dashes]]) -
 
 
 def _explained(groups: Sequence[Group]) -> str:
-    """What lines and bands are."""
+    """Explain lines and bands in a sentence."""
     alone = [len(group.runs) == 1 for group in groups]
     of_one = "mean of its episodes and 95 % interval over them"
     if all(alone):
-        return f"Line and band: {of_one}; one seed says nothing of others."
+        return f"Line and band: {of_one}; one seed says nothing about others."
     more = f" A single seed: {of_one}." if any(alone) else ""
     return f"Thick line: interquartile mean over seeds. Band: its 95 % interval. Thin lines: seeds.{more}"

@@ -1,86 +1,56 @@
-"""The page of learning curves: one HTML file with the drawing and tables of what was reached, which fetches nothing."""
+"""The page of learning curves: the drawing, and tables of the returns, the successes and the cost."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from html import escape
 
-from ivideogpt import __version__
 from ivideogpt.evaluation.intervals import Estimate
 from ivideogpt.mbrl.results import Group, differing_settings, first_reached, over_tasks
 from ivideogpt.reports.learning_curves import colours, curves_svg
-from ivideogpt.worldmodel.shipped import ASSETS
+from ivideogpt.reports.page import Html, html_page, join, notice, section, table, tag, with_note
 
 # Below this many seeds an interval over them says little.
 _FEW_SEEDS = 5
-_STYLE = """
-.curves svg { display: block; width: 100%; height: auto; }
-.key { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 8px; }
-"""
 
 
 def curves_page(groups: Sequence[Group], *, threshold: float | None = None) -> str:
-    """The whole page.
+    """Write the whole page.
 
     Args:
         groups: as ``grouped`` gives them, at least one.
-        threshold: a return; a table says when each seed first reached it.
+        threshold: a return; a table gives the frames after which each seed first reached it.
     """
-    tasks = list(dict.fromkeys(group.task for group in groups))
-    title = escape(", ".join(tasks))
-    style = (ASSETS / "gallery" / "page.css").read_text(encoding="utf-8")
-    style += (ASSETS / "evaluation" / "report.css").read_text(encoding="utf-8") + _STYLE
-    tables = [_reached(groups), _across_tasks(groups), _threshold(groups, threshold), _cost(groups)]
-    sections = "\n".join(
-        f"<section>\n{table}\n</section>" for table in [*tables, _settings(groups), _runs(groups)] if table
+    sections = [_reached(groups), _across_tasks(groups), _threshold(groups, threshold), _cost(groups)]
+    return html_page(
+        kind="iVideoGPT reinforcement learning",
+        title=", ".join(dict.fromkeys(group.task for group in groups)),
+        lead="Return and success of agents in the real simulator, over the simulator frames of their training.",
+        header=[notice("Before comparing", notes(groups))],
+        main=[
+            tag("section", Html(curves_svg(groups, threshold=threshold)), class_="curves"),
+            *sections,
+            *_settings(groups),
+            _runs(groups),
+        ],
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="color-scheme" content="light dark">
-<title>{title}: learning curves</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<header>
-<p class="kind">iVideoGPT reinforcement learning</p>
-<h1>{title}</h1>
-<p class="lead">What agents reach in the real simulator, by the simulator frames that they have seen.</p>
-{_notices(groups)}
-</header>
-<main>
-<section class="curves">
-{curves_svg(groups, threshold=threshold)}
-</section>
-{sections}
-</main>
-<footer><p>Made by ivideogpt {__version__}.</p></footer>
-</body>
-</html>
-"""
 
 
 def number(value: float) -> str:
-    """A return of about four digits, or a dash where there is none."""
+    """Format a return with about four digits, or a dash where there is none."""
     if not math.isfinite(value):
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def percent(value: float) -> str:
-    """A share as per cent without decimals, or a dash where there is none."""
+    """Format a share as per cent without decimals, or a dash where there is none."""
     return f"{100 * value:.0f} %" if math.isfinite(value) else "-"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as "1 h 02 min", "3 min" or "8 s"."""
+    """Format seconds as "1 h 02 min", "3 min" or "8 s"."""
     minutes = round(seconds / 60)
     if round(seconds) < 60:
         return f"{seconds:.0f} s"
@@ -88,28 +58,28 @@ def duration(seconds: float) -> str:
 
 
 def notes(groups: Sequence[Group]) -> list[str]:
-    """What must be known before the groups are compared, a sentence each."""
-    said: dict[str, list[str]] = {}
+    """Return remarks that a reader needs before comparing the groups, a sentence each."""
+    labels: dict[str, list[str]] = {}
     for group in groups:
         count = len(group.runs)
         if count == 1:
             text = "one seed; the interval is over the episodes of an evaluation and says nothing of other seeds"
-            said.setdefault(text, []).append(group.label)
+            labels.setdefault(text, []).append(group.label)
         elif count < _FEW_SEEDS:
             trimmed = ", and the interquartile mean of so few is the mean" if count < 4 else ""
             text = f"{count} seeds; an interval over so few is too narrow{trimmed}"
-            said.setdefault(text, []).append(group.label)
+            labels.setdefault(text, []).append(group.label)
         if group.left_out:
             text = f"evaluations that only some of the seeds have, in the thin lines alone: {group.left_out}"
-            said.setdefault(text, []).append(group.label)
-    found = [f"{'; '.join(labels)}: {text}." for text, labels in said.items()]
+            labels.setdefault(text, []).append(group.label)
+    remarks = [f"{'; '.join(names)}: {text}." for text, names in labels.items()]
     for task in dict.fromkeys(group.task for group in groups):
-        found += _unequal([group for group in groups if group.task == task])
-    return found
+        remarks += _unequal([group for group in groups if group.task == task])
+    return remarks
 
 
 def _unequal(groups: Sequence[Group]) -> list[str]:
-    """Where groups of a task end after different numbers of frames: that, and what they had reached by the same."""
+    """Return a remark where groups of a task end after different numbers of frames, with their returns at the same."""
     if len({group.frames[-1] for group in groups}) == 1:
         return []
     ends = ", ".join(f"{group.name} {group.frames[-1]:,}" for group in groups)
@@ -122,110 +92,98 @@ def _unequal(groups: Sequence[Group]) -> list[str]:
     return [text]
 
 
-def _notices(groups: Sequence[Group]) -> str:
-    listed = "".join(f"<li>{escape(text)}</li>" for text in notes(groups))
-    return f'<div class="notice"><strong>Before comparing</strong><ul>{listed}</ul></div>' if listed else ""
-
-
-def _table(title: str, note: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A section's table; cells are HTML, of a row the first is its heading."""
-    head = "".join(f'<th scope="col">{text}</th>' for text in headings)
-    body = "\n".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
-    )
-    return (
-        f'<h2>{title}</h2>\n<p class="note">{note}</p>\n<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-def _named(group: Group, groups: Sequence[Group]) -> str:
+def _name(group: Group, groups: Sequence[Group]) -> Html:
     colour, _ = colours(groups)[group.name]
-    return f'<span class="key" style="background:{colour}"></span>{escape(group.label)}'
+    return join([tag("span", class_="key", style=f"background:{colour}"), group.label])
 
 
-def _figure(estimate: Estimate, text: str, low: str, high: str) -> str:
-    known = math.isfinite(estimate.low)
-    return f"{text}<small>{f'{low} to {high}' if known else 'no interval'}</small>"
+def _return(estimate: Estimate) -> Html:
+    return _with_interval(estimate, *map(number, (estimate.value, estimate.low, estimate.high)))
 
 
-def _return(estimate: Estimate) -> str:
-    return _figure(estimate, *map(number, (estimate.value, estimate.low, estimate.high)))
+def _success(estimate: Estimate) -> Html:
+    return _with_interval(estimate, *map(percent, (estimate.value, estimate.low, estimate.high)))
 
 
-def _success(estimate: Estimate) -> str:
-    return _figure(estimate, *map(percent, (estimate.value, estimate.low, estimate.high)))
+def _with_interval(estimate: Estimate, text: str, low: str, high: str) -> Html:
+    return with_note(text, f"{low} to {high}" if math.isfinite(estimate.low) else "no interval")
 
 
-def _reached(groups: Sequence[Group]) -> str:
+def _table_section(title: str, note: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
+    identifier = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
+    return section(identifier, title, tag("p", note, class_="note"), table(headings, rows))
+
+
+def _reached(groups: Sequence[Group]) -> Html:
     rows = []
     for group in groups:
         last, best = group.points[-1], group.best
         texts = [str(len(group.runs)), f"{last.env_frames:,}", _return(last.returns), _success(last.success)]
         texts += [f"{best.env_frames:,}", _return(best.returns), _success(best.success)]
-        rows.append([_named(group, groups), *texts])
-    return _table(
+        rows.append([_name(group, groups), *texts])
+    return _table_section(
         "What was reached",
-        "Last: the last evaluation that all seeds of a group have. Best: the one with the highest return; chosen after "
-        "the fact, it flatters. Small: 95 % bootstrap interval.",
+        "Last: the last evaluation that all seeds of a group have. Best: the one with the highest return; it flatters, "
+        "because it is chosen afterwards. Small: 95 % bootstrap interval.",
         ["", "seeds", "frames, last", "return", "success", "frames, best", "return", "success"],
         rows,
     )
 
 
-def _across_tasks(groups: Sequence[Group]) -> str:
-    rows = [[escape(name), _success(found)] for name, found in over_tasks(groups).items()]
+def _across_tasks(groups: Sequence[Group]) -> Html:
+    rows = [[name, _success(estimate)] for name, estimate in over_tasks(groups).items()]
     note = (
-        "Success at each task's last evaluation: interquartile mean over all seeds of all tasks; each task's seeds are "
+        "Success at the last evaluation of each task: interquartile mean over all seeds of all tasks; the interval "
+        "draws seeds again within each task."
     )
-    return _table("All tasks together", note + "drawn again among themselves.", ["", "success"], rows) if rows else ""
+    return _table_section("All tasks together", note, ["", "success"], rows) if rows else Html()
 
 
-def _threshold(groups: Sequence[Group], threshold: float | None) -> str:
+def _threshold(groups: Sequence[Group], threshold: float | None) -> Html:
     if threshold is None:
-        return ""
+        return Html()
     rows = []
     for group in groups:
-        found = first_reached(group, threshold)
-        texts = [f"seed {seed}: {'never' if frames is None else f'{frames:,}'}" for seed, frames in found.items()]
-        rows.append([_named(group, groups), ", ".join(texts)])
+        reached = first_reached(group, threshold)
+        texts = [f"seed {seed}: {'never' if frames is None else f'{frames:,}'}" for seed, frames in reached.items()]
+        rows.append([_name(group, groups), ", ".join(texts)])
     note = "Simulator frames after which an evaluation's mean return first was as high."
-    return _table(f"Return of {threshold:g} first reached", note, ["", "frames"], rows)
+    return _table_section(f"Return of {threshold:g} first reached", note, ["", "frames"], rows)
 
 
-def _cost(groups: Sequence[Group]) -> str:
+def _cost(groups: Sequence[Group]) -> Html:
     rows = [
-        [_named(group, groups), duration(group.seconds), f"{group.imagined_transitions:,}", f"{group.frames[-1]:,}"]
+        [_name(group, groups), duration(group.seconds), f"{group.imagined_transitions:,}", f"{group.frames[-1]:,}"]
         for group in groups
     ]
     note = "Until the last evaluation that all seeds have, median over seeds; evaluations count in the time."
-    return _table("What it cost", note, ["", "wall-clock", "imagined transitions", "simulator frames"], rows)
+    return _table_section("What it cost", note, ["", "wall-clock", "imagined transitions", "simulator frames"], rows)
 
 
-def _settings(groups: Sequence[Group]) -> str:
-    """What tells the groups of a task apart; empty where that is the method alone."""
+def _settings(groups: Sequence[Group]) -> list[Html]:
+    """Write the settings in which the groups of a task differ, apart from the method."""
     parts = []
     for task in dict.fromkeys(group.task for group in groups):
-        here = [group for group in groups if group.task == task]
-        first = [group.runs[0] for group in here]
-        rows = [["preset", *(escape(run.preset) for run in first)]] if len({run.preset for run in first}) > 1 else []
+        task_groups = [group for group in groups if group.task == task]
+        first = [group.runs[0] for group in task_groups]
+        rows = [["preset", *(run.preset for run in first)]] if len({run.preset for run in first}) > 1 else []
         for name in differing_settings(first):
             values = (json.dumps(run.settings[name]) if name in run.settings else "-" for run in first)
-            rows.append([escape(name), *map(escape, values)])
+            rows.append([name, *values])
         if rows:
             note = "A dash: the group has no such setting."
-            headings = ["", *(escape(group.name) for group in here)]
-            parts.append(_table(f"Settings that differ: {escape(task)}", note, headings, rows))
-    return "\n".join(parts)
+            headings = ["", *(group.name for group in task_groups)]
+            parts.append(_table_section(f"Settings that differ: {task}", note, headings, rows))
+    return parts
 
 
-def _runs(groups: Sequence[Group]) -> str:
+def _runs(groups: Sequence[Group]) -> Html:
     rows = []
     for group in groups:
         for run in group.runs:
             last = run.evaluations[-1]
             texts = [str(run.seed), f"{last.env_frames:,}", number(last.mean_return), percent(last.success)]
             texts += [str(len(last.returns)), duration(last.seconds), f"{last.imagined_transitions:,}"]
-            rows.append([_named(group, groups), *texts, escape(str(run.folder))])
+            rows.append([_name(group, groups), *texts, str(run.folder)])
     headings = ["", "seed", "frames", "mean return", "success", "episodes", "wall-clock", "imagined transitions", "run"]
-    return _table("Every run", "At its own last evaluation.", headings, rows)
+    return _table_section("Every run", "At its own last evaluation.", headings, rows)
