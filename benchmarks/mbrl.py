@@ -56,19 +56,19 @@ def compared(config: AgentConfig, device: torch.device, turns: int) -> dict[str,
 
 def parts(preset: str, steps: int, device: str) -> dict[str, float]:
     """Seconds per 1,000 steps of a short run after its random phase, by part; without what happens once."""
-    from ivideogpt.configs.mbrl import find_mbrl
+    from ivideogpt.configs.registry import find_preset
     from ivideogpt.mbrl.loop import train_agent
 
-    config, seconds = find_mbrl(preset), []
+    config, seconds = find_preset(preset, "mbrl"), []
     world = replace(config.world_model, initial_updates=1)
-    config = replace(config, imagination=replace(config.imagination, initial=1), world_model=world)
+    config = replace(config, imagination=replace(config.imagination, initial_rollouts=1), world_model=world)
     for extra in (1, 1 + steps):
         many = 100 + extra
         short = replace(
             config,
-            random_frames=100 * config.action_repeat,
-            frames=many * config.action_repeat,
-            evaluate_every=10**9,
+            random_steps=100,
+            total_env_steps=many,
+            evaluate_every_steps=10**9,
             evaluation_episodes=1,
         )
         with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ivideogpt.envs.registry import register_with_gymnasium
+
 if TYPE_CHECKING:
     from ivideogpt.core.episode import Clip, Episode
     from ivideogpt.core.errors import UserError
@@ -51,3 +53,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f"ivideogpt.{_HOMES[name]}"), name)
+
+
+# gymnasium.make("ivideogpt/PushT-v0") works wherever this package is imported.
+register_with_gymnasium()

@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("gymnasium")
 
 from ivideogpt.cli import main  # noqa: E402
-from ivideogpt.commands.mbrl import environment_name  # noqa: E402
 from ivideogpt.configs.registry import PRESETS, find_preset  # noqa: E402
 from ivideogpt.core.episode import Episode  # noqa: E402
 from ivideogpt.core.errors import UserError  # noqa: E402
@@ -33,9 +32,9 @@ def refused(capsys, *words: str) -> str:
 def test_the_debug_run_ends_with_its_figures_and_goes_on_to_more_frames(tmp_path, capsys) -> None:
     folder = tmp_path / "run"
     assert main(["mbrl", "debug", "--run", str(folder), *QUICK]) == 0
-    said = last_line(capsys)
-    assert said["env_frames"] == 80 and said["imagined_transitions"] > 0 and said["evaluations"] == 2
-    assert isinstance(said["return"], float) and 0 <= said["success"] <= 1
+    result = last_line(capsys)
+    assert result["env_frames"] == 80 and result["imagined_transitions"] > 0 and result["evaluations"] == 2
+    assert isinstance(result["return"], float) and 0 <= result["success"] <= 1
     settings = json.loads((folder / "settings.json").read_text())
     assert (settings["preset"], settings["method"], settings["task"]) == ("debug", "mbpo", "reacher")
     assert main(["mbrl", "debug", "num_train_frames=90", f"run={folder}", *QUICK]) == 0
@@ -48,31 +47,31 @@ def test_a_run_does_not_go_on_with_other_settings(tmp_path, capsys) -> None:
     folder = str(tmp_path / "run")
     assert main(["mbrl", "debug", "--run", folder, "--no-imagination", *QUICK]) == 0
     capsys.readouterr()
-    said = refused(capsys, "debug", "--run", folder, "--no-imagination", *QUICK, "agent.batch_size=9")
-    assert "other settings (agent)" in said
+    sentence = refused(capsys, "debug", "--run", folder, "--no-imagination", *QUICK, "agent.batch_size=9")
+    assert "other settings (agent)" in sentence
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "settings.json").write_text("{}")
     assert "another kind of run" in refused(capsys, "debug", "--run", str(tmp_path / "else"))
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "sentence"),
     [
         (("metawrold",), "there is no preset 'metawrold' for mbrl; did you mean 'metaworld'"),
         (("debug", "task=reachr"), "reachr"),
-        (("debug", "--compat", "oficial"), "expected none or official"),
+        (("debug", "task=no_such_module:Env-v0"), "'no_such_module', which cannot be imported"),
         (("debug", "agent.batch_sice=3"), "unknown option agent.batch_sice; did you mean 'agent.batch-size'?"),
         (("debug", "num_train_frames=10"), "nothing would ever be learned"),
-        (("debug", "--model", "pusht-64"), "the environment shows 16"),
+        (("debug", "--model", "pusht-64"), "the environment shows 16; resize them: image_size=64"),
         (("reacher", "--model", "metaworld-64"), "takes actions of 4 numbers and the environment of 2"),
         (("debug", "--model", "nowhere"), "no folder, no Hub id"),
         (("debug", "demo=true"), "there is no script for reacher"),
         (("debug", "--demos", "nowhere"), "there is no folder nowhere"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_sentence(tmp_path, capsys, monkeypatch, words, said) -> None:
+def test_what_cannot_be_is_said_in_one_sentence(tmp_path, capsys, monkeypatch, words, sentence) -> None:
     monkeypatch.chdir(tmp_path)
-    assert said in refused(capsys, *words, "--run", "run")
+    assert sentence in refused(capsys, *words, "--run", "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -94,14 +93,74 @@ def test_a_missing_package_names_the_extra(tmp_path, capsys, monkeypatch) -> Non
     assert "ivideogpt[pusht]" in refused(capsys, "pusht", "--run", str(tmp_path / "run"))
 
 
-def test_names_of_tasks_are_understood_as_people_write_them() -> None:
-    assert environment_name("plate_slide") == environment_name("plate-slide") == "metaworld/plate-slide"
-    assert environment_name("metaworld/hammer") == "metaworld/hammer"
-    assert [environment_name(name) for name in ("pusht", "reacher", "CarRacing-v3")] == [
-        "pusht",
-        "reacher",
-        "CarRacing-v3",
-    ]
+OWN = """
+import gymnasium
+import numpy as np
+
+
+class Own(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 255, (48, 48, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(np.float32([0.0, 1.0]), np.float32([2.0, 1.0]))
+
+    def __init__(self, steps=6):
+        self.steps = steps
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = self.steps
+        return np.full((48, 48, 3), 9, np.uint8), {}
+
+    def step(self, action):
+        assert np.isfinite(action).all() and action[1] == 1
+        self.left -= 1
+        picture = np.full((48, 48, 3), int(action[0] * 99), np.uint8)
+        return picture, np.array([action[0]]), self.left == 0, False, {}
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> str:
+    """An environment of a user's own: other options, other pictures, a constant action, no success."""
+    (tmp_path / "own_environment.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return "task=own_environment:Own"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("preset", PRESETS["mbrl"])
+def test_an_environment_of_a_users_own_runs_in_every_preset(preset, own, capsys) -> None:
+    quick = ("num_train_frames=14", "random_steps=12", "evaluation_episodes=1", "agent.batch_size=8")
+    assert main(["mbrl", preset, own, *quick, "--no-imagination", 'environment_options={"steps": 3}']) == 0
+    result = last_line(capsys)
+    assert result["env_frames"] == 14 and result["agent_updates"] > 0
+    assert result["success"] == 0, "the end of an episode is no success"
+    settings = json.loads((Path(result["run"]) / "settings.json").read_text())["settings"]
+    assert settings["environment_options"] == {"steps": 3} and settings["action_repeat"] == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_environment_of_a_users_own_gets_a_world_model_of_its_own(own, capsys) -> None:
+    assert main(["mbrl", "debug", own, *QUICK]) == 0
+    result = last_line(capsys)
+    assert result["imagined_transitions"] > 0
+    assert json.loads((Path(result["run"]) / "settings.json").read_text())["settings"]["image_size"] == 16
+
+
+def test_a_task_of_the_same_kind_keeps_the_options_of_the_preset() -> None:
+    config = find_preset("metaworld", "mbrl")
+    assert config.for_task("hammer").environment_options == config.environment_options == {"action_repeat": 2}
+    assert config.for_task("hammer").task == "metaworld/hammer"
+    other = config.for_task("reacher")
+    assert (other.environment_options, other.action_repeat, other.image_size) == ({}, 1, None)
+    assert find_preset("debug", "mbrl").for_task("pusht").image_size == 16
+    assert config.for_frames(100_002).total_env_steps == 50_001
+
+
+def test_a_run_of_another_version_is_refused_in_one_sentence(tmp_path, capsys) -> None:
+    settings = {"preset": "debug", "task": "reacher", "method": "mbpo", "seed": 0, "settings": {"frames": 80}}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    assert "holds a run of another version" in refused(capsys, "debug", "--run", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", PRESETS["mbrl"])
@@ -115,16 +174,20 @@ def test_every_preset_can_be_written_and_read(name) -> None:
 def test_the_official_preset_has_the_published_settings() -> None:
     config = find_preset("official", "mbrl")
     agent, world, imagination = config.agent, config.world_model, config.imagination
-    assert (config.frames, config.random_frames, config.stack, config.action_repeat) == (100_002, 4000, 3, 2)
-    assert (agent.batch_size, agent.updates, agent.learning_rate, agent.weight_decay) == (256, 2, 1e-4, 1e-6)
-    assert (agent.feature_size, agent.hidden_size, agent.channels, agent.target_rate) == (50, 1024, 32, 0.01)
-    assert (agent.return_steps, agent.discount, agent.noise_clip) == (3, 0.99, 0.3)
-    assert (agent.noise_start, agent.noise_end, agent.noise_frames) == (1.0, 0.1, 100_000)
-    assert (world.update_every, world.tokenizer_every, world.initial_updates) == (5, 20, 1000)
-    assert (world.batch_size, world.segment_frames, world.tokenizer_frames) == (16, 12, 5)
-    assert (imagination.rows, imagination.horizon, imagination.every, imagination.initial) == (32, 10, 100, 20)
-    assert (imagination.real_share, imagination.retained) == (0.5, 0)
-    assert (config.evaluate_every, config.evaluation_episodes) == (2000, 20)
+    repeat = config.action_repeat
+    assert (config.total_env_steps * repeat, config.random_steps * repeat) == (100_002, 4000)
+    assert (config.frame_stack, repeat, config.agent_updates_per_step) == (3, 2, 2)
+    assert (agent.batch_size, agent.learning_rate, agent.weight_decay) == (256, 1e-4, 1e-6)
+    assert (agent.feature_size, agent.hidden_size, agent.encoder_channels) == (50, 1024, 32)
+    assert (agent.target_update_rate, agent.n_step, agent.discount, agent.learning_noise_clip) == (0.01, 3, 0.99, 0.3)
+    assert (agent.exploration_noise_start, agent.exploration_noise_end) == (1.0, 0.1)
+    assert agent.exploration_decay_steps * repeat == 100_000
+    assert (world.update_every_steps, world.tokenizer_update_every_steps, world.initial_updates) == (5, 20, 1000)
+    assert (world.batch_size, world.segment_frames, world.tokenizer_future_frames) == (16, 12, 5)
+    assert (imagination.parallel_episodes, imagination.horizon) == (32, 10)
+    assert (imagination.every_steps, imagination.initial_rollouts) == (100, 20)
+    assert (imagination.real_share, imagination.kept_rollouts) == (0.5, 0)
+    assert (config.evaluate_every_steps * repeat, config.evaluation_episodes) == (2000, 20)
 
 
 # Demonstrations

@@ -244,21 +244,21 @@ def test_reinforcement_learning_becomes_the_official_preset(official, ours, migr
     assert " ".join(words) == f"ivideogpt {ours}"
 
 
-def test_keys_of_reinforcement_learning_become_settings_in_frames_of_ours(migrated):
+def test_keys_of_reinforcement_learning_become_settings_in_steps(migrated):
     keys = (
         "gen_every_steps=400 update_tokenizer_every_step=0 stddev_schedule=linear(0.5,0.2,1000) gen_batch=8 "
         "succ_bonus=0 lr=3e-4"
     )
     ((words,), notes) = migrated("--", "python", "mbrl/train_metaworld_mbpo.py", *keys.split())
     settings = settings_of(words)
-    assert json.loads(settings.pop("environment")) == {"action_repeat": 2, "success_bonus": 0.0}
+    assert json.loads(settings.pop("environment_options")) == {"action_repeat": 2, "success_bonus": 0.0}
     assert settings == {
-        "imagination.every": "200",
-        "world_model.tokenizer_every": "0",
-        "agent.noise_start": "0.5",
-        "agent.noise_end": "0.2",
-        "agent.noise_frames": "1000",
-        "imagination.rows": "8",
+        "imagination.every_steps": "200",
+        "world_model.tokenizer_update_every_steps": "0",
+        "agent.exploration_noise_start": "0.5",
+        "agent.exploration_noise_end": "0.2",
+        "agent.exploration_decay_steps": "500",
+        "imagination.parallel_episodes": "8",
         "agent.learning_rate": "0.0003",
     }
     assert callable(understood(words))

@@ -62,29 +62,29 @@ def test_what_is_imagined_is_what_the_session_imagines(model_of, starts) -> None
     seeds = [episode_seed(7 + row, 0) for row in range(3)]
     session = model.session(context.permute(0, 1, 4, 2, 3), seed=seeds)
     for actions in moves(steps=9):
-        seen, rewards, _, truncated, _ = environments.step(actions)
+        observations, rewards, _, truncated, _ = environments.step(actions)
         step = session.step(model.normalize_actions(torch.from_numpy(actions)))
-        assert np.array_equal(seen, as_bytes(step.frames))
+        assert np.array_equal(observations, as_bytes(step.frames))
         np.testing.assert_allclose(rewards, step.rewards.numpy(), rtol=1e-6)
     assert truncated.all()
 
 
 def test_next_step_rows_begin_again_in_the_step_after_their_last(model_of, starts) -> None:
-    found = lived(rows(model_of("plain"), starts, horizon=2), 6)
-    cut = [step[3].tolist() for step in found[1:]]
+    steps = lived(rows(model_of("plain"), starts, horizon=2), 6)
+    cut = [step[3].tolist() for step in steps[1:]]
     assert cut == [[False] * 3, [True] * 3, [False] * 3] * 2
-    assert (found[3][1] == 0).all()  # a step that only begins pays nothing
-    assert found[2][1].any()
+    assert (steps[3][1] == 0).all()  # a step that only begins pays nothing
+    assert steps[2][1].any()
 
 
 def test_same_step_rows_begin_again_at_once_and_tell_what_they_ended_with(model_of, starts) -> None:
     model = model_of("plain")
-    mine = lived(rows(model, starts, horizon=2, autoreset_mode=AutoresetMode.SAME_STEP), 2)
-    other = lived(rows(model, starts, horizon=2, autoreset_mode=AutoresetMode.DISABLED), 2)
-    assert np.array_equal(mine[2][4]["final_obs"], other[2][0]) and mine[2][4]["_final_obs"].all()
-    assert np.array_equal(mine[2][1], other[2][1]) and mine[2][3].all()
-    assert not np.array_equal(mine[2][0], other[2][0])
-    assert "final_obs" not in mine[1][4]
+    same_step = lived(rows(model, starts, horizon=2, autoreset_mode=AutoresetMode.SAME_STEP), 2)
+    disabled = lived(rows(model, starts, horizon=2, autoreset_mode=AutoresetMode.DISABLED), 2)
+    assert np.array_equal(same_step[2][4]["final_obs"], disabled[2][0]) and same_step[2][4]["_final_obs"].all()
+    assert np.array_equal(same_step[2][1], disabled[2][1]) and same_step[2][3].all()
+    assert not np.array_equal(same_step[2][0], disabled[2][0])
+    assert "final_obs" not in same_step[1][4]
 
 
 def test_disabled_rows_wait_for_a_reset_of_their_own(model_of, starts) -> None:
@@ -145,9 +145,9 @@ def test_the_same_seed_gives_the_same_world_and_each_episode_another(model_of, s
         environments.reset(**options)
         return np.stack([environments.step(action)[0] for action in actions[:3]])
 
-    one = episode(seed=3)
-    assert not np.array_equal(one, episode())
-    assert np.array_equal(one, episode(seed=3)) and np.array_equal(one, episode(seed=[3]))
+    first = episode(seed=3)
+    assert not np.array_equal(first, episode())
+    assert np.array_equal(first, episode(seed=3)) and np.array_equal(first, episode(seed=[3]))
 
 
 def test_rows_of_a_group_begin_alike_and_go_on_apart(model_of, starts) -> None:
@@ -166,13 +166,13 @@ def test_a_state_is_gone_back_to_any_number_of_times_bitwise(model_of, starts) -
     actions = moves()
     environments.reset()
     environments.step(actions[0])
-    state, told = environments.get_state(), []
+    state, replays = environments.get_state(), []
     for _ in range(3):
         environments.set_state(state)
-        told.append([environments.step(action)[:2] for action in actions[1:8]])  # past a reset
-    for other in told[1:]:
-        for (mine, paid), (theirs, theirs_paid) in zip(told[0], other, strict=True):
-            assert np.array_equal(mine, theirs) and np.array_equal(paid, theirs_paid)
+        replays.append([environments.step(action)[:2] for action in actions[1:8]])  # past a reset
+    for replay in replays[1:]:
+        for (frames, rewards), (frames_again, rewards_again) in zip(replays[0], replay, strict=True):
+            assert np.array_equal(frames, frames_again) and np.array_equal(rewards, rewards_again)
 
 
 def test_several_actions_at_once_are_those_one_by_one_and_a_row_that_is_over_rests(model_of, starts) -> None:
@@ -180,17 +180,17 @@ def test_several_actions_at_once_are_those_one_by_one_and_a_row_that_is_over_res
         return actions[:, 0] > 0.9
 
     options = {"autoreset_mode": AutoresetMode.DISABLED, "terminate": ends, "horizon": 9}
-    one, other = (rows(model_of("plain"), starts, **options) for _ in range(2))
-    one.reset()
-    other.reset()
+    chunked, stepped = (rows(model_of("plain"), starts, **options) for _ in range(2))
+    chunked.reset()
+    stepped.reset()
     actions = np.clip(moves(steps=4), -0.8, 0.8)
     actions[1, 0, 0] = 1.0
-    seen, rewards, terminated, truncated, infos = one.chunk_step(actions.transpose(1, 0, 2))
+    observations, rewards, terminated, truncated, infos = chunked.chunk_step(actions.transpose(1, 0, 2))
     assert terminated[0].tolist() == [False, True, False, False] and not truncated.any() and len(infos) == 4
-    assert (seen[1][0] == seen[3][0]).all() and (rewards[0, 2:] == 0).all()
+    assert (observations[1][0] == observations[3][0]).all() and (rewards[0, 2:] == 0).all()
     for number in range(2):
-        single = other.step(actions[number])
-        assert np.array_equal(single[0], seen[number])
+        single = stepped.step(actions[number])
+        assert np.array_equal(single[0], observations[number])
         np.testing.assert_allclose(single[1], rewards[:, number])
 
 
@@ -234,17 +234,70 @@ def test_functions_pay_end_and_judge_instead_of_heads(model_of, starts) -> None:
 
 
 def test_a_refused_reset_changes_nothing(model_of, starts) -> None:
-    environments, others = rows(model_of("plain"), starts), rows(model_of("plain"), starts)
-    environments.reset(), others.reset()
+    environments, untouched = rows(model_of("plain"), starts), rows(model_of("plain"), starts)
+    environments.reset(), untouched.reset()
     with pytest.raises(UserError):
         environments.reset(options={"indices": [1, 2, 999]})
-    np.testing.assert_array_equal(environments.step(moves()[0])[0], others.step(moves()[0])[0])
+    np.testing.assert_array_equal(environments.step(moves()[0])[0], untouched.step(moves()[0])[0])
 
 
 def test_a_seed_of_numpy_is_a_seed(model_of, starts) -> None:
     environments = rows(model_of("plain"), starts)
     first, _ = environments.reset(seed=np.int64(3))
     np.testing.assert_array_equal(environments.reset(seed=3)[0], first)
+    for seeds in (np.array([3, 4, 5]), [np.int64(3), 4, 5], (3, 4, 5), np.array(3)):
+        np.testing.assert_array_equal(environments.reset(seed=seeds)[0], first)
+
+
+@pytest.mark.parametrize("seed", [-1, [1, -2, 3], np.array([1, 2, -3]), 1.5, np.array([0.5, 1.0, 2.0]), "7", True])
+def test_what_is_no_seed_is_refused_in_one_sentence(model_of, starts, seed) -> None:
+    environments = rows(model_of("plain"), starts)
+    with pytest.raises(UserError, match="expected a whole number of at least 0"):
+        environments.reset(seed=seed)
+    with pytest.raises(UserError, match="seed is -1"):
+        rows(model_of("plain"), starts, seed=-1)
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_autoreset_is_named_by_text_as_well(model_of, starts, mode) -> None:
+    for text in (mode.value, mode.name, mode.name.lower(), mode.name.lower().replace("_", "-")):
+        environments = rows(model_of("plain"), starts, autoreset_mode=text)
+        assert environments.autoreset_mode is mode and environments.metadata["autoreset_mode"] is mode
+    with pytest.raises(UserError, match="autoreset_mode is 'next'; expected next_step, same_step or disabled"):
+        rows(model_of("plain"), starts, autoreset_mode="next")
+
+
+def test_attributes_are_read_and_set_as_in_gymnasiums_vectors(model_of, starts) -> None:
+    environments = rows(model_of("plain"), starts)
+    assert environments.get_attr("horizon") == (4, 4, 4) and environments.get_attr("render_mode") == (None,) * 3
+    environments.set_attr("horizon", [1, 2, 3])
+    environments.set_attr("level", "easy")
+    environments.set_attr("reward", lambda frames, actions, after: np.full(len(actions), 7.0))
+    assert environments.horizon == 3 and environments.get_attr("level") == ("easy",) * 3
+    environments.reset()
+    _, rewards, _, truncated, _ = environments.step(moves()[0])
+    assert truncated.tolist() == [True, False, False] and (rewards == 7).all()
+    environments.horizon = 2
+    assert environments.call("get_attr", "horizon") == (2, 2, 2)
+    with pytest.raises(UserError, match="2 values of horizon were given for 3 rows"):
+        environments.set_attr("horizon", [1, 2])
+    with pytest.raises(AttributeError):
+        environments.get_attr("nothing")
+
+
+def test_a_state_is_estimated_from_the_newest_frames(model_of, starts) -> None:
+    def brightness(frames):
+        return frames.mean(axis=(1, 2))
+
+    for mode in AutoresetMode:
+        environments = rows(model_of("plain"), starts, horizon=1, state=brightness, autoreset_mode=mode)
+        observations, info = environments.reset()
+        np.testing.assert_allclose(info["state"], brightness(observations))
+        observations, *_, info = environments.step(moves()[0])
+        assert info["state"].shape == (3, 3) and info["_state"].all()
+        np.testing.assert_allclose(info["state"], brightness(observations))
+        if mode == AutoresetMode.SAME_STEP:
+            np.testing.assert_allclose(info["final_info"]["state"], brightness(info["final_obs"]))
 
 
 @pytest.mark.filterwarnings("ignore:.*render")
@@ -273,17 +326,19 @@ def test_what_does_not_fit_is_said_in_one_sentence(model_of, build, starts) -> N
     with pytest.raises(UserError, match="reset them all first"):
         environments.reset(options={"reset_mask": np.array([True, False, False])})
     environments.reset()
-    for options, said in (
+    for options, sentence in (
         ({"reset_mask": np.zeros(3, bool)}, "one of them true"),
         ({"index": 3}, "knows no option"),
         ({"group_size": 2}, "divides 3 rows"),
         ({"indices": [1, 2]}, "one a row"),
         ({"indices": [1, 2, 999]}, "expected numbers from 0"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=sentence):
             environments.reset(options=options)
     with pytest.raises(UserError, match="actions have shape"):
         environments.step(moves()[0][:2])
+    with pytest.raises(UserError, match=r"actions of rows \[1\] have NaN"):
+        environments.step(np.where(np.arange(3)[:, None] == 1, np.nan, moves()[0]))
     with pytest.raises(UserError, match="2 seeds were given for 3 rows"):
         environments.reset(seed=[1, 2])
     with pytest.raises(UserError, match="needs autoreset_mode DISABLED"):

@@ -16,9 +16,11 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.envs import mujoco_rendering, registry
 
 try:
-    from ivideogpt.envs.metaworld import SCRIPTS, TASKS, MetaWorld, metaworld, task_name
+    from ivideogpt.envs.metaworld import TASKS, MetaWorld, metaworld, task_name
 except UserError as error:
     pytest.skip(f"no pictures can be drawn here: {error}", allow_module_level=True)
+
+from ivideogpt.policies.scripted import metaworld_scripts
 
 DEMONSTRATIONS = Path(__file__).parents[2] / "../shared/data/metaworld-demos"
 ROUGH = {"size": 16, "shadow_size": 0, "samples": 0}
@@ -66,9 +68,8 @@ def test_gymnasium_accepts_the_environment(environment):
 
 def test_short_names_make_the_six_official_tasks_and_any_other(monkeypatch):
     monkeypatch.setattr(gymnasium, "make", lambda id, **options: (id, options))
-    assert [name for name in registry.ENVIRONMENTS if name.startswith("metaworld/")] == [
-        f"metaworld/{task}" for task in registry.METAWORLD_TASKS
-    ]
+    assert registry.ALL_METAWORLD_TASKS == TASKS
+    assert set(registry.METAWORLD_TASKS) < set(TASKS)
     for task in (*registry.METAWORLD_TASKS, "reach"):
         assert task in TASKS
         assert registry.make(f"metaworld/{task}") == ("ivideogpt/MetaWorld-v0", {"task": task})
@@ -82,7 +83,7 @@ def test_a_task_has_one_name_and_official_spellings_lead_to_it():
 
 
 def test_every_task_has_a_script():
-    assert set(SCRIPTS) == set(TASKS)
+    assert set(metaworld_scripts()) == set(TASKS)
 
 
 def test_frames_are_drawn_as_in_the_official_demonstrations():

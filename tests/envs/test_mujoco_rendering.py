@@ -18,7 +18,7 @@ def there(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "")
 
     def install(*names):
-        monkeypatch.setattr(mujoco_rendering, "_is_there", lambda name: name in names)
+        monkeypatch.setattr(mujoco_rendering, "_is_available", lambda name: name in names)
 
     return install
 
@@ -67,6 +67,6 @@ def test_egl_without_a_driver_counts_as_missing(tmp_path):
 def test_glfw_needs_a_display(monkeypatch):
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    assert not mujoco_rendering._is_there("glfw")
+    assert not mujoco_rendering._is_available("glfw")
     monkeypatch.setenv("DISPLAY", ":0")
-    assert mujoco_rendering._is_there("glfw")
+    assert mujoco_rendering._is_available("glfw")

@@ -6,7 +6,15 @@ import pytest
 pytest.importorskip("gymnasium")
 
 from ivideogpt.core.errors import UserError  # noqa: E402
-from ivideogpt.envs.reacher import CELL, NEAR, Reacher, ReacherScript  # noqa: E402
+from ivideogpt.envs.reacher import CELL, NEAR, Reacher  # noqa: E402
+from ivideogpt.policies.scripted import ReacherPolicy  # noqa: E402
+
+
+def straight(state: np.ndarray) -> np.ndarray:
+    """Return the action of the script."""
+    policy = ReacherPolicy()
+    policy.reset([0])
+    return policy.act({"state": state[None]})[0]
 
 
 def test_the_same_seed_and_actions_give_the_same_episode() -> None:
@@ -21,13 +29,13 @@ def test_the_same_seed_and_actions_give_the_same_episode() -> None:
 
 
 def test_the_script_reaches_the_goal_of_every_episode() -> None:
-    environment, script = Reacher(), ReacherScript()
+    environment = Reacher()
     for seed in range(20):
         _, info = environment.reset(seed=seed)
         assert np.linalg.norm(info["state"][:2] - info["state"][2:]) >= 0.5
         total, over = 0.0, False
         while not over:
-            _, reward, _, over, info = environment.step(script.get_action(info["state"]))
+            _, reward, _, over, info = environment.step(straight(info["state"]))
             total += reward
         assert info["success"] and total > 30
 
@@ -36,7 +44,7 @@ def test_the_reward_falls_with_the_distance_and_success_earns_one_more() -> None
     environment = Reacher(goal=(0.0, 0.0))
     _, info = environment.reset(seed=0)
     while True:
-        _, reward, _, _, info = environment.step(ReacherScript().get_action(info["state"]))
+        _, reward, _, _, info = environment.step(straight(info["state"]))
         distance = np.linalg.norm(info["state"][:2] - info["state"][2:])
         assert reward == pytest.approx(max(0, 1 - distance) + (distance < NEAR))
         if info["success"]:
@@ -56,7 +64,7 @@ def test_it_ends_at_the_goal_only_where_asked() -> None:
         environment = Reacher(terminate_at_goal=ends)
         _, info = environment.reset(seed=0)
         for _ in range(25):
-            _, _, terminated, truncated, info = environment.step(ReacherScript().get_action(info["state"]))
+            _, _, terminated, truncated, info = environment.step(straight(info["state"]))
             if terminated or truncated:
                 break
         assert (terminated, truncated) == (ends, not ends)

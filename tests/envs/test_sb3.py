@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("stable_baselines3")
 
 from ivideogpt.core.episode import Episode  # noqa: E402
+from ivideogpt.core.errors import UserError  # noqa: E402
 from ivideogpt.envs.imagined import as_bytes  # noqa: E402
 from ivideogpt.envs.sb3 import ImaginedVecEnv  # noqa: E402
 from ivideogpt.envs.start_states import EpisodeStarts  # noqa: E402
@@ -39,3 +40,39 @@ def test_ppo_trains_in_it(environments) -> None:
     before = agent.policy.action_net.weight.clone()
     agent.learn(300)
     assert agent.num_timesteps >= 300 and not (before == agent.policy.action_net.weight).all()
+
+
+def test_options_are_those_of_the_next_reset_and_of_no_later_one(environments) -> None:
+    seen = {}
+    for index in (1, 4):
+        environments.set_options({"indices": [index] * 4})
+        seen[index] = environments.reset()
+        environments.set_options([{"indices": index} for _ in range(4)])
+        np.testing.assert_array_equal(environments.reset(), seen[index])
+    expected, _ = environments.rows.reset(options={"indices": [1] * 4})
+    np.testing.assert_array_equal(seen[1], environments._pictures(expected))
+    assert not np.array_equal(seen[1], seen[4])
+    environments.set_options({"group_size": 4})
+    assert len(np.unique(environments.reset(), axis=0)) == 1  # all rows begin alike, once
+    with pytest.raises(UserError, match="one {'indices': i} a row"):
+        environments.set_options([{"indices": 0}, {}, {}, {}])
+    environments.set_options({"index": 3})
+    with pytest.raises(UserError, match="knows no option"):
+        environments.reset()
+
+
+def test_an_attribute_is_set_in_the_rows_that_were_asked_for_and_in_no_other(environments) -> None:
+    environments.set_attr("horizon", 1, indices=[0, 2])
+    assert environments.get_attr("horizon") == [1, 3, 1, 3] and environments.get_attr("horizon", 1) == [3]
+    environments.reset()
+    *_, over, _ = environments.step(np.zeros((4, 2), np.float32))
+    assert over.tolist() == [True, False, True, False]
+    environments.set_attr("level", "hard", indices=3)
+    assert environments.get_attr("level") == [None, None, None, "hard"]
+    environments.set_attr("level", "easy")
+    assert environments.get_attr("level") == ["easy"] * 4
+    with pytest.raises(UserError, match="all rows share sampling"):
+        environments.set_attr("sampling", None if environments.rows.sampling else object(), indices=[1])
+    with pytest.raises(UserError, match="horizon is 0"):
+        environments.set_attr("horizon", 0)
+    assert len(environments.env_method("get_attr", "horizon", indices=[0, 1])) == 2

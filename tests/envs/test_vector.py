@@ -101,11 +101,55 @@ def test_an_environment_that_gymnasium_knows_is_taken_with_actions_in_one_range(
     for action, shown in ((-1.0, 0), (0.0, 50), (1.0, 100)):
         seen, _, ended, _, info = environments.step(np.array([[action]], np.float32))
         assert int(seen[0, 0, 0, 0]) == shown
-    assert ended.all() and info["success"].all()  # it says no more than that it is over
+    assert ended.all() and not info["success"].any()  # the end of an episode is no success
+
+
+class Odd(Bars):
+    """A user's own with a constant number in its action, a reward of shape (1,), flags of NumPy and a state."""
+
+    action_space = gymnasium.spaces.Box(np.float32([0.0, 2.0, -1.0]), np.float32([10.0, 2.0, 1.0]))
+    reward: object = np.array([0.5], np.float32)
+
+    def step(self, action):
+        assert np.isfinite(action).all()
+        picture, *_ = super().step(action[:1])
+        info = {"is_success": np.array([True]), "state": np.float32(action), "note": "free text"}
+        return picture, self.reward, np.array([self.left == 0]), np.bool_(False), info
+
+
+gymnasium.register("test/Odd-v0", entry_point=lambda reward=None, **_: _odd(reward))
+
+
+def _odd(reward: object) -> Odd:
+    environment = Odd()
+    if reward is not None:
+        environment.reward = reward
+    return environment
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_constant_action_a_reward_of_one_number_and_a_state_are_taken_as_they_are() -> None:
+    environments = make_vector("test/Odd-v0", 2)
+    environments.reset(seed=[0, 1])
+    actions = np.float32([[1.0, -1.0, 0.25], [-1.0, 1.0, -3.0]])
+    seen, rewards, terminated, truncated, info = environments.step(actions)
+    np.testing.assert_allclose(info["state"], [[10, 2, 0.25], [0, 2, -1]])
+    assert seen[:, 0, 0, 0].tolist() == [100, 0] and rewards.tolist() == [0.5, 0.5]
+    assert info["success"].tolist() == [True, True] and set(info) == {"success", "_success", "state", "_state"}
+    assert not terminated.any() and not truncated.any()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("reward", [np.zeros(2), float("nan"), "much"])
+def test_a_reward_that_is_not_one_finite_number_is_refused(reward: object) -> None:
+    environments = make_vector("test/Odd-v0", 1, reward=reward)
+    environments.reset(seed=[0])
+    with pytest.raises(UserError, match="gives the reward .*expected one finite number"):
+        environments.step(np.zeros((1, 3), np.float32))
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "sentence"),
     [
         ("reachr", {}, "there is no environment 'reachr'; did you mean 'reacher'"),
         ("CartPole-v1", {}, "expected pictures"),
@@ -116,8 +160,8 @@ def test_an_environment_that_gymnasium_knows_is_taken_with_actions_in_one_range(
         ("reacher", {"reward": "none"}, "expected distance or action"),
     ],
 )
-def test_what_cannot_be_used_is_said_in_one_sentence(name: str, options: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said) as error:
+def test_what_cannot_be_used_is_said_in_one_sentence(name: str, options: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as error:
         make_vector(name, 1, **options)
     assert "\n" not in str(error.value)
 

@@ -6,10 +6,10 @@ import torch
 
 gymnasium = pytest.importorskip("gymnasium")
 
+from ivideogpt.core.episode import Episode  # noqa: E402
 from ivideogpt.core.errors import UserError  # noqa: E402
+from ivideogpt.envs.collector import Collector, evaluate_policy, simulator_seed  # noqa: E402
 from ivideogpt.envs.vector import make_vector  # noqa: E402
-from ivideogpt.mbrl.agent_evaluation import evaluate  # noqa: E402
-from ivideogpt.mbrl.collector import Collector, episode_seed  # noqa: E402
 from ivideogpt.policies.drqv2 import AgentConfig, DrQv2  # noqa: E402
 
 
@@ -41,7 +41,7 @@ gymnasium.register("test/Uneven-v0", entry_point=lambda moody=False, **_: Uneven
 
 
 def collector(count: int = 3, **options) -> Collector:
-    return Collector(make_vector("test/Uneven-v0", count, frame_stack=2, **options), seed=4, stack=2)
+    return Collector(make_vector("test/Uneven-v0", count, frame_stack=2, **options), seed=4, frame_stack=2)
 
 
 def actions(number: int, count: int = 3) -> np.ndarray:
@@ -49,21 +49,21 @@ def actions(number: int, count: int = 3) -> np.ndarray:
 
 
 def test_episodes_are_given_whole_and_rows_lead_from_frame_to_frame() -> None:
-    one, found = collector(), []
-    done = [[] for _ in range(3)]
+    recorder, keys = collector(), []
+    taken = [[] for _ in range(3)]
     for number in range(12):
-        moves = actions(number)
+        chosen = actions(number)
         for row in range(3):
-            done[row].append(float(moves[row, 0]))
-        for episode in one.step(moves):
+            taken[row].append(float(chosen[row, 0]))
+        for episode in recorder.step(chosen):
             row, count = int(episode.key.split("-")[1]), len(episode) - 1
             assert 2 <= count <= 5
-            assert episode.actions[:-1, 0].tolist() == done[row][-count:] and not episode.actions[-1].any()
+            assert episode.actions[:-1, 0].tolist() == taken[row][-count:] and not episode.actions[-1].any()
             np.testing.assert_allclose(episode.rewards[:-1], episode.actions[:-1, 0])
             assert episode.frames[0, 0, 0, 0] == 0 and episode.meta["success"]
-            assert episode.meta["return"] == pytest.approx(sum(done[row][-count:]), rel=1e-5)
-            found.append(episode.key)
-    assert len(found) == len(set(found)) > 6
+            assert episode.meta["return"] == pytest.approx(sum(taken[row][-count:]), rel=1e-5)
+            keys.append(episode.key)
+    assert len(keys) == len(set(keys)) > 6
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 7])
@@ -74,39 +74,112 @@ def test_a_collector_goes_on_in_the_midst_of_episodes_of_several_lengths(stop: i
         before.step(actions(number))
     after = collector()
     after.load_state_dict(before.state_dict())
-    assert np.array_equal(after.observations[:, -1], whole.observations[:, -1])
+    assert np.array_equal(after.observation["frames"], whole.observation["frames"])
     for number in range(stop, stop + 8):
-        mine, theirs = after.step(actions(number)), whole.step(actions(number))
-        assert [episode.key for episode in mine] == [episode.key for episode in theirs]
-        for one, other in zip(mine, theirs, strict=True):
-            assert np.array_equal(one.frames, other.frames) and np.array_equal(one.actions, other.actions)
+        resumed, straight = after.step(actions(number)), whole.step(actions(number))
+        assert [episode.key for episode in resumed] == [episode.key for episode in straight]
+        for episode_resumed, episode_straight in zip(resumed, straight, strict=True):
+            assert np.array_equal(episode_resumed.frames, episode_straight.frames) and np.array_equal(
+                episode_resumed.actions, episode_straight.actions
+            )
 
 
 def test_an_environment_with_moods_of_its_own_is_told_apart() -> None:
-    one = collector(moody=True)
-    one.step(actions(0))
+    before = collector(moody=True)
+    before.step(actions(0))
     with pytest.raises(UserError, match="randomness of its own"):
-        collector(moody=True).load_state_dict(one.state_dict())
+        collector(moody=True).load_state_dict(before.state_dict())
     with pytest.raises(UserError, match="has 3 environments, not 2"):
-        collector(2).load_state_dict(one.state_dict())
+        collector(2).load_state_dict(before.state_dict())
 
 
 def test_seeds_of_episodes_differ_between_runs_environments_and_episodes() -> None:
-    seeds = {episode_seed(a, b, c) for a in range(5) for b in range(5) for c in range(5)}
+    seeds = {simulator_seed(a, b, c) for a in range(5) for b in range(5) for c in range(5)}
     assert len(seeds) == 125
 
 
 def test_an_evaluation_plays_the_same_episodes_each_time_as_many_in_each_environment() -> None:
     torch.manual_seed(2)  # with most others it stands still
-    agent = DrQv2(16, 2, 1, AgentConfig(channels=2, hidden_size=8, feature_size=4))
+    agent = DrQv2(16, 2, 1, AgentConfig(encoder_channels=2, hidden_size=8, feature_size=4))
     environments = make_vector("test/Uneven-v0", 2, frame_stack=2)
-    first, again = (evaluate(agent, environments, 6, seed=0, stack=2) for _ in range(2))
+    first, again = (evaluate_policy(agent, environments, 6, seed=0, frame_stack=2) for _ in range(2))
     assert len(first.returns) == len(first.lengths) == 6 and first.success == 1
     assert first.returns == again.returns and first.lengths == again.lengths
     assert len(first.frames) == first.lengths[0] + 1
-    one_by_one = evaluate(agent, make_vector("test/Uneven-v0", 1, frame_stack=2), 3, seed=0, stack=2)
+    one_by_one = evaluate_policy(agent, make_vector("test/Uneven-v0", 1, frame_stack=2), 3, seed=0, frame_stack=2)
     assert one_by_one.lengths == first.lengths[::2]  # those of the first environment
     # Convolutions and products of another number of rows add in another order: up to 4e-7 in an action of size 1 was
     # measured (AVX2), and an episode has up to 5 actions.
     assert one_by_one.returns == pytest.approx(first.returns[::2], abs=5 * 4e-7)
     assert len({round(total, 3) for total in one_by_one.returns}) == len(set(one_by_one.lengths)) > 1
+
+
+class Planned:
+    """A policy that plans three actions at once and notes which rows begin."""
+
+    def __init__(self) -> None:
+        self.begun: list[list[bool]] = []
+
+    def reset(self, seeds, instructions=None) -> None:
+        self.begun.append([seed is not None for seed in seeds])
+        self.rows = len(seeds)
+
+    def act(self, observation) -> np.ndarray:
+        assert observation["frames"].shape[:2] == (self.rows, 2)
+        return np.tile(np.float32([0.1, 0.2, 0.3])[None, :, None], (self.rows, 1, 1))
+
+
+def test_a_policy_that_plans_ahead_plans_again_where_an_episode_ends() -> None:
+    policy = Planned()
+    result = evaluate_policy(policy, make_vector("test/Uneven-v0", 2, frame_stack=2), 4, seed=0, frame_stack=2)
+    assert policy.begun[0] == [True, True] and all(any(rows) for rows in policy.begun)
+    assert sum(map(sum, policy.begun)) >= 2 + 4  # every episode that is over begins another
+    for total, length in zip(result.returns, result.lengths, strict=True):
+        assert total <= 0.2 * length + 1e-6 and total >= 0.1 * length - 1e-6
+
+
+def test_a_policy_is_evaluated_in_the_imagination_as_in_a_simulator(model_of, frames_for) -> None:
+    from ivideogpt.envs.imagined import ImaginedVectorEnv, as_bytes
+    from ivideogpt.envs.start_states import EpisodeStarts
+    from ivideogpt.policies.random import RandomPolicy
+
+    model = model_of("plain")
+    starts = EpisodeStarts([Episode(frames=as_bytes(frames_for(model, rows=1, count=8)[0]))], 2)
+
+    def bright(frames, actions, after):
+        return after.mean(axis=(1, 2, 3)) >= 0
+
+    def evaluate():
+        environments = ImaginedVectorEnv(
+            model,
+            starts,
+            num_envs=2,
+            horizon=3,
+            frame_stack=2,
+            autoreset_mode="disabled",
+            raw_actions=False,
+            success=bright,
+        )
+        return evaluate_policy(RandomPolicy(2), environments, 4, seed=5, frame_stack=2)
+
+    first, again = evaluate(), evaluate()
+    assert first.lengths == [3, 3, 3, 3] and first.success == 1 and first.frames.shape == (4, 16, 16, 3)
+    assert first.returns == again.returns and len(set(first.returns)) > 1
+
+
+class Endless(Uneven):
+    def step(self, action):
+        return self._seen(), 0.0, False, False, {}
+
+
+gymnasium.register("test/Endless-v0", entry_point=lambda **_: Endless())
+
+
+def test_an_episode_without_an_end_is_refused_in_one_sentence(monkeypatch) -> None:
+    from ivideogpt.envs import collector as module
+
+    monkeypatch.setattr(module, "MOST_STEPS", 20)
+    endless = Collector(make_vector("test/Endless-v0", 1), seed=0, frame_stack=1)
+    with pytest.raises(UserError, match="not over after 20 steps; give the environment a limit"):
+        for number in range(30):
+            endless.step(actions(number, 1))

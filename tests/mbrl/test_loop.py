@@ -11,7 +11,7 @@ import torch
 from ivideogpt.core.checkpoint import load_tensors, step_folder
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.episode_files import load_episodes
-from ivideogpt.mbrl.loop import _Cadences
+from ivideogpt.mbrl.loop import is_passed
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -20,14 +20,14 @@ def tensors(folder, step: int, part: str) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_leaves_a_world_model_its_evaluations_pictures_and_figures(tmp_path, config, go) -> None:
-    found = go(config, tmp_path)
+    progress = go(config, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
-    assert lines == found.evaluations
+    assert lines == progress.evaluations
     assert [line["env_frames"] for line in lines] == [0, 80]
     assert all(len(line["returns"]) == len(line["successes"]) == len(line["lengths"]) == 1 for line in lines)
-    assert lines[-1]["imagined_transitions"] == found.imagined > 0
-    assert found.agent_updates == 41 and found.world_updates == 8
-    assert {"agent", "environment", "evaluation", "imagination", "world_model"} == set(found.seconds)
+    assert lines[-1]["imagined_transitions"] == progress.imagined_transitions > 0
+    assert progress.agent_updates == 41 and progress.world_model_updates == 8
+    assert {"agent", "environment", "evaluation", "imagination", "world_model"} == set(progress.seconds)
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
         "evaluation-000000000.gif",
         "evaluation-000000080.gif",
@@ -41,7 +41,7 @@ def test_a_run_leaves_a_world_model_its_evaluations_pictures_and_figures(tmp_pat
 @pytest.mark.parametrize("imagine", [True, False])
 def test_a_killed_run_goes_on_to_exactly_what_it_would_have_been(tmp_path, config, go, imagine: bool) -> None:
     """Agent, world model, both buffers, optimizers, random numbers and open episodes: all as if never stopped."""
-    config = replace(config, imagine=imagine, environment={"size": 16, "steps": 7})
+    config = replace(config, use_world_model=imagine, environment_options={"size": 16, "steps": 7})
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     straight = go(config, whole)
     shutil.copytree(whole, killed)
@@ -53,11 +53,11 @@ def test_a_killed_run_goes_on_to_exactly_what_it_would_have_been(tmp_path, confi
         k: v for k, v in vars(resumed).items() if k not in plain
     }
     assert [e["returns"] for e in straight.evaluations] == [e["returns"] for e in resumed.evaluations]
-    for part in ("agent", "collector", *(["imagined"] if imagine else [])):
-        mine, theirs = tensors(whole, 80, part), tensors(killed, 80, part)
-        assert mine.keys() == theirs.keys()
-        for name, value in mine.items():
-            assert torch.equal(value, theirs[name]), f"{part}: {name}"
+    for part in ("agent", "collector", *(["world_model", "imagined"] if imagine else [])):
+        expected, resumed_tensors = tensors(whole, 80, part), tensors(killed, 80, part)
+        assert expected.keys() == resumed_tensors.keys()
+        for name, value in expected.items():
+            assert torch.equal(value, resumed_tensors[name]), f"{part}: {name}"
     assert sorted(path.name for path in (whole / "replay").iterdir()) == sorted(
         path.name for path in (killed / "replay").iterdir()
     )
@@ -75,39 +75,39 @@ def test_a_run_that_is_killed_while_the_world_model_is_made_goes_on(tmp_path, co
 
 
 def test_without_imagination_there_is_no_world_model_and_the_agent_learns_the_same_way(tmp_path, config, go) -> None:
-    found = go(replace(config, imagine=False), tmp_path)
-    assert found.imagined == found.world_updates == 0 and found.agent_updates == 41
+    progress = go(replace(config, use_world_model=False), tmp_path)
+    assert progress.imagined_transitions == progress.world_model_updates == 0 and progress.agent_updates == 41
     with pytest.raises(UserError):
         WorldModel.from_pretrained(tmp_path)
 
 
 def test_several_environments_count_the_same_frames(tmp_path, config, go) -> None:
-    found = go(replace(config, environments=4, imagine=False), tmp_path)
-    assert found.evaluations[-1]["env_frames"] == 80
-    assert found.agent_updates == 4 * 11
+    progress = go(replace(config, num_envs=4, use_world_model=False), tmp_path)
+    assert progress.evaluations[-1]["env_frames"] == 80
+    assert progress.agent_updates == 4 * 11
 
 
 def test_environments_in_processes_of_their_own_change_nothing(tmp_path, config, go) -> None:
-    config = replace(config, environments=2, imagine=False, frames=50)
-    here, there = go(config, tmp_path / "here"), go(replace(config, workers=True), tmp_path / "there")
-    assert [e["returns"] for e in here.evaluations] == [e["returns"] for e in there.evaluations]
+    config = replace(config, num_envs=2, use_world_model=False, total_env_steps=50)
+    together, apart = go(config, tmp_path / "here"), go(replace(config, env_processes=True), tmp_path / "there")
+    assert [e["returns"] for e in together.evaluations] == [e["returns"] for e in apart.evaluations]
 
 
-def test_imagined_episodes_expire_and_only_the_official_mistake_keeps_them(tmp_path, config, go) -> None:
+def test_imagined_episodes_of_old_rollouts_leave_unless_all_are_kept(tmp_path, config, go) -> None:
     kept = {}
-    for compat in ("none", "official"):
-        some = replace(config, imagination=replace(config.imagination, retained=2), compat=compat)
-        some = replace(some, world_model=replace(some.world_model, tokenizer_every=0))
-        go(some, tmp_path / compat)
-        state = tensors(tmp_path / compat, 80, "imagined")
-        kept[compat] = len({name.split(".")[2] for name in state if name.startswith("replay.episodes.")})
-    # Four rows an imagination, and more episodes where some of them terminate.
-    assert 2 * 4 <= kept["none"] < 4 * 4 and kept["official"] >= 6 * 4
+    for rollouts in (2, 0):
+        changed = replace(config, imagination=replace(config.imagination, kept_rollouts=rollouts))
+        changed = replace(changed, world_model=replace(changed.world_model, tokenizer_update_every_steps=0))
+        go(changed, tmp_path / str(rollouts))
+        state = tensors(tmp_path / str(rollouts), 80, "imagined")
+        kept[rollouts] = len({name.split(".")[1] for name in state if name.startswith("episodes.")})
+    # Four episodes a rollout, and more where some of them terminate.
+    assert 2 * 4 <= kept[2] < 4 * 4 and kept[0] >= 6 * 4
 
 
-def test_the_horizon_grows_with_the_frames(config) -> None:
-    imagination = replace(config.imagination, first_horizon=1, horizon=9, horizon_frames=80)
-    assert [imagination.horizon_at(frames) for frames in (0, 40, 80, 200)] == [1, 5, 9, 9]
+def test_the_horizon_grows_with_the_steps(config) -> None:
+    imagination = replace(config.imagination, initial_horizon=1, horizon=9, horizon_growth_steps=80)
+    assert [imagination.horizon_at(steps) for steps in (0, 40, 80, 200)] == [1, 5, 9, 9]
 
 
 def test_demonstrations_join_at_the_start_and_stay(tmp_path, config, go) -> None:
@@ -120,13 +120,12 @@ def test_demonstrations_join_at_the_start_and_stay(tmp_path, config, go) -> None
         terminated=np.zeros(6, bool),
         key="demo",
     )
-    go(replace(config, imagine=False, capacity=25), tmp_path, demos=[demo])
+    go(replace(config, use_world_model=False, replay_capacity=25), tmp_path, demos=[demo])
     names = [load_episodes(path)[0].key for path in sorted((tmp_path / "replay").iterdir())]
     assert names[0] == "demo" and len(names) < 8
 
 
 @pytest.mark.parametrize(("count", "steps"), [(1, [5, 10, 15]), (4, [8, 12, 16])])
 def test_a_cadence_strikes_once_each_time_it_is_passed(count: int, steps: list[int]) -> None:
-    every = _Cadences(count)
-    assert [step for step in range(count, 19, count) if every(step, 5)] == steps
-    assert not every(count, 0)
+    assert [step for step in range(count, 19, count) if is_passed(step, 5, count)] == steps
+    assert not is_passed(count, 0, count)

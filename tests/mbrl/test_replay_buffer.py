@@ -7,7 +7,7 @@ import pytest
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.mbrl.replay_buffer import Replay
+from ivideogpt.mbrl.replay_buffer import ReplayBuffer
 
 
 def episode(length: int, *, value: int = 0, ended: bool = False) -> Episode:
@@ -22,12 +22,12 @@ def episode(length: int, *, value: int = 0, ended: bool = False) -> Episode:
     return Episode(frames=frames, actions=actions, rewards=rewards, terminated=terminated)
 
 
-def drawn(replay: Replay, count: int = 400, stack: int = 3, steps: int = 3, discount: float = 0.5):
+def drawn(replay: ReplayBuffer, count: int = 400, stack: int = 3, steps: int = 3, discount: float = 0.5):
     return replay.transitions(count, stack=stack, steps=steps, discount=discount, random=np.random.default_rng(0))
 
 
 def test_observations_are_stacked_oldest_first_and_begin_with_the_first_frame_repeated() -> None:
-    replay = Replay(100)
+    replay = ReplayBuffer(100)
     replay.add(episode(6))
     batch = drawn(replay)
     newest = batch.observations[:, 0, 0].view(-1, 3, 3)[:, :, 0]
@@ -37,7 +37,7 @@ def test_observations_are_stacked_oldest_first_and_begin_with_the_first_frame_re
 
 
 def test_returns_sum_up_to_n_discounted_rewards_and_fewer_at_a_cut() -> None:
-    replay = Replay(100)
+    replay = ReplayBuffer(100)
     replay.add(episode(6))
     batch = drawn(replay)
     for now, reward, left, coming in zip(
@@ -55,7 +55,7 @@ def test_returns_sum_up_to_n_discounted_rewards_and_fewer_at_a_cut() -> None:
 def test_a_termination_leaves_nothing_to_come_and_a_cut_does() -> None:
     """The official ``discount or 1.0`` made a true 0 into 1."""
     for ended in (True, False):
-        replay = Replay(100)
+        replay = ReplayBuffer(100)
         replay.add(episode(4, ended=ended))
         batch = drawn(replay)
         last = batch.observations[:, 0, 0, -1] == 2
@@ -65,13 +65,11 @@ def test_a_termination_leaves_nothing_to_come_and_a_cut_does() -> None:
 
 def test_segments_reach_the_first_and_the_last_start_of_an_episode() -> None:
     """The official sampler never drew the last two starts, so the end of an episode, success, was hardly learned."""
-    replay = Replay(100)
+    replay = ReplayBuffer(100)
     replay.add(episode(8))
     random = np.random.default_rng(0)
     starts = set(replay.segments(300, 4, random).frames[:, 0, 0, 0, 0].tolist())
     assert starts == {0, 1, 2, 3, 4}
-    official = set(replay.segments(300, 4, random, official=True).frames[:, 0, 0, 0, 0].tolist())
-    assert official == {0, 1, 2}
     whole = replay.segments(5, 8, random)
     assert whole.frames.shape == (5, 8, 8, 8, 3) and (whole.frames[:, 0, 0, 0, 0] == 0).all()
     with pytest.raises(UserError, match=r"no episode has 9 frames \(the longest has 8\)"):
@@ -79,7 +77,7 @@ def test_segments_reach_the_first_and_the_last_start_of_an_episode() -> None:
 
 
 def test_segments_keep_actions_and_rewards_beside_the_frames_they_lead_from() -> None:
-    replay = Replay(100)
+    replay = ReplayBuffer(100)
     replay.add(episode(8))
     frames, actions, rewards, _ = replay.segments(50, 4, np.random.default_rng(0))
     first = frames[:, :-1, 0, 0, 0].astype(np.float32)
@@ -88,7 +86,7 @@ def test_segments_keep_actions_and_rewards_beside_the_frames_they_lead_from() ->
 
 
 def test_whole_episodes_leave_oldest_first_and_demonstrations_never() -> None:
-    replay = Replay(10)
+    replay = ReplayBuffer(10)
     replay.add(episode(6, value=100), permanent=True)
     for value in (10, 20, 30, 40):
         replay.add(episode(5, value=value))
@@ -100,7 +98,7 @@ def test_whole_episodes_leave_oldest_first_and_demonstrations_never() -> None:
 
 
 def test_an_episode_longer_than_the_buffer_stays_until_the_next() -> None:
-    replay = Replay(3)
+    replay = ReplayBuffer(3)
     replay.add(episode(9))
     assert len(replay) == 8
     replay.add(episode(3))
@@ -108,7 +106,7 @@ def test_an_episode_longer_than_the_buffer_stays_until_the_next() -> None:
 
 
 def test_transitions_before_the_first_are_seen_but_not_drawn() -> None:
-    replay = Replay(100)
+    replay = ReplayBuffer(100)
     replay.add(episode(7), first=2)
     batch = drawn(replay)
     assert set(batch.observations[:, 0, 0, -1].tolist()) == {2, 3, 4, 5}
@@ -116,7 +114,7 @@ def test_transitions_before_the_first_are_seen_but_not_drawn() -> None:
 
 
 def test_every_state_is_a_start_with_the_frames_before_it() -> None:
-    replay = Replay(100)
+    replay = ReplayBuffer(100)
     replay.add(episode(5))
     starts = replay.starts(200, 3, np.random.default_rng(0))[:, :, 0, 0, 0]
     assert set(starts[:, -1].tolist()) == {0, 1, 2, 3}
@@ -126,12 +124,12 @@ def test_every_state_is_a_start_with_the_frames_before_it() -> None:
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_what_is_drawn_after_a_resume_is_what_would_have_been(tmp_path, on_disk: bool) -> None:
     folder = tmp_path if on_disk else None
-    replay = Replay(20, folder=folder)
+    replay = ReplayBuffer(20, folder=folder)
     replay.add(episode(6, value=100), permanent=True)
     for value in (10, 20, 30):
         replay.add(episode(9, value=value), first=1)
     state = replay.state_dict()
-    again = Replay(20, folder=folder)
+    again = ReplayBuffer(20, folder=folder)
     again.load_state_dict(state)
     for mine, other in zip(drawn(replay), drawn(again), strict=True):
         assert (mine == other).all()
@@ -141,7 +139,7 @@ def test_what_is_drawn_after_a_resume_is_what_would_have_been(tmp_path, on_disk:
 
 
 def test_files_of_episodes_that_left_are_deleted_only_when_asked(tmp_path) -> None:
-    replay = Replay(8, folder=tmp_path)
+    replay = ReplayBuffer(8, folder=tmp_path)
     for value in range(4):
         replay.add(episode(5, value=value))
     assert len(list(tmp_path.iterdir())) == 4
@@ -159,7 +157,7 @@ def test_a_demonstration_file_is_read_and_never_touched(tmp_path) -> None:
     source = tmp_path / "demo.safetensors"
     save_episodes(source, [episode(6)])
     before = hashlib.sha256(source.read_bytes()).hexdigest(), source.stat().st_mtime_ns
-    replay = Replay(4, folder=tmp_path / "replay")
+    replay = ReplayBuffer(4, folder=tmp_path / "replay")
     replay.add(load_episodes(source)[0], permanent=True)
     for value in range(5):
         replay.add(episode(5, value=value))
@@ -170,8 +168,8 @@ def test_a_demonstration_file_is_read_and_never_touched(tmp_path) -> None:
 
 def test_an_episode_without_rewards_or_transitions_is_refused() -> None:
     with pytest.raises(UserError, match="no actions or no rewards"):
-        Replay(5).add(Episode(frames=np.zeros((3, 8, 8, 3), np.uint8)))
+        ReplayBuffer(5).add(Episode(frames=np.zeros((3, 8, 8, 3), np.uint8)))
     with pytest.raises(UserError, match="expected at least 3"):
-        Replay(5).add(episode(2), first=1)
+        ReplayBuffer(5).add(episode(2), first=1)
     with pytest.raises(UserError, match="at least 1"):
-        Replay(0)
+        ReplayBuffer(0)

@@ -45,11 +45,11 @@ def groups_of(*folders):
 
 
 def test_a_run_is_read_as_it_was_written_and_a_torn_last_line_is_none(write) -> None:
-    found = read_run(write("a", [[0.0, 2], [4, 10]], seed=3, tail='{"step": 100, "env_fr'))
-    assert (found.task, found.method, found.preset, found.seed) == ("reacher", "mbpo", "debug", 3)
-    assert [one.env_frames for one in found.evaluations] == [0, 100]
-    assert (found.evaluations[1].mean_return, found.evaluations[1].success) == (7.0, 0.5)
-    assert found.at(100).seconds == 7.0 and found.at(100).imagined_transitions == 30
+    run = read_run(write("a", [[0.0, 2], [4, 10]], seed=3, tail='{"step": 100, "env_fr'))
+    assert (run.task, run.method, run.preset, run.seed) == ("reacher", "mbpo", "debug", 3)
+    assert [evaluation.env_frames for evaluation in run.evaluations] == [0, 100]
+    assert (run.evaluations[1].mean_return, run.evaluations[1].success) == (7.0, 0.5)
+    assert run.at(100).seconds == 7.0 and run.at(100).imagined_transitions == 30
 
 
 def test_evaluations_that_a_resumed_run_repeated_count_once(write) -> None:
@@ -57,8 +57,8 @@ def test_evaluations_that_a_resumed_run_repeated_count_once(write) -> None:
     lines = (folder / "evaluations.jsonl").read_text().splitlines()
     again = [lines[1].replace("[1.0]", "[9.0]")]
     (folder / "evaluations.jsonl").write_text("\n".join([*lines, *again]) + "\n")
-    found = read_run(folder)
-    assert [(one.env_frames, one.mean_return) for one in found.evaluations] == [(0, 0.0), (100, 9.0)]
+    run = read_run(folder)
+    assert [(evaluation.env_frames, evaluation.mean_return) for evaluation in run.evaluations] == [(0, 0.0), (100, 9.0)]
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, write) -> None:
@@ -79,7 +79,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "sentence"),
     [
         ("{broken", "line 1 of .* is no JSON"),
         ("[1]", r"line 1 of .* is \[1\]"),
@@ -90,13 +90,13 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, write) -> None:
         ('{"returns": ["1"], "successes": [true]}', "returns.* is '1'"),
     ],
 )
-def test_a_damaged_line_is_named(write, line: str, said: str) -> None:
+def test_a_damaged_line_is_named(write, line: str, sentence: str) -> None:
     folder = write("a", [[1.0]])
     rest = json.loads((folder / "evaluations.jsonl").read_text())
     if line.startswith('{"returns"'):
         line = json.dumps(rest | json.loads(line))
     (folder / "evaluations.jsonl").write_text(f"{line}\n{json.dumps(rest | {'env_frames': 100})}\n")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=sentence):
         read_run(folder)
 
 
@@ -166,9 +166,9 @@ def test_seeds_count_alike_however_many_episodes_they_played(write) -> None:
 def test_one_seed_gives_its_mean_and_an_interval_over_episodes(write) -> None:
     """Not the interquartile mean of episodes: of 6 successes in 20 that would be a tenth."""
     (group,) = groups_of(write("a", [[10.0] * 6 + [0.0] * 14]))
-    found = group.points[0]
-    assert found.returns.value == pytest.approx(3.0) and found.success.value == pytest.approx(0.3)
-    assert 0.05 <= found.success.low < 0.2 and 0.4 < found.success.high <= 0.6
+    point = group.points[0]
+    assert point.returns.value == pytest.approx(3.0) and point.success.value == pytest.approx(0.3)
+    assert 0.05 <= point.success.low < 0.2 and 0.4 < point.success.high <= 0.6
     (single,) = groups_of(write("b", [[10.0]]))
     assert math.isnan(single.points[0].returns.low) and single.points[0].returns.value == 10
 
@@ -183,8 +183,8 @@ def test_iqm_leaves_a_quarter_out_at_each_end() -> None:
 def test_the_interval_over_seeds_holds_the_truth_in_nine_of_ten_cases_or_more() -> None:
     random, inside = np.random.default_rng(0), 0
     for _ in range(300):
-        found = over_seeds([random.normal(3.0, 2.0, 24)])
-        inside += found.low <= 3.0 <= found.high
+        estimate = over_seeds([random.normal(3.0, 2.0, 24)])
+        inside += estimate.low <= 3.0 <= estimate.high
     assert 0.88 <= inside / 300 <= 0.98
 
 
@@ -202,8 +202,8 @@ def test_tasks_are_strata_whose_differences_do_not_widen_the_interval() -> None:
 def test_success_over_tasks_is_of_methods_that_several_tasks_have(write) -> None:
     folders = [write(f"{task}-{seed}", [[10.0]], task=task, seed=seed) for task in "ab" for seed in (0, 1)]
     folders.append(write("c", [[0.0]], task="a", method="model-free"))
-    found = over_tasks(groups_of(*folders))
-    assert list(found) == ["mbpo"] and found["mbpo"].value == found["mbpo"].low == 1.0
+    estimates = over_tasks(groups_of(*folders))
+    assert list(estimates) == ["mbpo"] and estimates["mbpo"].value == estimates["mbpo"].low == 1.0
 
 
 def test_first_reached_is_the_first_evaluation_at_or_above_and_none_where_it_never_was(write) -> None:

@@ -1,4 +1,4 @@
-"""The reward head learns what the action that led to a frame earned; on the official targets it cannot."""
+"""The reward head learns what the action that led to a frame earned; on targets one step late it cannot."""
 
 from dataclasses import replace
 
@@ -9,25 +9,36 @@ import torch
 from ivideogpt import Sampling
 from ivideogpt.configs.mbrl import debug
 from ivideogpt.core.run import Run
+from ivideogpt.envs.collector import Collector
 from ivideogpt.envs.vector import make_vector
-from ivideogpt.mbrl.collector import Collector
-from ivideogpt.mbrl.official_bugs import Compat
-from ivideogpt.mbrl.replay_buffer import Replay
+from ivideogpt.mbrl.replay_buffer import ReplayBuffer, Segments
 from ivideogpt.mbrl.world_model_batches import as_floats
-from ivideogpt.mbrl.world_model_learner import WorldLearner
-from ivideogpt.mbrl.world_model_source import WorldConfig, new_model_from
+from ivideogpt.mbrl.world_model_learner import WorldModelLearner
+from ivideogpt.mbrl.world_model_source import WorldModelTraining, train_from_scratch
 
 
 @pytest.fixture(scope="module")
-def lived() -> tuple[Replay, Replay]:
+def lived() -> tuple[ReplayBuffer, ReplayBuffer]:
     """Random episodes of a world that pays for the action alone: to learn from, and apart."""
     environments = make_vector("reacher", 1, size=16, steps=10, reward="action")
-    collector, random = Collector(environments, seed=0, stack=1), np.random.default_rng(0)
-    kept = Replay(10_000), Replay(10_000)
+    collector, random = Collector(environments, seed=0, frame_stack=1), np.random.default_rng(0)
+    kept = ReplayBuffer(10_000), ReplayBuffer(10_000)
     while len(kept[0]) < 1500:
         for episode in collector.step(random.uniform(-1, 1, (1, 2)).astype(np.float32)):
             kept[collector._episodes[0] % 5 == 0].add(episode)
     return kept
+
+
+class LateRewards:
+    """A buffer whose rewards are those of the next action, as the official code had them."""
+
+    def __init__(self, replay: ReplayBuffer) -> None:
+        self.replay = replay
+
+    def segments(self, count: int, length: int, random: np.random.Generator) -> Segments:
+        longer = self.replay.segments(count, length + 1, random)
+        shorter = Segments(longer.frames[:, :-1], *(part[:, :-1] for part in longer[1:]))
+        return shorter._replace(rewards=longer.rewards[:, 1:])
 
 
 def explained(lived, tmp_path, *, late: bool) -> float:
@@ -40,11 +51,14 @@ def explained(lived, tmp_path, *, late: bool) -> float:
         transformer=replace(config.scratch.transformer, steps=2),
     )
     run = Run(tmp_path, device="cpu", log_every=0)
-    model = new_model_from(lived[0], scratch, run, seed=0)
-    world = WorldConfig(checkpoint=None, batch_size=16, segment_frames=6, tokenizer_every=0, learning_rate=5e-3)
-    learner, random = WorldLearner(model, world, Compat(late_rewards=late), run), np.random.default_rng(1)
+    model = train_from_scratch(lived[0], scratch, run, seed=0)
+    training = WorldModelTraining(
+        checkpoint=None, batch_size=16, segment_frames=6, tokenizer_update_every_steps=0, learning_rate=5e-3
+    )
+    learner, random = WorldModelLearner(training, run, model), np.random.default_rng(1)
+    source = LateRewards(lived[0]) if late else lived[0]
     for _ in range(120):
-        learner.update(lived[0], random, tokenizer=False)
+        learner.update(source, random, tokenizer=False)
     apart = lived[1].segments(64, 5, np.random.default_rng(2))
     frames = as_floats(apart.frames)
     found = model.imagine(frames[:, :2], torch.from_numpy(apart.actions[:, 1:]), sampling=Sampling(greedy=True)).rewards

@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.policies.drqv2 import AgentConfig, DrQv2, Transitions, shifted
+from ivideogpt.policies.drqv2 import AgentConfig, DrQv2, Transitions, random_shift
 
-SMALL = AgentConfig(channels=4, feature_size=8, hidden_size=32, batch_size=16, learning_rate=1e-3)
+SMALL = AgentConfig(encoder_channels=4, feature_size=8, hidden_size=32, batch_size=16, learning_rate=1e-3)
 
 
 def agent(config: AgentConfig = SMALL) -> DrQv2:
@@ -25,80 +25,80 @@ def batch(size: int = 16) -> Transitions:
     return Transitions(pixels[0], actions, torch.rand(size, generator=random), torch.full((size,), 0.9), pixels[1])
 
 
-def observations(count: int = 4) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, 2, 24, 24, 3), dtype=np.uint8)
+def observations(count: int = 4) -> dict[str, np.ndarray]:
+    return {"frames": np.random.default_rng(0).integers(0, 256, (count, 2, 24, 24, 3), dtype=np.uint8)}
 
 
 def test_only_bytes_come_in_so_real_and_imagined_pixels_cannot_differ_in_range() -> None:
     """The official policy divided imagined frames by 255 twice and saw black."""
     with pytest.raises(AssertionError, match="expected bytes"):
-        agent().act(observations().astype(np.float32) / 255)
-    black = agent().act(observations(), brightness=1 / 255)
-    assert np.ptp(black, axis=0).max() < 0.02 < np.ptp(agent().act(observations()), axis=0).max()
+        agent().act({"frames": observations()["frames"].astype(np.float32) / 255})
+    assert np.ptp(agent().act(observations()), axis=0).max() > 0.02
 
 
 def test_actions_stay_inside_the_range_whatever_the_noise() -> None:
-    one, generator = agent(), torch.Generator().manual_seed(0)
-    noisy = one.act(observations(64), 5.0, generator)
+    policy, generator = agent(), torch.Generator().manual_seed(0)
+    noisy = policy.explore(observations(64), 5.0, generator)
     assert np.abs(noisy).max() <= 1 and np.abs(noisy).max() > 0.99
-    np.testing.assert_array_equal(one.act(observations()), one.act(observations()))
+    np.testing.assert_array_equal(policy.act(observations()), policy.act(observations()))
 
 
 def test_a_row_does_not_depend_on_the_rows_around_it() -> None:
-    seen = observations(5)
-    np.testing.assert_allclose(agent().act(seen)[2:3], agent().act(seen[2:3]), atol=1e-6)
+    frames = observations(5)["frames"]
+    alone = agent().act({"frames": frames[2:3]})
+    np.testing.assert_allclose(agent().act({"frames": frames})[2:3], alone, atol=1e-6)
 
 
 def test_the_shift_is_that_of_the_paper_which_interpolates_between_whole_pixels() -> None:
     pixels = torch.rand(8, 24, 24, 6, generator=torch.Generator().manual_seed(0))
-    mine = shifted(pixels, 4, torch.Generator().manual_seed(3))
+    ours = random_shift(pixels, 4, torch.Generator().manual_seed(3))
     moves = torch.randint(-4, 5, (2, 8, 1), generator=torch.Generator().manual_seed(3))
     padded = F.pad(pixels.permute(0, 3, 1, 2), (4, 4, 4, 4), mode="replicate")
     for row in range(8):
         down, right = int(moves[0, row]) + 4, int(moves[1, row]) + 4
-        theirs = padded[row, :, down : down + 24, right : right + 24].permute(1, 2, 0)
-        torch.testing.assert_close(mine[row], theirs)
-    assert shifted(pixels, 0, torch.Generator()) is pixels
+        expected = padded[row, :, down : down + 24, right : right + 24].permute(1, 2, 0)
+        torch.testing.assert_close(ours[row], expected)
+    assert random_shift(pixels, 0, torch.Generator()) is pixels
 
 
 def test_the_critic_learns_a_reward_and_the_actor_follows_it() -> None:
     """Reward is the first number of the action: the actor is to make it large."""
-    one, generator, data = agent(), torch.Generator().manual_seed(0), batch(64)
+    learner, generator, data = agent(), torch.Generator().manual_seed(0), batch(64)
     data = data._replace(rewards=data.actions[:, 0].clone(), discounts=torch.zeros(64))
-    first = one.learn(data, 0.2, generator)
+    first = learner.learn(data, 0.2, generator)
     for _ in range(150):
-        last = one.learn(data, 0.2, generator)
+        last = learner.learn(data, 0.2, generator)
     assert last["critic_loss"] < 0.2 * first["critic_loss"]
-    assert one.act(observations())[:, 0].min() > 0.5
+    assert learner.act(observations())[:, 0].min() > 0.5
 
 
 def test_the_slow_copy_follows_by_its_rate() -> None:
-    one = agent()
-    before = [weight.clone() for weight in one.target.parameters()]
-    one.learn(batch(), 0.2, torch.Generator().manual_seed(0))
-    for old, new, critic in zip(before, one.target.parameters(), one.critic.parameters(), strict=True):
-        torch.testing.assert_close(new, old + SMALL.target_rate * (critic - old))
+    learner = agent()
+    before = [weight.clone() for weight in learner.target.parameters()]
+    learner.learn(batch(), 0.2, torch.Generator().manual_seed(0))
+    for old, new, critic in zip(before, learner.target.parameters(), learner.critic.parameters(), strict=True):
+        torch.testing.assert_close(new, old + SMALL.target_update_rate * (critic - old))
         assert not new.requires_grad
 
 
 def test_updates_after_a_resume_are_those_that_would_have_been() -> None:
-    one, generator = agent(), torch.Generator().manual_seed(0)
-    one.learn(batch(), 0.2, generator)
-    other = agent()
-    other.load_training_state(deepcopy(one.training_state()))  # a file shares no memory either
+    straight, generator = agent(), torch.Generator().manual_seed(0)
+    straight.learn(batch(), 0.2, generator)
+    resumed = agent()
+    resumed.load_training_state(deepcopy(straight.training_state()))  # a file shares no memory either
     place = generator.get_state()
-    mine = one.learn(batch(), 0.2, generator)
+    expected = straight.learn(batch(), 0.2, generator)
     generator.set_state(place)
-    theirs = other.learn(batch(), 0.2, generator)
-    assert all(mine[name] == theirs[name] for name in mine)
+    losses = resumed.learn(batch(), 0.2, generator)
+    assert all(expected[name] == losses[name] for name in expected)
 
 
 def test_noise_falls_in_a_straight_line_and_stays() -> None:
-    config = AgentConfig(noise_start=1.0, noise_end=0.2, noise_frames=100)
-    assert [config.noise(frames) for frames in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+    config = AgentConfig(exploration_noise_start=1.0, exploration_noise_end=0.2, exploration_decay_steps=100)
+    assert [config.exploration_noise(steps) for steps in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
 
 
-@pytest.mark.parametrize("wrong", [{"discount": 1.1}, {"batch_size": 1}, {"return_steps": 0}, {"learning_rate": -1.0}])
+@pytest.mark.parametrize("wrong", [{"discount": 1.1}, {"batch_size": 1}, {"n_step": 0}, {"learning_rate": -1.0}])
 def test_settings_that_cannot_be_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError):
         AgentConfig(**wrong)

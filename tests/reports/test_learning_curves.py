@@ -13,7 +13,7 @@ from PIL import Image
 from ivideogpt.commands.mbrl_plot import mbrl_plot
 from ivideogpt.core.errors import UserError
 from ivideogpt.mbrl.results import grouped
-from ivideogpt.mbrl.run_reader import Recorded, RecordedRun
+from ivideogpt.mbrl.run_reader import RecordedEvaluation, RecordedRun
 from ivideogpt.reports.learning_curves import curves_svg, write_png
 from ivideogpt.reports.learning_curves_page import curves_page, duration, notes, number, percent
 
@@ -21,10 +21,10 @@ from ivideogpt.reports.learning_curves_page import curves_page, duration, notes,
 NASTY = "</svg>--><script>alert(1)</script> & $\\frac{$"
 
 
-def recorded(frames: int, value: float, episodes: int = 4) -> Recorded:
+def recorded(frames: int, value: float, episodes: int = 4) -> RecordedEvaluation:
     returns = tuple(value + 0.1 * i for i in range(episodes))
     successes = tuple(i < value for i in range(episodes))
-    return Recorded(
+    return RecordedEvaluation(
         env_frames=frames, returns=returns, successes=successes, seconds=frames / 2, imagined_transitions=frames
     )
 

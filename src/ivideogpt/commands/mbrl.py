@@ -18,17 +18,15 @@ from ivideogpt.core.errors import UserError
 if TYPE_CHECKING:
     from ivideogpt.mbrl.config import MbrlConfig
 
-_ENVIRONMENTS = ("pusht", "reacher")
 _DEFAULT_PRESET = "metaworld"
 
 
 def load_mbrl_settings(typed: Mapping[str, str]) -> MbrlConfig:
-    """Load the settings that options change: those of the run that goes on, else those of the preset.
+    """Load the settings that options change: those of a resumed run, else those of the preset for the task.
 
     Raises:
-        UserError: there is no preset of that name, or the run was begun with another one.
+        UserError: there is no such preset or task, or the run was begun with another preset.
     """
-    from ivideogpt.mbrl.config import MbrlConfig
     from ivideogpt.mbrl.run_reader import SETTINGS
 
     preset = typed.get("preset")
@@ -41,8 +39,9 @@ def load_mbrl_settings(typed: Mapping[str, str]) -> MbrlConfig:
                 raise UserError(
                     f"'{typed['run']}' was begun with the preset {kept['preset']}, not {preset}; choose another folder"
                 )
-            return from_dict(MbrlConfig, kept["settings"], where=str(path))
-    return find_preset(preset or _DEFAULT_PRESET, "mbrl")
+            return _config_of(kept, path)
+    config = find_preset(preset or _DEFAULT_PRESET, "mbrl")
+    return config.for_task(typed["task"]) if "task" in typed else config
 
 
 def mbrl(
@@ -56,7 +55,6 @@ def mbrl(
     run: Path | None = None,
     model: str | None = None,
     imagination: bool = True,
-    compat: str | None = None,
     seed: int | None = None,
     environments: int | None = None,
     workers: bool = False,
@@ -69,14 +67,14 @@ def mbrl(
         preset: metaworld (default), official, pusht, reacher or debug; its settings are options too, which
             `PRESET --help` lists. A run that goes on keeps its own.
         settings: the settings of the preset.
-        task: a task of Meta-World, such as plate_slide; or pusht, reacher, or the id of a gymnasium environment.
+        task: a task of Meta-World, such as plate_slide; pusht, reacher, the id of a gymnasium environment, or
+            module:Name.
         num_train_frames: simulator frames in all.
         demo: begin with demonstrations: those of --demos, else of the folder demos/TASK, else five scripted ones.
         demos: an episode store, or a folder of official .npz files.
         run: folder for checkpoints, curves and pictures; default: runs/mbrl/TASK-METHOD-SEED.
         model: the world model: a folder, a run, a shipped model or a Hub id; none: a new one.
         imagination: --no-imagination trains on real episodes alone.
-        compat: none, or official: repeat the mistakes of the official code.
         seed: of everything that is random.
         environments: simulators stepped together.
         workers: step each in a process of its own.
@@ -84,18 +82,24 @@ def mbrl(
         precision: of the world model's training: auto, float32 or bfloat16.
     """
     import numpy as np
+    import torch
 
     from ivideogpt.core.run import Run, choose_precision
     from ivideogpt.mbrl.loop import train_agent
 
-    options: dict[str, Any] = {"frames": num_train_frames, "compat": compat, "seed": seed, "environments": environments}
-    options |= {"demo_folder": demos, "workers": workers or None, "demos": -1 if demo or demos else None}
-    options["imagine"] = None if imagination else False
+    options: dict[str, Any] = {"seed": seed, "num_envs": environments, "demo_folder": demos}
+    options |= {"env_processes": workers or None, "num_demos": -1 if demo or demos else None}
+    options["use_world_model"] = None if imagination else False
     config = replace(settings, **{name: value for name, value in options.items() if value is not None})
-    config = replace(config, task=environment_name(config.task if task is None else task))
     if model is not None:
         checkpoint = None if model == "none" else model
         config = replace(config, world_model=replace(config.world_model, checkpoint=checkpoint))
+    if task is not None:
+        config = config.for_task(task)
+    if num_train_frames is not None:
+        config = config.for_frames(num_train_frames)
+    if config.cpu_threads:
+        torch.set_num_threads(config.cpu_threads)
     title = f"{config.task.split('/')[-1]}-{config.method}-{config.seed}"
     folder = Path("runs/mbrl") / title if run is None else run
     check_folder(folder)
@@ -108,10 +112,10 @@ def mbrl(
         device=device,
         precision=choose_precision(precision, device),
         log_every=0,
-        save_every=max(config.save_every // config.environments, 1),
+        save_every=max(config.save_every_steps // config.num_envs, 1),
         keep_last=1,
     )
-    demonstrations = [] if (folder / "checkpoints").is_dir() or not config.demos else _demonstrations(config)
+    demonstrations = [] if (folder / "checkpoints").is_dir() or not config.num_demos else _demonstrations(config)
     results = train_agent(config, running, demonstrations)
     last = results.evaluations[-1]
     print_table(("seconds spent on", "s"), [(name, f"{value:.1f}") for name, value in sorted(results.seconds.items())])
@@ -121,9 +125,9 @@ def mbrl(
             "return": float(np.mean(last["returns"])),
             "success": float(np.mean(last["successes"])),
             "env_frames": last["env_frames"],
-            "imagined_transitions": results.imagined,
+            "imagined_transitions": results.imagined_transitions,
             "agent_updates": results.agent_updates,
-            "world_model_updates": results.world_updates,
+            "world_model_updates": results.world_model_updates,
             "evaluations": len(results.evaluations),
             "seconds": round(running.seconds, 1),
             "seconds_now": round(time.perf_counter() - start, 1),
@@ -131,15 +135,8 @@ def mbrl(
     )
 
 
-def environment_name(task: str) -> str:
-    """Return the name of the environment that a task means: its own name, else a task of Meta-World."""
-    if task in _ENVIRONMENTS or "/" in task or "-v" in task.removesuffix("-v3") or task[:1].isupper():
-        return task
-    return f"metaworld/{task.replace('_', '-')}"
-
-
 def _summary(config: MbrlConfig) -> str:
-    if not config.imagine:
+    if not config.use_world_model:
         return f"{config.task}: without a world model"
     world = config.world_model.checkpoint or "a new one, made of the first episodes"
     return f"{config.task}: world model {world}"
@@ -150,6 +147,17 @@ def _load_kept(path: Path) -> dict[str, Any]:
     if not {"preset", "settings", "method"} <= kept.keys():
         raise UserError(f"'{path.parent}' holds another kind of run; choose another folder")
     return kept
+
+
+def _config_of(kept: Mapping[str, Any], path: Path) -> MbrlConfig:
+    from ivideogpt.mbrl.config import MbrlConfig
+
+    try:
+        return from_dict(MbrlConfig, kept["settings"], where=str(path))
+    except UserError as error:
+        raise UserError(
+            f"'{path.parent}' holds a run of another version, which cannot go on here ({error}); choose another folder"
+        ) from error
 
 
 def _keep_settings(folder: Path, preset: str | None, config: MbrlConfig) -> None:
@@ -166,7 +174,7 @@ def _keep_settings(folder: Path, preset: str | None, config: MbrlConfig) -> None
     if path.is_file():
         kept = _load_kept(path)
         values["preset"] = kept["preset"]
-        earlier = replace(from_dict(type(config), kept["settings"], where=str(path)), frames=config.frames)
+        earlier = replace(_config_of(kept, path), total_env_steps=config.total_env_steps)
         if earlier != config:
             names = [name for name, value in to_dict(config).items() if to_dict(earlier)[name] != value]
             raise UserError(
@@ -182,19 +190,19 @@ def _demonstrations(config: MbrlConfig) -> list:
     """Read or record the demonstrations that the run begins with, and check them against its environment."""
     import numpy as np
 
-    from ivideogpt.envs.vector import make_vector
     from ivideogpt.mbrl.demonstrations import DEMOS, SCRIPTED, check_demos, read_demos, scripted_demos
+    from ivideogpt.mbrl.loop import make_environments
 
     name = config.task.split("/")[-1]
     place = Path(config.demo_folder) if config.demo_folder else DEMOS / name if (DEMOS / name).exists() else DEMOS
     if config.demo_folder or place.exists():
         demonstrations, source = read_demos(place, config.task), f"of {place}"
     else:
-        demonstrations = scripted_demos(config.task, SCRIPTED, config.seed, config.environment)
+        demonstrations = scripted_demos(config.task, SCRIPTED, config.seed, config.environment_options)
         source = f"recorded by the script, as there is no folder {DEMOS / name} or {DEMOS}"
-    if config.demos >= 0:
-        demonstrations = demonstrations[: config.demos]
-    environment = make_vector(config.task, 1, **config.environment)
+    if config.num_demos >= 0:
+        demonstrations = demonstrations[: config.num_demos]
+    environment = make_environments(config, 1)
     space, actions = environment.single_observation_space.shape, environment.single_action_space.shape
     environment.close()
     check_demos(demonstrations, action_dim=int(actions[0]), image=int(space[-2]))  # type: ignore[index]

@@ -238,15 +238,15 @@ def translate_mbrl(program: str, typed: dict[str, Any], keys: Mapping[str, Flag]
         if name in ("agent.num_expl_steps", "start_mbpo"):
             notes.append(f"{name} is gone: random steps, updates and imagination change over after num_seed_frames")
         elif name == "stddev_schedule":
-            settings |= _noise(str(value))
-        elif name in ("gen_every_steps", "update_gen_every_step", "update_tokenizer_every_step"):
+            settings |= _noise(str(value), int(given["action_repeat"]))
+        elif name in _COUNTED_IN_FRAMES:
             settings[setting] = max(int(value or 0) // int(given["action_repeat"]), 1) if value else 0
         elif name == "action_repeat":
             settings[setting] = value
         elif name not in handled and setting and value is not None:
             (options if setting in _OPTIONS else settings)[setting] = value
     if any(name in typed for name in _ENVIRONMENT):
-        settings["environment"] = {"action_repeat": given["action_repeat"]} | {
+        settings["environment_options"] = {"action_repeat": given["action_repeat"]} | {
             option: given[name] for name, option in _ENVIRONMENT.items() if name in typed
         }
     paths = [PurePosixPath(str(typed[name])) for name in _MODEL[1:] if typed.get(name)]
@@ -262,6 +262,13 @@ def translate_mbrl(program: str, typed: dict[str, Any], keys: Mapping[str, Flag]
 
 
 _OPTIONS = ("task", "num_train_frames", "demo", "demos", "seed", "device", "run", "model")
+_COUNTED_IN_FRAMES = (
+    "num_seed_frames",
+    "eval_every_frames",
+    "gen_every_steps",
+    "update_gen_every_step",
+    "update_tokenizer_every_step",
+)
 _ENVIRONMENT = {"action_repeat": "action_repeat", "duration": "steps", "succ_bonus": "success_bonus"}
 _MODEL = (
     "world_model.load_pretrained_model",
@@ -271,11 +278,15 @@ _MODEL = (
 _RUN = ("exp_name", "experiment")
 
 
-def _noise(schedule: str) -> dict[str, Any]:
+def _noise(schedule: str, action_repeat: int) -> dict[str, Any]:
     """Return the settings of an official schedule, "linear(1.0,0.1,100000)" or a number."""
     match = re.fullmatch(r"linear\(\s*([^,()]+),\s*([^,()]+),\s*([^,()]+)\)", schedule.strip())
     try:
         start, end, frames = (float(text) for text in (match.groups() if match else (schedule, schedule, "1")))
     except ValueError:
         raise UserError(f"stddev_schedule is {schedule!r}; expected a number or linear(start,end,frames)") from None
-    return {"agent.noise_start": start, "agent.noise_end": end, "agent.noise_frames": int(frames)}
+    return {
+        "agent.exploration_noise_start": start,
+        "agent.exploration_noise_end": end,
+        "agent.exploration_decay_steps": max(int(frames) // action_repeat, 1),
+    }

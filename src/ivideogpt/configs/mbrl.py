@@ -1,4 +1,4 @@
-"""Runs of reinforcement learning by name; `ivideogpt mbrl NAME`."""
+"""Presets of reinforcement learning; `ivideogpt mbrl PRESET`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from ivideogpt.configs.robot import debug_recipe
 from ivideogpt.mbrl.config import MbrlConfig
 from ivideogpt.mbrl.imagined_episodes import ImaginationConfig
-from ivideogpt.mbrl.world_model_source import Scratch, WorldConfig
+from ivideogpt.mbrl.world_model_source import ScratchTraining, WorldModelTraining
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import TransformerConfig
 from ivideogpt.policies.drqv2 import AgentConfig
@@ -22,56 +22,54 @@ OFFICIAL_CHECKPOINT = "thuml/ivideogpt-oxe-64-act-free"
 
 
 def official() -> MbrlConfig:
-    """The settings of thuml/iVideoGPT mbrl/cfgs, the pool of imagined episodes included, which never expires.
-
-    Differs: no mistake is repeated (``compat=official`` does), so ``retained`` alone says that nothing expires.
-    """
+    """Return the settings of thuml/iVideoGPT mbrl/cfgs; imagined episodes are never evicted, as there."""
     return MbrlConfig(
-        environment={"action_repeat": 2},
-        world_model=WorldConfig(checkpoint=OFFICIAL_CHECKPOINT, new_heads=True),
-        imagination=ImaginationConfig(retained=0),
+        environment_options={"action_repeat": 2},
+        world_model=WorldModelTraining(checkpoint=OFFICIAL_CHECKPOINT, new_heads=True),
+        imagination=ImaginationConfig(kept_rollouts=0),
     )
 
 
 def metaworld() -> MbrlConfig:
-    """Meta-World for two processor cores: the small world model, half the agent's batch, an update a step."""
+    """Return Meta-World for two processor cores: a small world model, half the agent's batch, an update a step."""
     recipe = official()
     return replace(
         recipe,
-        agent=replace(recipe.agent, batch_size=128, updates=1, hidden_size=512),
-        world_model=WorldConfig(
+        agent=replace(recipe.agent, batch_size=128, hidden_size=512),
+        agent_updates_per_step=1,
+        world_model=WorldModelTraining(
             checkpoint="metaworld-64",
             new_heads=True,
             initial_updates=200,
-            update_every=10,
-            tokenizer_every=0,
+            update_every_steps=10,
+            tokenizer_update_every_steps=0,
             batch_size=8,
             segment_frames=10,
         ),
-        imagination=ImaginationConfig(initial=5, temperature=0.5, retained=20),
+        imagination=ImaginationConfig(initial_rollouts=5, temperature=0.5, kept_rollouts=20),
         evaluation_episodes=20,
     )
 
 
 def pusht() -> MbrlConfig:
-    """PushT in the shipped model, whose actions are those of the environment."""
+    """Return PushT with the shipped model, whose actions are those of the environment."""
     recipe = metaworld()
     return replace(
         recipe,
         task="pusht",
-        environment={},
+        environment_options={},
         action_repeat=1,
-        frames=50_000,
-        random_frames=2_000,
-        evaluate_every=5_000,
-        agent=replace(recipe.agent, noise_frames=30_000),
-        world_model=replace(recipe.world_model, checkpoint="pusht-64", model_units=True, segment_frames=16),
+        total_env_steps=50_000,
+        random_steps=2_000,
+        evaluate_every_steps=5_000,
+        agent=replace(recipe.agent, exploration_decay_steps=30_000),
+        world_model=replace(recipe.world_model, checkpoint="pusht-64", actions_in_model_units=True, segment_frames=16),
         imagination=replace(recipe.imagination, temperature=0.85),
     )
 
 
 def reacher() -> MbrlConfig:
-    """A disc that is to reach another; a world model made of the first episodes, in minutes on two cores."""
+    """Return the reacher with a world model trained on the first episodes, in minutes on two cores."""
     tokenizer = TokenizerConfig(
         resolution=64,
         block_channels=(32, 64),
@@ -95,7 +93,7 @@ def reacher() -> MbrlConfig:
         num_heads=2,
         max_positions=tokenizer.layout.length(2, 8),
     )
-    scratch = Scratch(
+    scratch = ScratchTraining(
         tokenizer=TokenizerTraining(
             tokenizer=tokenizer,
             steps=400,
@@ -105,7 +103,7 @@ def reacher() -> MbrlConfig:
             continuous_steps=100,
             learning_rate=1e-3,
         ),
-        # Convolutions: what they learn in one place of the picture holds in all others.
+        # Convolutions generalise from one place of the picture to all others.
         forecasts=(ForecastTraining(steps=400, batch_size=32),),
         model=ModelShape(
             transformer=transformer,
@@ -119,70 +117,94 @@ def reacher() -> MbrlConfig:
     )
     return MbrlConfig(
         task="reacher",
-        environment={"steps": 15, "goal": [0.25, 0.25]},
+        environment_options={"steps": 15, "goal": [0.25, 0.25]},
         action_repeat=1,
-        frames=1_500,
-        random_frames=150,
-        stack=1,
+        total_env_steps=1_500,
+        random_steps=150,
+        frame_stack=1,
+        agent_updates_per_step=1,
         agent=AgentConfig(
-            channels=16,
+            encoder_channels=16,
             hidden_size=256,
             learning_rate=5e-4,
             batch_size=32,
-            updates=1,
-            target_rate=0.05,
-            noise_start=0.5,
-            noise_frames=600,
+            target_update_rate=0.05,
+            exploration_noise_start=0.5,
+            exploration_decay_steps=600,
             discount=0.9,
         ),
-        world_model=WorldConfig(
+        world_model=WorldModelTraining(
             checkpoint=None,
-            update_every=2,
-            tokenizer_every=0,
+            update_every_steps=2,
+            tokenizer_update_every_steps=0,
             batch_size=8,
             segment_frames=8,
             learning_rate=1e-4,
             reward_weight=20.0,
             scratch=scratch,
         ),
-        # Short: what is imagined from states that were is right for a few steps.
+        # Short: the forecast is right for a few steps.
         imagination=ImaginationConfig(
-            rows=128, horizon=3, first_horizon=3, every=10, initial=4, retained=10, updates=8, temperature=0.5
+            parallel_episodes=128,
+            horizon=3,
+            initial_horizon=3,
+            every_steps=10,
+            initial_rollouts=4,
+            kept_rollouts=10,
+            agent_updates_per_step=8,
+            temperature=0.5,
         ),
-        evaluate_every=50,
-        save_every=500,
+        evaluate_every_steps=50,
+        save_every_steps=500,
     )
 
 
 def debug() -> MbrlConfig:
-    """Seconds for everything; what it learns is of no use."""
+    """Return a run of seconds that goes through everything; the agent learns nothing useful."""
     recipe = debug_recipe()
     model = replace(recipe.model, rewards=True, terminations=True)
     return MbrlConfig(
         task="reacher",
-        environment={"size": 16, "steps": 10},
+        environment_options={"size": 16, "steps": 10},
         action_repeat=1,
-        frames=80,
-        random_frames=40,
-        stack=2,
-        agent=AgentConfig(channels=4, hidden_size=16, feature_size=8, batch_size=8, updates=1, shift=1),
-        world_model=WorldConfig(
+        total_env_steps=80,
+        random_steps=40,
+        frame_stack=2,
+        agent_updates_per_step=1,
+        agent=AgentConfig(
+            encoder_channels=4,
+            hidden_size=16,
+            feature_size=8,
+            batch_size=8,
+            exploration_decay_steps=100_000,
+            random_shift=1,
+        ),
+        world_model=WorldModelTraining(
             checkpoint=None,
-            update_every=5,
-            tokenizer_every=10,
+            update_every_steps=5,
+            tokenizer_update_every_steps=10,
             batch_size=4,
             segment_frames=6,
             tokenizer_loss=TokenizerLossConfig(perceptual_weight=0.0, discriminator_weight=0.0),
-            scratch=Scratch(
+            scratch=ScratchTraining(
                 tokenizer=recipe.tokenizer,
                 forecasts=recipe.forecasts,
                 model=model,
                 transformer=replace(recipe.transformer, imagined_share=0.0),
             ),
         ),
-        imagination=ImaginationConfig(rows=4, horizon=4, first_horizon=2, horizon_frames=80, every=10, initial=2),
-        evaluate_every=80,
+        imagination=ImaginationConfig(
+            parallel_episodes=4,
+            horizon=4,
+            initial_horizon=2,
+            horizon_growth_steps=80,
+            every_steps=10,
+            initial_rollouts=2,
+        ),
+        evaluate_every_steps=80,
         evaluation_episodes=2,
-        save_every=20,
-        log_every=10,
+        save_every_steps=40,
+        log_every_steps=10,
+        # On several threads, networks this small only wait for each other.
+        cpu_threads=1,
     )

@@ -1,8 +1,7 @@
 """Meta-World: a robot arm at a table, 50 tasks, seen from a corner at 64x64 pixels; after the package metaworld.
 
-The physics, rewards and scripts are the package's own (its v3). How they are used is that of the official wrapper:
-every action is taken twice, an episode has 100 steps, success earns a bonus, and every reset draws object and goal
-anew.
+Physics, rewards and scripts are the package's own (its v3). The wrapper follows the official one: every action is
+taken twice, an episode has 100 steps, success earns a bonus, and every reset draws object and goal anew.
 """
 
 from __future__ import annotations
@@ -24,24 +23,21 @@ choose_gl()
 try:
     import gymnasium
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
-    from metaworld.policies import ENV_POLICY_MAP
 except ModuleNotFoundError as error:  # of what the package needs and does not name: packaging
     raise MissingExtraError(error.name or "metaworld", "metaworld") from error
 
 _OBSERVABLE = "-v3-goal-observable"
 #: Every task of the package, such as "plate-slide".
 TASKS: tuple[str, ...] = tuple(sorted(name.removesuffix(_OBSERVABLE) for name in ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE))
-#: The package's scripted policy of each task; ``SCRIPTS[task]().get_action(state)`` gives an action, not clipped.
-SCRIPTS: dict[str, Any] = {name.removesuffix("-v3"): script for name, script in ENV_POLICY_MAP.items()}
-#: What the numbers of an action move: the hand along x, y and z (1: one centimetre a simulator step), the fingers.
+#: Parts of an action: the hand along x, y and z (1: one centimetre a simulator step), the fingers.
 ACTION_FIELDS = (("hand", 3), ("gripper", 1))
 _CAMERA = "corner"
-# Where a state holds the position of the first object, in m.
+# Position of the first object in a state, in m.
 _OBJECT = slice(4, 7)
 
 
 def task_name(name: str) -> str:
-    """The task ``name`` as ``TASKS`` has it; also understands "plate_slide" and "plate-slide-v3".
+    """Return the name of a task as in ``TASKS``; "plate_slide" and "plate-slide-v3" are understood.
 
     Raises:
         UserError: there is no such task.
@@ -82,18 +78,18 @@ class MetaWorld(gymnasium.Env):
         samples: int = 4,
         render_mode: str | None = None,
     ) -> None:
-        """Builds the environment; ``reset`` must come next.
+        """Build the environment; ``reset`` must come next.
 
         Args:
             task: one of ``TASKS``.
             seed: of the first reset that gives none.
             size: side of the picture in pixels.
-            action_repeat: simulator steps (1/80 s) that an action is taken for.
+            action_repeat: simulator steps (1/80 s) of an action.
             steps: actions of an episode.
             success_bonus: added to the reward of a step that succeeded.
             shadow_size: side of the shadow map in pixels (the package's own: 4096); 0: no shadows.
-            samples: of each pixel, against jagged edges; 0: one.
-            render_mode: "rgb_array" (``render()`` gives what was last observed) or None.
+            samples: for each pixel, against jagged edges; 0: one.
+            render_mode: "rgb_array" (``render()`` returns the last observation) or None.
 
         Raises:
             UserError: there is no such task, a number is out of range, or it cannot be drawn here.
@@ -110,8 +106,8 @@ class MetaWorld(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (sum(width for _, width in ACTION_FIELDS),), np.float32)
         # With a seed the package leaves the global random numbers alone; reset seeds what counts.
-        made: Any = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[self.task + _OBSERVABLE]
-        self._simulator: Any = made(seed=0)
+        simulator_class: Any = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[self.task + _OBSERVABLE]
+        self._simulator: Any = simulator_class(seed=0)
         self._simulator._freeze_rand_vec = False
         self._simulator.seeded_rand_vec = True
         self._simulator.max_path_length = steps * action_repeat + 1
@@ -125,7 +121,7 @@ class MetaWorld(gymnasium.Env):
         self._picture: np.ndarray | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """Draws object and goal at random places; the same seed gives the same places.
+        """Place object and goal at random; the same seed gives the same places.
 
         Args:
             seed: of this and all later draws.
@@ -142,21 +138,21 @@ class MetaWorld(gymnasium.Env):
         return self._observe(), self._info(state, details, success=False)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        """Takes ``action`` for ``action_repeat`` simulator steps.
+        """Take ``action`` for ``action_repeat`` simulator steps.
 
         Raises:
             UserError: the action is not four finite numbers, or the episode is over.
         """
         if not self._steps_left:
             raise UserError(f"the episode is over after {self.steps} steps or has not begun; call reset first")
-        wanted = np.asarray(action, np.float32)
-        if wanted.shape != self.action_space.shape or not np.isfinite(wanted).all():
-            raise UserError(f"the action is {wanted.tolist()}; expected four finite numbers, -1 to 1")
-        wanted = np.clip(wanted, -1.0, 1.0)
+        clipped = np.asarray(action, np.float32)
+        if clipped.shape != self.action_space.shape or not np.isfinite(clipped).all():
+            raise UserError(f"the action is {clipped.tolist()}; expected four finite numbers, -1 to 1")
+        clipped = np.clip(clipped, -1.0, 1.0)
         reward, success = 0.0, False
         for _ in range(self.action_repeat):
-            state, paid, _, _, details = self._simulator.step(wanted)
-            reward += float(paid)
+            state, step_reward, _, _, details = self._simulator.step(clipped)
+            reward += float(step_reward)
             success = success or bool(details["success"])
         if success:
             reward += self.success_bonus
@@ -164,11 +160,11 @@ class MetaWorld(gymnasium.Env):
         return self._observe(), reward, False, not self._steps_left, self._info(state, details, success=success)
 
     def render(self) -> np.ndarray | None:
-        """What was last observed, or None without a render mode."""
+        """Return the last observation, or None without a render mode."""
         return self._picture.copy() if self.render_mode and self._picture is not None else None
 
     def close(self) -> None:
-        """Gives the OpenGL context back."""
+        """Free the OpenGL context."""
         self._camera.close()
 
     def _observe(self) -> np.ndarray:
@@ -187,5 +183,5 @@ def _check_whole(least: int, **values: int) -> None:
 
 
 def metaworld(task: str, *, seed: int, **options: Any) -> MetaWorld:
-    """``MetaWorld(task, seed=seed, ...)``: the first ``reset`` without a seed takes this one."""
+    """Make ``MetaWorld(task, seed=seed, ...)``: the first ``reset`` without a seed takes this one."""
     return MetaWorld(task, seed=seed, **options)

@@ -1,4 +1,4 @@
-"""Pictures of a MuJoCo scene without a window, and the choice of the OpenGL that draws them.
+"""Offscreen rendering of MuJoCo scenes, and the choice of OpenGL.
 
 MuJoCo reads the environment variable MUJOCO_GL when it is first imported, so ``choose_gl`` comes before that.
 """
@@ -18,8 +18,8 @@ import numpy as np
 
 from ivideogpt.core.errors import UserError
 
-_KNOWN = {"Darwin": ("cgl",), "Windows": ("glfw",)}
-_KNOWN_ON_LINUX = ("egl", "osmesa", "glfw")
+_SUPPORTED = {"Darwin": ("cgl",), "Windows": ("glfw",)}
+_ON_LINUX = ("egl", "osmesa", "glfw")
 _NEEDED = {
     "egl": "an EGL device (on Debian: apt-get install libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri)",
     "osmesa": "OSMesa (on Debian: apt-get install libosmesa6)",
@@ -30,31 +30,34 @@ _MOST_SHAPES = 1000
 
 
 def choose_gl() -> str:
-    """The OpenGL that MuJoCo is to draw with; written to MUJOCO_GL where that is not set.
+    """Choose the OpenGL that MuJoCo draws with; write it to MUJOCO_GL where that is not set.
 
     Returns:
         On Linux "egl", else "osmesa", else, with a display, "glfw"; or what MUJOCO_GL says.
 
     Raises:
-        UserError: none of them is there, or the one that MUJOCO_GL names is not.
+        UserError: none of them is available, or the one that MUJOCO_GL names is not.
     """
-    known = _KNOWN.get(platform.system(), _KNOWN_ON_LINUX)
-    said = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if said and said not in known:
-        raise UserError(f"MUJOCO_GL is {said!r}; expected {' or '.join(known)}, or leave it unset")
-    if said:
-        if not _is_there(said):
-            raise UserError(f"MUJOCO_GL is {said!r}, which needs {_NEEDED[said]}; provide it or leave MUJOCO_GL unset")
-        return said
-    found = next((name for name in known if _is_there(name)), None)
-    if found is None:
-        raise UserError(f"there is no OpenGL to draw with; expected {', or '.join(_NEEDED[name] for name in known)}")
-    os.environ["MUJOCO_GL"] = found
-    return found
+    supported = _SUPPORTED.get(platform.system(), _ON_LINUX)
+    requested = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if requested and requested not in supported:
+        raise UserError(f"MUJOCO_GL is {requested!r}; expected {' or '.join(supported)}, or leave it unset")
+    if requested:
+        if not _is_available(requested):
+            needed = _NEEDED[requested]
+            raise UserError(f"MUJOCO_GL is {requested!r}, which needs {needed}; provide it or leave MUJOCO_GL unset")
+        return requested
+    available = next((name for name in supported if _is_available(name)), None)
+    if available is None:
+        raise UserError(
+            f"there is no OpenGL to draw with; expected {', or '.join(_NEEDED[name] for name in supported)}"
+        )
+    os.environ["MUJOCO_GL"] = available
+    return available
 
 
-def _is_there(name: str) -> bool:
-    if platform.system() in _KNOWN:
+def _is_available(name: str) -> bool:
+    if platform.system() in _SUPPORTED:
         return True
     if name == "egl":
         return _egl_devices() > 0
@@ -64,7 +67,7 @@ def _is_there(name: str) -> bool:
 
 
 def _egl_devices() -> int:
-    """How many devices EGL knows; the library alone, without a driver, knows none."""
+    """Count EGL's devices; the library alone, without a driver, has none."""
     try:
         library = ctypes.CDLL(ctypes.util.find_library("EGL") or "libEGL.so.1")
         find = library.eglGetProcAddress
@@ -75,25 +78,25 @@ def _egl_devices() -> int:
     if not address:
         return 0
     count = ctypes.c_int(0)
-    ask = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))(address)
-    return count.value if ask(0, None, ctypes.byref(count)) else 0
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int))(address)
+    return count.value if query(0, None, ctypes.byref(count)) else 0
 
 
 class OffscreenCamera:
-    """Draws what one fixed camera of a MuJoCo scene sees; to be used by the thread that made it."""
+    """A fixed camera of a MuJoCo scene; to be used by the thread that made it."""
 
     def __init__(self, model: Any, name: str, *, size: int, shadow_size: int, samples: int) -> None:
-        """Makes an OpenGL context of its own.
+        """Make an OpenGL context.
 
         Args:
             model: ``mujoco.MjModel``; its settings of quality and picture size are changed.
             name: of the camera.
             size: side of the square picture in pixels.
             shadow_size: side of the shadow map in pixels; 0: no shadows.
-            samples: of each pixel, against jagged edges; 0: one.
+            samples: for each pixel, against jagged edges; 0: one.
 
         Raises:
-            UserError: there is no OpenGL, or it cannot draw this.
+            UserError: there is no OpenGL, or it cannot draw such pictures.
         """
         gl = choose_gl()
         _free_dropped()
@@ -129,7 +132,7 @@ class OffscreenCamera:
         _OPEN.add(self)
 
     def draw(self, data: Any) -> np.ndarray:
-        """The picture, uint8 ``[size size 3]``, in OpenGL's order of rows: the lowest one first.
+        """Return the picture, uint8 ``[size size 3]``, in OpenGL's order of rows: the lowest first.
 
         Args:
             data: ``mujoco.MjData`` of the scene.
@@ -145,7 +148,7 @@ class OffscreenCamera:
         return picture
 
     def close(self) -> None:
-        """Gives the context back; closing twice does nothing."""
+        """Free the context; closing twice does nothing."""
         _OPEN.discard(self)
         gl, self._gl = self._gl, None
         renderer, self._renderer = self._renderer, None

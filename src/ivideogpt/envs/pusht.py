@@ -1,8 +1,8 @@
 """PushT: a round agent pushes a T-shaped block on a plane; after gym-pusht, at 64x64 pixels.
 
-The physics and the drawing are gym-pusht's own. What differs is the picture (area-averaged from 512 px: the
-original's linear resize aliases at 64 px, and it costs three times as much) and the action, which is normalised
-here. Positions are in px of the 512x512 plane, x to the right and y down.
+Physics and drawing are gym-pusht's own. Two things differ: the picture is area-averaged from 512 px (the original's
+linear resize aliases at 64 px and costs three times as much), and actions are normalised. Positions are in px of the
+512x512 plane, x to the right and y down.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ ACTION_STD = (256.0, 256.0)
 
 
 def normalised_action(raw: np.ndarray) -> np.ndarray:
-    """Target positions ``[.. 2]`` in px (0 to 512) as float32 actions of the environment (-1 to 1)."""
+    """Convert target positions ``[.. 2]`` in px (0 to 512) to float32 actions of the environment (-1 to 1)."""
     return ((np.asarray(raw, np.float64) - ACTION_MEAN) / ACTION_STD).astype(np.float32)
 
 
 def raw_action(normalised: np.ndarray) -> np.ndarray:
-    """Actions ``[.. 2]`` of the environment (-1 to 1) as float32 target positions in px (0 to 512)."""
+    """Convert actions ``[.. 2]`` of the environment (-1 to 1) to float32 target positions in px (0 to 512)."""
     return (np.asarray(normalised, np.float64) * ACTION_STD + ACTION_MEAN).astype(np.float32)
 
 
@@ -50,20 +50,20 @@ class PushT(gymnasium.Env):
     """PushT from pixels, 10 steps a second.
 
     Observation: uint8 ``[64 64 3]``, RGB; the target of the agent is not drawn.
-    Action: float32 ``[2]`` in -1 to 1, the position the agent is pulled to (see ``raw_action``).
+    Action: float32 ``[2]`` in -1 to 1, the position that the agent is pulled to (see ``raw_action``).
     Reward: covered share of the goal / 0.95, 0 to 1. Terminated when that reaches 1.
     Info: ``state`` float32 ``[5]`` (agent x, y, block x, y in px, block angle in rad), ``is_success`` bool,
     ``coverage`` 0 to 1, and what gym-pusht gives (``n_contacts``, ``block_pose``, ...).
 
     Args:
-        render_mode: "rgb_array" (``render()`` gives uint8 ``[512 512 3]``) or None.
+        render_mode: "rgb_array" (``render()`` returns uint8 ``[512 512 3]``) or None.
         terminate_on_success: False lets an episode run on after the block has reached the goal.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(self, render_mode: str | None = None, terminate_on_success: bool = True) -> None:
-        """Builds the environment; ``reset`` must come next."""
+        """Build the environment; ``reset`` must come next."""
         self.render_mode = render_mode
         self.terminate_on_success = terminate_on_success
         self.observation_space = gymnasium.spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
@@ -71,7 +71,7 @@ class PushT(gymnasium.Env):
         self._simulator = PushTEnv(obs_type="state")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """Draws agent and block at random places; the same seed gives the same places.
+        """Place agent and block at random; the same seed gives the same places.
 
         Args:
             seed: of this and all later draws.
@@ -85,13 +85,13 @@ class PushT(gymnasium.Env):
         return self._observe(), self._with_state(info, coverage=self._simulator._get_coverage())
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        """Pulls the agent to ``action`` for 0.1 s."""
+        """Pull the agent to ``action`` for 0.1 s."""
         _, reward, terminated, _, info = self._simulator.step(raw_action(action).astype(np.float64))
         terminated = bool(terminated) and self.terminate_on_success
         return self._observe(), float(reward), terminated, False, self._with_state(info, info["coverage"])
 
     def render(self) -> np.ndarray | None:
-        """The plane as uint8 ``[512 512 3]``, or None without a render mode."""
+        """Return the plane as uint8 ``[512 512 3]``, or None without a render mode."""
         return self._plane().copy() if self.render_mode == "rgb_array" else None
 
     def _with_state(self, info: dict, coverage: float) -> dict:

@@ -1,6 +1,6 @@
-"""Reacher: a disc on a plane that is to reach another; control from pixels in a fraction of a millisecond a step.
+"""Reacher: a disc on a plane moves to another disc; control from pixels in a fraction of a millisecond a step.
 
-It is for tests, and for seeing on any processor, in minutes, whether learning in imagination pays.
+It is for tests, and for experiments on learning in imagination that take minutes on any processor.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("gymnasium", "rl") from error
 
-#: How near the goal counts as there, in half sides of the plane.
+#: Distance to the goal that counts as success, in half sides of the plane.
 NEAR = 0.15
-#: Places that both discs stand on are this far apart: a sixteenth of the side, four pixels of 64.
+#: Spacing of the grid that both discs stand on: a sixteenth of the side, four pixels of 64.
 CELL = 0.125
 _WALL = 7 * CELL
 _RADIUS = 0.16
@@ -28,13 +28,13 @@ _GROUND, _GOAL, _AGENT = (30, 30, 40), (60, 200, 90), (240, 120, 60)
 
 
 class Reacher(gymnasium.Env):
-    """The plane reaches from -1 to 1 both ways, x to the right and y down; discs stand on places 1/8 apart.
+    """The plane reaches from -1 to 1 both ways, x to the right and y down; discs stand on a grid of 1/8.
 
     Observation: uint8 ``[size size 3]``, RGB.
-    Action: float32 ``[2]`` in -1 to 1; at 1 the agent moves ``speed`` half sides, rounded to places.
+    Action: float32 ``[2]`` in -1 to 1; at 1 the agent moves ``speed`` half sides, rounded to the grid.
     Reward, "distance": 1 minus the distance to the goal in half sides, at least 0, and 1 more within ``NEAR``;
-    "action": 1 minus the squared distance of the action from ``BEST_ACTION``, whatever the picture shows.
-    Terminated where ``terminate_at_goal`` and the agent is there; truncated after ``steps``.
+    "action": 1 minus the squared distance of the action from ``BEST_ACTION``, independent of the picture.
+    Terminated at the goal where ``terminate_at_goal``; truncated after ``steps``.
     Info: ``success`` bool (within ``NEAR``), ``state`` float64 ``[4]`` (agent x, y, goal x, y).
     """
 
@@ -52,16 +52,16 @@ class Reacher(gymnasium.Env):
         terminate_at_goal: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        """Builds the environment; ``reset`` must come next.
+        """Build the environment; ``reset`` must come next.
 
         Args:
             size: side of the picture in pixels.
             steps: actions of an episode.
             speed: half sides of the plane that an action of 1 moves.
-            goal: where it is in all episodes; None: drawn in each, at least .5 from the agent.
-            reward: what is paid for.
-            terminate_at_goal: the episode ends there.
-            render_mode: "rgb_array" (``render()`` gives what is seen) or None.
+            goal: its place in all episodes; None: drawn in each, at least .5 from the agent.
+            reward: see above.
+            terminate_at_goal: end the episode at the goal.
+            render_mode: "rgb_array" (``render()`` returns the observation) or None.
 
         Raises:
             UserError: a number is out of range.
@@ -85,41 +85,41 @@ class Reacher(gymnasium.Env):
         self._left = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """Draws agent and goal; the same seed gives the same places; ``options`` are not used."""
+        """Place agent and goal at random; the same seed gives the same places; ``options`` are not used."""
         super().reset(seed=seed)
         while True:
-            self._agent = self._drawn()
-            self._goal = self._drawn() if self._fixed is None else self._fixed
+            self._agent = self._random_place()
+            self._goal = self._random_place() if self._fixed is None else self._fixed
             if self._distance() >= 0.5:
                 break
         self._left = self.steps
         return self._picture(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        """Moves the agent.
+        """Move the agent.
 
         Raises:
             UserError: the action is not two finite numbers, or the episode is over.
         """
         if not self._left:
             raise UserError(f"the episode is over after {self.steps} steps or has not begun; call reset first")
-        wanted = np.asarray(action, np.float64)
-        if wanted.shape != (2,) or not np.isfinite(wanted).all():
-            raise UserError(f"the action is {wanted.tolist()}; expected two finite numbers, -1 to 1")
-        wanted = np.clip(wanted, -1.0, 1.0)
-        self._agent = np.clip(self._agent + _place(self.speed * wanted), -_WALL, _WALL)
+        moves = np.asarray(action, np.float64)
+        if moves.shape != (2,) or not np.isfinite(moves).all():
+            raise UserError(f"the action is {moves.tolist()}; expected two finite numbers, -1 to 1")
+        moves = np.clip(moves, -1.0, 1.0)
+        self._agent = np.clip(self._agent + _place(self.speed * moves), -_WALL, _WALL)
         self._left -= 1
         info = self._info()
         terminated = self.terminate_at_goal and info["success"]
         if terminated:
             self._left = 0
-        return self._picture(), self._paid(wanted, info["success"]), terminated, not (self._left or terminated), info
+        return self._picture(), self._reward(moves, info["success"]), terminated, not (self._left or terminated), info
 
     def render(self) -> np.ndarray | None:
-        """What is seen, or None without a render mode."""
+        """Return the observation, or None without a render mode."""
         return self._picture() if self.render_mode else None
 
-    def _paid(self, action: np.ndarray, success: bool) -> float:
+    def _reward(self, action: np.ndarray, success: bool) -> float:
         if self.reward == "action":
             return float(1 - np.square(action - self.BEST_ACTION).sum())
         return max(0.0, 1 - self._distance()) + float(success)
@@ -127,7 +127,7 @@ class Reacher(gymnasium.Env):
     def _distance(self) -> float:
         return float(np.linalg.norm(self._agent - self._goal))
 
-    def _drawn(self) -> np.ndarray:
+    def _random_place(self) -> np.ndarray:
         return _place(self.np_random.uniform(-_WALL, _WALL, 2))
 
     def _info(self) -> dict[str, Any]:
@@ -143,18 +143,6 @@ class Reacher(gymnasium.Env):
         return picture.round().astype(np.uint8)
 
 
-class ReacherScript:
-    """Goes straight to the goal."""
-
-    def __init__(self, speed: float = 0.25) -> None:
-        """See ``Reacher`` for ``speed``."""
-        self._speed = speed
-
-    def get_action(self, state: np.ndarray) -> np.ndarray:
-        """The next action, float32 ``[2]``, for ``state`` float64 ``[4]``."""
-        return np.clip((state[2:] - state[:2]) / self._speed, -1, 1).astype(np.float32)
-
-
 def _place(point: np.ndarray) -> np.ndarray:
-    """The nearest place."""
+    """Round to the grid."""
     return np.round(point / CELL) * CELL

@@ -1,15 +1,21 @@
-"""The environments this project knows, by short name and by gymnasium id.
+"""Environments by name. A new environment is one file and one row of ``ENVIRONMENTS``.
 
-An environment's own packages, and gymnasium itself, are imported when they are used, not here.
+A name is one of ours ("pusht", "metaworld/hammer", or plain "hammer"), an id that gymnasium knows ("CarRacing-v3"), or
+"module:Name": an id that importing the module registers, or a class in it. Packages of environments, and gymnasium
+itself, are imported when they are used, not here.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.abc
+import importlib.util
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ivideogpt.core.config import suggestion
+from ivideogpt.core.config import closest
 from ivideogpt.core.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
@@ -24,19 +30,29 @@ METAWORLD_TASKS = (
     "handle-pull-side",
     "plate-slide",
 )
+_TASK_NAMES = """
+    assembly basketball bin-picking box-close button-press button-press-topdown button-press-topdown-wall
+    button-press-wall coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open
+    door-unlock drawer-close drawer-open faucet-close faucet-open hammer hand-insert handle-press handle-press-side
+    handle-pull handle-pull-side lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall
+    plate-slide plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall reach reach-wall
+    shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open
+"""
+#: Every task of Meta-World.
+ALL_METAWORLD_TASKS = tuple(_TASK_NAMES.split())
 _METAWORLD = "metaworld/"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Registration:
-    """How an environment is found.
+class EnvironmentSpec:
+    """Where an environment is found.
 
     Attributes:
-        id: in gymnasium's register.
+        id: in gymnasium's registry.
         entry_point: "module:class".
         extra: of ivideogpt, that installs its packages.
-        max_steps: where gymnasium is to cut episodes off; None: the environment does it.
-        options: given to the class, unless the caller gives others.
+        max_steps: where gymnasium truncates an episode; None: the environment does it.
+        options: arguments of the class, unless the caller gives others.
     """
 
     id: str
@@ -46,59 +62,157 @@ class Registration:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-_ANY_METAWORLD = Registration(
-    id="ivideogpt/MetaWorld-v0", entry_point="ivideogpt.envs.metaworld:MetaWorld", extra="metaworld"
-)
-
-#: What is registered, by short name.
-ENVIRONMENTS: dict[str, Registration] = {
-    "pusht": Registration(
+#: Every environment of this package, by its name.
+ENVIRONMENTS: dict[str, EnvironmentSpec] = {
+    "pusht": EnvironmentSpec(
         id="ivideogpt/PushT-v0", entry_point="ivideogpt.envs.pusht:PushT", extra="pusht", max_steps=300
     ),
-    "reacher": Registration(id="ivideogpt/Reacher-v0", entry_point="ivideogpt.envs.reacher:Reacher", extra="rl"),
-} | {_METAWORLD + task: replace(_ANY_METAWORLD, options={"task": task}) for task in METAWORLD_TASKS}
+    "reacher": EnvironmentSpec(id="ivideogpt/Reacher-v0", entry_point="ivideogpt.envs.reacher:Reacher", extra="rl"),
+    **{
+        _METAWORLD + task: EnvironmentSpec(
+            id="ivideogpt/MetaWorld-v0",
+            entry_point="ivideogpt.envs.metaworld:MetaWorld",
+            extra="metaworld",
+            options={"task": task},
+        )
+        for task in ALL_METAWORLD_TASKS
+    },
+}
 
 
-def register(extra: str = "pusht") -> None:
-    """Makes the ids known to gymnasium; calling it again changes nothing.
+def find_environment(name: str) -> tuple[str, EnvironmentSpec] | None:
+    """Find an environment of this package.
 
     Args:
-        extra: the one to name where gymnasium is missing.
+        name: as people write it: "PushT", "plate_slide", "plate-slide-v3" and "metaworld/plate-slide" are understood.
+
+    Returns:
+        Its key in ``ENVIRONMENTS`` and its row, or None.
+    """
+    plain = name.lower().replace("_", "-")
+    for key in (name, plain, _METAWORLD + plain.removeprefix(_METAWORLD).removesuffix("-v3")):
+        if key in ENVIRONMENTS:
+            return key, ENVIRONMENTS[key]
+    return None
+
+
+def canonical_name(name: str) -> str:
+    """Return the one spelling of an environment's name; check that there is such an environment.
+
+    Raises:
+        UserError: there is none, or its module cannot be imported.
+        MissingExtraError: gymnasium is not installed.
+    """
+    if match := find_environment(name):
+        return match[0]
+    module, _, attribute = name.rpartition(":")
+    if module:
+        _import(module, name)
+    registered = _gymnasium().registry
+    if attribute in registered or (module and hasattr(sys.modules[module], attribute)):
+        return name
+    if module:
+        raise UserError(f"module {module!r} registers no environment {attribute!r} and has no class of that name")
+    near = closest(name, [*ENVIRONMENTS, *registered])
+    if near is None and (task := closest(name.removesuffix("-v3"), ALL_METAWORLD_TASKS)):
+        near = _METAWORLD + task
+    if near:
+        raise UserError(f"there is no environment {name!r}; did you mean {near!r}?")
+    raise UserError(
+        f"there is no environment {name!r}; expected pusht, reacher, a task of Meta-World such as plate-slide, an id "
+        "that gymnasium knows, or module:Name"
+    )
+
+
+def make(name: str, **options: Any) -> gymnasium.Env:
+    """Make an environment by its name.
+
+    Args:
+        name: see the head of this file.
+        **options: arguments of the environment; ``max_episode_steps`` truncates its episodes.
+
+    Raises:
+        UserError: there is no such environment, or it cannot be made with these options.
+        MissingExtraError: the environment's package is not installed.
+    """
+    match = find_environment(name)
+    name = canonical_name(name)
+    if match is not None:
+        _, spec = match
+        register(spec.extra)
+        name, options = spec.id, {**spec.options, **options}
+    gymnasium = _gymnasium()
+    module, _, attribute = name.rpartition(":")
+    target: Any = attribute or name
+    if module and attribute not in gymnasium.registry:
+        target = gymnasium.envs.registration.EnvSpec(id=attribute, entry_point=getattr(sys.modules[module], attribute))
+    try:
+        return gymnasium.make(target, **options)
+    except TypeError as error:
+        raise UserError(f"environment {name} does not take the options {sorted(options)} ({error})") from error
+    except (gymnasium.error.Error, ImportError) as error:
+        if isinstance(error, MissingExtraError):
+            raise
+        raise UserError(f"environment {name!r} cannot be made: {' '.join(str(error).split())}") from error
+
+
+def register(extra: str = "rl") -> None:
+    """Register this package's ids with gymnasium; calling it again changes nothing.
+
+    Args:
+        extra: named where gymnasium is missing.
 
     Raises:
         MissingExtraError: gymnasium is not installed.
     """
+    gymnasium = _gymnasium(extra)
+    for spec in ENVIRONMENTS.values():
+        if spec.id not in gymnasium.registry:
+            gymnasium.register(id=spec.id, entry_point=spec.entry_point, max_episode_steps=spec.max_steps)
+
+
+class _RegisterAfterImport(importlib.abc.MetaPathFinder):
+    """A finder that registers the environments as soon as gymnasium has been imported."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Any:
+        if fullname != "gymnasium":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module: Any) -> None:
+                execute(module)
+                register()
+
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def register_with_gymnasium() -> None:
+    """Register the ids now if gymnasium is imported, else when it is: ``import ivideogpt`` alone stays fast."""
+    if "gymnasium" in sys.modules:
+        register()
+    elif not any(isinstance(finder, _RegisterAfterImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RegisterAfterImport())
+
+
+def _gymnasium(extra: str = "rl") -> Any:
     try:
-        import gymnasium
+        return importlib.import_module("gymnasium")
     except ModuleNotFoundError as error:
         raise MissingExtraError("gymnasium", extra) from error
-    for found in ENVIRONMENTS.values():
-        if found.id not in gymnasium.registry:
-            gymnasium.register(id=found.id, entry_point=found.entry_point, max_episode_steps=found.max_steps)
 
 
-def is_ours(name: str) -> bool:
-    """Whether ``make`` is to know it: a short name, or any task of Meta-World."""
-    return name in ENVIRONMENTS or name.startswith(_METAWORLD)
-
-
-def make(name: str, **kwargs: Any) -> gymnasium.Env:
-    """An environment by its short name.
-
-    Args:
-        name: a key of ``ENVIRONMENTS``, for example "pusht", or "metaworld/" and any task of Meta-World.
-        **kwargs: passed on to the environment.
-
-    Raises:
-        UserError: the name is unknown.
-        MissingExtraError: the environment's package is not installed.
-    """
-    found = ENVIRONMENTS.get(name)
-    if found is None and name.startswith(_METAWORLD):
-        found = replace(_ANY_METAWORLD, options={"task": name.removeprefix(_METAWORLD)})
-    if found is None:
-        raise UserError(f"there is no environment {name!r}; {suggestion(name, ENVIRONMENTS)}")
-    register(found.extra)
-    import gymnasium
-
-    return gymnasium.make(found.id, **{**found.options, **kwargs})
+def _import(module: str, name: str) -> None:
+    try:
+        importlib.import_module(module)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # a module of the user's can fail in any way
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(
+            f"environment {name!r} needs the module {module!r}, which cannot be imported ({reason}); "
+            "install it, or put its folder on PYTHONPATH"
+        ) from error

@@ -1,4 +1,4 @@
-"""Where imagined episodes begin."""
+"""Start states of imagined episodes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 
 
-class Starts(Protocol):
-    """Where imaginations begin."""
+class StartStates(Protocol):
+    """A source of start states."""
 
     def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> np.ndarray:
-        """Start states: those of ``indices`` int64 ``[count]``, or where that is None drawn by ``random``.
+        """Return start states.
+
+        Args:
+            count: how many.
+            random: draws them where ``indices`` is None.
+            indices: int64 ``[count]``, which ones; or None.
 
         Returns:
             uint8 ``[count f h w 3]``: the last frame is the state, those before it led there.
@@ -24,33 +29,33 @@ class Starts(Protocol):
 
 
 class EpisodeStarts:
-    """Every state of some episodes, but for the first ones, which have no past, and the last."""
+    """All states of some episodes, except the last and the first ones, which have no past."""
 
     def __init__(self, episodes: Sequence[Episode], frames: int) -> None:
-        """The states and the ``frames - 1`` frames before each.
+        """Take the states with the ``frames - 1`` frames before each.
 
         Raises:
             UserError: no episode is long enough.
         """
         self.frames = frames
-        self._places = [(one, last) for one in episodes for last in range(frames - 1, len(one) - 1)]
-        if not self._places:
+        self._states = [(episode, last) for episode in episodes for last in range(frames - 1, len(episode) - 1)]
+        if not self._states:
             raise UserError(
                 f"no episode has {frames + 1} frames, which a start state and a step need; give longer ones"
             )
 
     def __len__(self) -> int:
-        """How many there are."""
-        return len(self._places)
+        """Return the number of states."""
+        return len(self._states)
 
     def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> np.ndarray:
-        """See ``Starts``.
+        """Return start states; see `StartStates`.
 
         Raises:
-            UserError: there is no such state.
+            UserError: an index is out of range.
         """
         chosen = random.integers(0, len(self), count) if indices is None else np.asarray(indices)
         if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(self)):
             raise UserError(f"indices is {chosen.tolist()}; expected numbers from 0 to {len(self) - 1}")
-        found = [self._places[int(place)] for place in chosen]
-        return np.stack([one.frames[last - self.frames + 1 : last + 1] for one, last in found])
+        states = [self._states[int(index)] for index in chosen]
+        return np.stack([episode.frames[last - self.frames + 1 : last + 1] for episode, last in states])

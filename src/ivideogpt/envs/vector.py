@@ -1,11 +1,11 @@
-"""Several environments that step together, in this process or in one of their own each.
+"""Several environments that step together, in this process or in one process each.
 
 environments = make_vector("metaworld/plate-slide", 4, frame_stack=3, workers=True)
 observations, info = environments.reset(seed=[0, 1, 2, 3])  # uint8 [4 3 64 64 3]
 observations, rewards, terminated, truncated, info = environments.step(actions)  # float32 [4 a] in -1 to 1
 environments.reset(options={"reset_mask": terminated | truncated})
 
-The vectors, the frame stack and the processes are gymnasium's own.
+Vectors, frame stack and processes are gymnasium's own.
 """
 
 from __future__ import annotations
@@ -16,40 +16,107 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.wrappers import FrameStackObservation, RescaleAction
+from gymnasium.wrappers import FrameStackObservation
+from PIL import Image
 
-from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
-from ivideogpt.envs.registry import ENVIRONMENTS, is_ours, make
+from ivideogpt.envs.registry import make
 
 
-class Success(gymnasium.Wrapper):
-    """``info["success"]`` for every environment: its own, else ``is_success``, else whether it terminated."""
+class UniformEnv(gymnasium.Wrapper):
+    """An environment with the conventions that policies and learning rely on.
+
+    Action: float32 ``[a]`` in -1 to 1, mapped to the environment's own bounds.
+    Reward: a float; an array of one number is taken.
+    Info: ``success`` bool (the environment's own ``success`` or ``is_success``; False where it gives neither), and
+    ``state`` float64 ``[s]`` where the environment gives one.
+    """
+
+    def __init__(self, environment: gymnasium.Env, name: str, image_size: int | None = None) -> None:
+        """Wrap ``environment``; errors call it ``name``, and pictures are resized to ``image_size`` pixels a side.
+
+        Raises:
+            UserError: it shows no square colour pictures, or takes something else than a bounded row of numbers.
+        """
+        super().__init__(environment)
+        self._name = name
+        pictures, actions = environment.observation_space, environment.action_space
+        if not (isinstance(pictures, gymnasium.spaces.Box) and pictures.dtype == np.uint8 and len(pictures.shape) == 3):
+            raise UserError(f"environment {name} shows {pictures}; expected pictures, uint8 [h w 3]")
+        if pictures.shape[2] != 3 or pictures.shape[0] != pictures.shape[1]:
+            shape = list(pictures.shape)
+            raise UserError(f"environment {name} shows pictures of shape {shape}; expected square ones, [h h 3]")
+        if not (isinstance(actions, gymnasium.spaces.Box) and np.issubdtype(actions.dtype, np.floating)):
+            raise UserError(f"environment {name} takes {actions}; expected a box of numbers")
+        if len(actions.shape) != 1 or not actions.is_bounded():
+            raise UserError(f"environment {name} takes {actions}; expected one row of numbers with bounds")
+        self._is_scaled = bool((actions.low != -1).any() or (actions.high != 1).any())
+        self._low, self._high, self._dtype = actions.low, actions.high, actions.dtype
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, actions.shape, np.float32)
+        self._image_size = image_size if image_size != pictures.shape[0] else None
+        if self._image_size is not None:
+            self.observation_space = gymnasium.spaces.Box(0, 255, (self._image_size, self._image_size, 3), np.uint8)
 
     def reset(self, **options: Any) -> tuple[Any, dict]:
-        """As the environment does it."""
+        """Begin an episode."""
         observation, info = self.env.reset(**options)
-        return observation, info | {"success": _success(info, terminated=False)}
+        return self._resized(observation), self._uniform(info)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
-        """As the environment does it."""
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        """Take one action.
+
+        Raises:
+            UserError: the reward is not one finite number.
+        """
+        if self._is_scaled:
+            share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
+            action = (self._low + share * (self._high - self._low.astype(np.float64))).astype(self._dtype)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, {"success": _success(info, terminated)}
+        numbers = np.asarray(reward)
+        is_number = numbers.size == 1 and np.issubdtype(numbers.dtype, np.number) or numbers.dtype == bool
+        if not is_number or not np.isfinite(numbers).all():
+            raise UserError(f"environment {self._name} gives the reward {reward!r}; expected one finite number")
+        ends = bool(np.any(terminated)), bool(np.any(truncated))
+        return self._resized(observation), float(numbers.reshape(())), *ends, self._uniform(info)
+
+    def _resized(self, picture: np.ndarray) -> np.ndarray:
+        if self._image_size is None:
+            return picture
+        image = Image.fromarray(np.ascontiguousarray(picture))
+        return np.asarray(image.resize((self._image_size, self._image_size), Image.Resampling.BOX))
+
+    def _uniform(self, info: dict) -> dict[str, Any]:
+        success = info.get("success", info.get("is_success", False))
+        uniform: dict[str, Any] = {"success": bool(np.any(success))}
+        state = info.get("state")
+        if isinstance(state, np.ndarray) and state.ndim == 1 and np.issubdtype(state.dtype, np.number):
+            uniform["state"] = state.astype(np.float64)
+        return uniform
 
 
-def make_vector(name: str, count: int = 1, *, frame_stack: int = 1, workers: bool = False, **options: Any) -> VectorEnv:
-    """Environments that are reset by ``reset(options={"reset_mask": ...})`` alone.
+def make_vector(
+    name: str,
+    count: int = 1,
+    *,
+    frame_stack: int = 1,
+    image_size: int | None = None,
+    workers: bool = False,
+    **options: Any,
+) -> VectorEnv:
+    """Make environments that are reset by ``reset(options={"reset_mask": ...})`` alone.
 
     Args:
-        name: a short name of ours, or an id that gymnasium knows.
-        count: how many.
-        frame_stack: frames k of an observation, uint8 ``[n k h w 3]``, oldest first; before there are as many the first
-            one is repeated. 1: no stack, ``[n h w 3]``.
-        workers: a process for each, started anew (OpenGL and threads do not survive a fork).
-        **options: of the environment.
+        name: see ``ivideogpt.envs.registry``.
+        count: number n of environments.
+        frame_stack: frames k of an observation, uint8 ``[n k h w 3]``, oldest first; at the start of an episode the
+            first frame is repeated. 1: no stack, ``[n h w 3]``.
+        image_size: side that pictures are resized to, by averaging; None: as the environment shows them.
+        workers: one process each, started anew (OpenGL and threads do not survive a fork).
+        **options: arguments of the environment.
 
     Returns:
-        Actions are float32 ``[n a]`` in -1 to 1; info of a step has ``success``, bool ``[n]``, alone.
+        Environments as `UniformEnv` describes them: actions float32 ``[n a]`` in -1 to 1, info with ``success`` bool
+        ``[n]`` and, where the environment gives one, ``state`` float64 ``[n s]``.
 
     Raises:
         UserError: there is no such environment, or it shows no pictures or takes no numbers.
@@ -57,44 +124,13 @@ def make_vector(name: str, count: int = 1, *, frame_stack: int = 1, workers: boo
     """
     if count < 1 or frame_stack < 1:
         raise UserError(f"{count} environments with {frame_stack} frames were asked for; expected at least 1 of each")
-    one = partial(_made, name, frame_stack, options)
-    one().close()  # what is wrong is said here, not in another process
+    make_row = partial(_make_row, name, frame_stack, image_size, options)
+    make_row().close()  # an error shows here, not in another process
     if workers:
-        return AsyncVectorEnv([one] * count, autoreset_mode=AutoresetMode.DISABLED, context="spawn")
-    return SyncVectorEnv([one] * count, autoreset_mode=AutoresetMode.DISABLED)
+        return AsyncVectorEnv([make_row] * count, autoreset_mode=AutoresetMode.DISABLED, context="spawn")
+    return SyncVectorEnv([make_row] * count, autoreset_mode=AutoresetMode.DISABLED)
 
 
-def _made(name: str, frame_stack: int, options: dict[str, Any]) -> gymnasium.Env:
-    environment = _found(name, options)
-    seen, actions = environment.observation_space, environment.action_space
-    if not (isinstance(seen, gymnasium.spaces.Box) and seen.dtype == np.uint8 and len(seen.shape) == 3):
-        raise UserError(f"environment {name} shows {seen}; expected pictures, uint8 [h w 3]")
-    if seen.shape[2] != 3 or seen.shape[0] != seen.shape[1]:
-        raise UserError(f"environment {name} shows pictures of shape {list(seen.shape)}; expected square ones, [h h 3]")
-    if not (isinstance(actions, gymnasium.spaces.Box) and np.issubdtype(actions.dtype, np.floating)):
-        raise UserError(f"environment {name} takes {actions}; expected a box of numbers")
-    if len(actions.shape) != 1 or not actions.is_bounded():
-        raise UserError(f"environment {name} takes {actions}; expected one row of numbers with bounds")
-    if (actions.low != -1).any() or (actions.high != 1).any():
-        environment = RescaleAction(environment, np.float32(-1.0), np.float32(1.0))
-    environment = Success(environment)
+def _make_row(name: str, frame_stack: int, image_size: int | None, options: dict[str, Any]) -> gymnasium.Env:
+    environment = UniformEnv(make(name, **options), name, image_size)
     return FrameStackObservation(environment, frame_stack, padding_type="reset") if frame_stack > 1 else environment
-
-
-def _found(name: str, options: dict[str, Any]) -> gymnasium.Env:
-    if is_ours(name):
-        try:
-            return make(name, **options)
-        except TypeError as error:
-            raise UserError(f"environment {name} does not take the options {sorted(options)} ({error})") from error
-    try:
-        return gymnasium.make(name, **options)
-    except gymnasium.error.UnregisteredEnv as error:
-        known = [*ENVIRONMENTS, *gymnasium.registry]
-        raise UserError(f"there is no environment {name!r}; {suggestion(name, known)}") from error
-    except (gymnasium.error.Error, TypeError) as error:
-        raise UserError(f"environment {name!r} cannot be made: {' '.join(str(error).split())}") from error
-
-
-def _success(info: dict, terminated: bool) -> bool:
-    return bool(info.get("success", info.get("is_success", terminated)))

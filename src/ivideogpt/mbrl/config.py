@@ -1,95 +1,119 @@
-"""Every setting of a run of reinforcement learning."""
+"""Settings of a run of reinforcement learning."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
+from ivideogpt.envs.registry import canonical_name, find_environment
 from ivideogpt.mbrl.imagined_episodes import ImaginationConfig
-from ivideogpt.mbrl.official_bugs import named_compat
-from ivideogpt.mbrl.world_model_source import WorldConfig
+from ivideogpt.mbrl.world_model_source import WorldModelTraining
 from ivideogpt.policies.drqv2 import AgentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class MbrlConfig:
-    """A run. A step is an action of one environment; a frame a step of its simulator.
+    """Settings of a run. A step is one action in one environment; a frame is one step of its simulator.
 
     Attributes:
-        task: name of the environment: "pusht", "reacher", "metaworld/plate-slide", or an id that gymnasium knows.
-        environment: options of the environment.
-        action_repeat: simulator frames a step takes; only for counting, the environment does it.
-        frames: simulator frames of the run, those at random included.
-        random_frames: of them at the start, with actions at random.
-        stack: frames of an observation.
-        environments: stepped together.
-        workers: each in a process of its own.
-        demos: episodes shown before the start, of what was recorded; -1: all there are.
+        task: name of the environment, see ``ivideogpt.envs.registry``.
+        environment_options: arguments of the environment.
+        action_repeat: frames of a step. The environment repeats the action; this number converts steps to frames.
+        total_env_steps: of all environments together, random ones included.
+        random_steps: steps with random actions at the start.
+        image_size: side that frames are resized to; None: as the environment shows them.
+        frame_stack: frames of an observation.
+        num_envs: environments stepped together.
+        env_processes: run each environment in a process of its own.
+        num_demos: demonstrations in the replay buffer at the start; -1: all there are.
         demo_folder: an episode store, or a folder of official .npz files; None: scripted ones are recorded.
-        capacity: transitions of the replay buffer, 12 KB each at 64 px, in memory.
-        imagine: False: without a world model, on real transitions alone.
-        compat: mistakes of the official code, see ``Compat``: "none" or "official".
-        agent, world_model, imagination: settings of these.
-        evaluate_every: frames between two evaluations; there is one at the start and one at the end.
-        evaluation_episodes: of each.
-        save_every: steps between two checkpoints.
-        log_every: steps between two lines of figures.
-        seed: of everything.
+        replay_capacity: transitions, 12 KB each at 64 px, in memory.
+        agent_updates_per_step: updates of the agent for each step.
+        use_world_model: False: plain DrQ-v2 on real transitions.
+        agent, world_model, imagination: their settings.
+        evaluate_every_steps: between two evaluations; there is one at the start and one at the end.
+        evaluation_episodes: of each evaluation.
+        save_every_steps: between two checkpoints.
+        log_every_steps: between two lines of metrics.
+        cpu_threads: of PyTorch, set by the command; 0: PyTorch's own choice.
+        seed: of all random numbers.
     """
 
     task: str = "metaworld/plate-slide"
-    environment: dict[str, Any] = field(default_factory=dict)
+    environment_options: dict[str, Any] = field(default_factory=dict)
     action_repeat: int = 2
-    frames: int = 100_002
-    random_frames: int = 4_000
-    stack: int = 3
-    environments: int = 1
-    workers: bool = False
-    demos: int = 0
+    total_env_steps: int = 50_001
+    random_steps: int = 2_000
+    image_size: int | None = None
+    frame_stack: int = 3
+    num_envs: int = 1
+    env_processes: bool = False
+    num_demos: int = 0
     demo_folder: str | None = None
-    capacity: int = 1_000_000
-    imagine: bool = True
-    compat: str = "none"
+    replay_capacity: int = 1_000_000
+    agent_updates_per_step: int = 2
+    use_world_model: bool = True
     agent: AgentConfig = field(default_factory=AgentConfig)
-    world_model: WorldConfig = field(default_factory=WorldConfig)
+    world_model: WorldModelTraining = field(default_factory=WorldModelTraining)
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
-    evaluate_every: int = 2_000
+    evaluate_every_steps: int = 1_000
     evaluation_episodes: int = 20
-    save_every: int = 5_000
-    log_every: int = 100
+    save_every_steps: int = 5_000
+    log_every_steps: int = 100
+    cpu_threads: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
-        check_at_least(self, action_repeat=1, frames=1, random_frames=0, stack=1, environments=1, demos=-1, capacity=1)
-        check_at_least(self, evaluate_every=1, evaluation_episodes=1, save_every=1, log_every=1, seed=0)
-        named_compat(self.compat)
-        if self.random_frames >= self.frames:
+        """Check the range of every number."""
+        check_at_least(self, action_repeat=1, total_env_steps=1, random_steps=0, frame_stack=1, num_envs=1)
+        check_at_least(self, num_demos=-1, replay_capacity=1, agent_updates_per_step=0, evaluate_every_steps=1)
+        if self.image_size is not None:
+            check_at_least(self, image_size=1)
+        check_at_least(self, evaluation_episodes=1, save_every_steps=1, log_every_steps=1, cpu_threads=0, seed=0)
+        if self.random_steps >= self.total_env_steps:
             raise UserError(
-                f"random_frames is {self.random_frames} of {self.frames} frames; nothing would ever be learned: "
-                "give fewer, or more frames"
+                f"random_steps is {self.random_steps} of {self.total_env_steps} steps; nothing would ever be learned: "
+                "give fewer, or a longer run"
             )
-        if self.imagine and self.world_model.checkpoint is None and self.world_model.scratch.tokenizer.steps < 1:
+        if (
+            self.use_world_model
+            and self.world_model.checkpoint is None
+            and self.world_model.scratch.tokenizer.steps < 1
+        ):
             raise UserError("a new world model needs settings in world_model.scratch")
 
     @property
     def method(self) -> str:
-        """What is done: "mbpo" or "model-free"."""
-        return "mbpo" if self.imagine else "model-free"
+        """Name of the method: "mbpo" or "model-free"."""
+        return "mbpo" if self.use_world_model else "model-free"
 
     @property
-    def updates(self) -> int:
-        """Of the agent a step."""
-        return (self.imagine and self.imagination.updates) or self.agent.updates
+    def updates_per_step(self) -> int:
+        """Updates of the agent for each step; imagination can ask for more."""
+        return (self.use_world_model and self.imagination.agent_updates_per_step) or self.agent_updates_per_step
 
-    @property
-    def steps(self) -> int:
-        """Of all environments together."""
-        return -(-self.frames // self.action_repeat)
+    def for_task(self, task: str) -> MbrlConfig:
+        """Return the same settings for another environment.
 
-    @property
-    def random_steps(self) -> int:
-        """Of all environments together."""
-        return -(-self.random_frames // self.action_repeat)
+        Options of the environment are kept where both tasks are of one kind, such as two tasks of Meta-World. Another
+        environment begins without options, a step of it is one frame, and its frames are resized for a new world model.
+
+        Args:
+            task: as people write it, see ``ivideogpt.envs.registry``.
+
+        Raises:
+            UserError: there is no such environment.
+        """
+        task = canonical_name(task)
+        before, after = find_environment(self.task), find_environment(task)
+        if task == self.task or (before and after and before[1].id == after[1].id):
+            return replace(self, task=task)
+        is_new_model = self.use_world_model and self.world_model.checkpoint is None
+        image_size = self.world_model.scratch.tokenizer.tokenizer.resolution if is_new_model else None
+        return replace(self, task=task, environment_options={}, action_repeat=1, image_size=image_size)
+
+    def for_frames(self, frames: int) -> MbrlConfig:
+        """Return the same settings for a run of this many simulator frames."""
+        return replace(self, total_env_steps=-(-frames // self.action_repeat))

@@ -22,7 +22,7 @@ _METAWORLD = "metaworld/"
 
 
 def read_demos(folder: Path, task: str) -> list[Episode]:
-    """The demonstrations of a task in a folder, actions clipped to what the environment takes; files stay as they are.
+    """Read the demonstrations of a task; actions are clipped to -1 to 1, and the files are not changed.
 
     Args:
         folder: an episode store, or a folder (or a folder of folders) of official .npz files.
@@ -34,22 +34,22 @@ def read_demos(folder: Path, task: str) -> list[Episode]:
     if not folder.exists():
         raise UserError(f"there is no folder {folder}; give one with demonstrations, or none to record scripted ones")
     name = task.removeprefix(_METAWORLD)
-    found = list(_stored(folder) if is_store(folder) else _official(folder))
-    if not found:
+    episodes = list(_stored(folder) if is_store(folder) else _official(folder))
+    if not episodes:
         raise UserError(f"{folder} holds no demonstrations; expected an episode store or official .npz files")
-    mine = [episode for episode in found if episode.meta.get("task", name).replace("_", "-") == name]
-    if not mine:
-        others = sorted({str(episode.meta.get("task")) for episode in found})
-        raise UserError(f"{folder} holds demonstrations of {', '.join(others)}, not of {name}; give those of {name}")
-    for episode in mine:
+    demos = [episode for episode in episodes if episode.meta.get("task", name).replace("_", "-") == name]
+    if not demos:
+        tasks = ", ".join(sorted({str(episode.meta.get("task")) for episode in episodes}))
+        raise UserError(f"{folder} holds demonstrations of {tasks}, not of {name}; give those of {name}")
+    for episode in demos:
         if episode.actions is None or episode.rewards is None:
             raise UserError(f"demonstration {episode.key!r} in {folder} has no actions or no rewards; expected both")
         np.clip(episode.actions, -1.0, 1.0, out=episode.actions)
-    return mine
+    return demos
 
 
 def check_demos(demos: list[Episode], *, action_dim: int, image: int) -> None:
-    """Refuses demonstrations that another environment made.
+    """Check that demonstrations fit the environment.
 
     Raises:
         UserError: their actions or frames have another size.
@@ -70,7 +70,7 @@ def check_demos(demos: list[Episode], *, action_dim: int, image: int) -> None:
 
 
 def scripted_demos(task: str, count: int, seed: int, options: dict) -> list[Episode]:
-    """Records ``count`` episodes by the script of an environment.
+    """Record ``count`` episodes with the script of an environment.
 
     Raises:
         UserError: it has none.
@@ -78,9 +78,10 @@ def scripted_demos(task: str, count: int, seed: int, options: dict) -> list[Epis
     if task.startswith(_METAWORLD):
         from ivideogpt.envs.record.metaworld_episodes import Recording, record_metaworld
 
-        known = {name: value for name, value in options.items() if name in Recording.__dataclass_fields__}
+        recorded = {name: value for name, value in options.items() if name in Recording.__dataclass_fields__}
         seeds = [seed * 1000 + number for number in range(count)]
-        return [_plain(one) for one in record_metaworld(task.removeprefix(_METAWORLD), seeds, Recording(**known))]
+        episodes = record_metaworld(task.removeprefix(_METAWORLD), seeds, Recording(**recorded))
+        return [_plain(episode) for episode in episodes]
     raise UserError(
         f"there is no script for {task}; give demonstrations of it with demo_folder=FOLDER (an episode store), "
         "or start without: demo=false"

@@ -1,9 +1,10 @@
-"""Episodes that the agent lives through in the world model, from states that really were."""
+"""Episodes of the agent in the world model, from real states."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,178 +14,186 @@ from ivideogpt.core.config import check_at_least
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.decoding.sampling import Sampling
+from ivideogpt.envs.collector import episode_of
 from ivideogpt.envs.imagined import ImaginedVectorEnv
-from ivideogpt.mbrl.replay_buffer import Replay
+from ivideogpt.mbrl.replay_buffer import ReplayBuffer
 from ivideogpt.policies.drqv2 import DrQv2
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImaginationConfig:
-    """What is imagined, when, and for how long it is used. The defaults are the official ones, but for ``retained``.
+    """Settings of imagined rollouts. The defaults are the official ones, except ``kept_rollouts``.
 
     Attributes:
-        rows: episodes imagined at once.
-        horizon: steps of one.
-        first_horizon: of the first; it grows to ``horizon`` in a straight line.
-        horizon_frames: simulator frames in which it grows; 0: it is ``horizon`` from the start.
-        every: steps of the environment between two imaginations.
-        initial: imaginations at once, as soon as there is a world model.
-        updates: of the agent a step, where there is imagination; 0: as many as without. What was imagined is more data:
-            more can be learned from it before it is known by heart.
-        real_share: of a batch of the agent that really happened.
-        retained: imaginations whose episodes are kept; 0: all, as in the official code.
-        temperature, top_k: of tokens.
+        parallel_episodes: episodes of a rollout.
+        horizon: steps of an episode.
+        initial_horizon: steps at the start; they grow linearly to ``horizon``.
+        horizon_growth_steps: environment steps of the growth; 0: ``horizon`` from the start.
+        every_steps: environment steps between two rollouts.
+        initial_rollouts: rollouts as soon as there is a world model.
+        agent_updates_per_step: updates of the agent where there is imagination; 0: as many as without. Imagined
+            transitions are more data, so more can be learned before the agent overfits.
+        real_share: share of real transitions in a batch of the agent.
+        kept_rollouts: newest rollouts whose episodes are kept; 0: all, as in the official code.
+        temperature, top_k: of the sampled tokens.
     """
 
-    rows: int = 32
+    parallel_episodes: int = 32
     horizon: int = 10
-    first_horizon: int = 10
-    horizon_frames: int = 0
-    every: int = 100
-    initial: int = 20
-    updates: int = 0
+    initial_horizon: int = 10
+    horizon_growth_steps: int = 0
+    every_steps: int = 100
+    initial_rollouts: int = 20
+    agent_updates_per_step: int = 0
     real_share: float = 0.5
-    retained: int = 20
+    kept_rollouts: int = 20
     temperature: float = 1.0
     top_k: int = 100
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
-        check_at_least(
-            self, rows=1, horizon=1, first_horizon=1, horizon_frames=0, every=1, initial=0, retained=0, updates=0
-        )
+        """Check the range of every number."""
+        check_at_least(self, parallel_episodes=1, horizon=1, initial_horizon=1, horizon_growth_steps=0, every_steps=1)
+        check_at_least(self, initial_rollouts=0, kept_rollouts=0, agent_updates_per_step=0)
         if not 0 <= self.real_share <= 1:
             raise UserError(f"real_share is {self.real_share}; expected 0 to 1")
         self.sampling()
 
     def sampling(self) -> Sampling:
-        """How tokens are drawn."""
+        """Return the rule that tokens are drawn by."""
         return Sampling(temperature=self.temperature, top_k=self.top_k)
 
-    def horizon_at(self, frames: int) -> int:
-        """Steps of an imagined episode after so many simulator frames."""
-        if not self.horizon_frames:
+    def horizon_at(self, steps: int) -> int:
+        """Return the steps of an imagined episode after so many environment steps."""
+        if not self.horizon_growth_steps:
             return self.horizon
-        share = min(frames / self.horizon_frames, 1.0)
-        return round(self.first_horizon + share * (self.horizon - self.first_horizon))
+        share = min(steps / self.horizon_growth_steps, 1.0)
+        return round(self.initial_horizon + share * (self.horizon - self.initial_horizon))
 
 
 class ReplayStarts:
-    """States of a buffer to start an imagination from."""
+    """Start states from a replay buffer."""
 
-    def __init__(self, replay: Replay, frames: int) -> None:
-        """The last of ``frames`` is the state."""
+    def __init__(self, replay: ReplayBuffer, frames: int) -> None:
+        """Draw states with the ``frames - 1`` frames before each."""
         self.replay, self.frames = replay, frames
 
     def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> np.ndarray:
-        """uint8 ``[count frames h w 3]``, each state as likely; there are no numbers to choose by."""
+        """Draw states uint8 ``[count frames h w 3]``, each as likely; ``indices`` must be None."""
         assert indices is None
         return self.replay.starts(count, self.frames, random)
+
+
+class RolloutBuffer(ReplayBuffer):
+    """A replay buffer of imagined episodes that keeps those of the newest rollouts."""
+
+    def __init__(self, capacity: int, *, kept_rollouts: int) -> None:
+        """Make an empty buffer; ``kept_rollouts`` 0 keeps all rollouts."""
+        super().__init__(capacity)
+        self.kept_rollouts = kept_rollouts
+        self._rollout_sizes: list[int] = []
+
+    def add_rollout(self, episodes: Sequence[tuple[Episode, int]]) -> int:
+        """Add the episodes of a rollout with the frame that each one's first transition starts from.
+
+        Returns:
+            Number of added transitions.
+        """
+        for episode, first in episodes:
+            self.add(episode, first=first)
+        self._rollout_sizes.append(len(episodes))
+        if self.kept_rollouts:
+            self._rollout_sizes = self._rollout_sizes[-self.kept_rollouts :]
+            self.keep_newest(sum(self._rollout_sizes))
+        return sum(len(episode) - 1 - first for episode, first in episodes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the episodes and the sizes of the rollouts."""
+        return super().state_dict() | {"rollout_sizes": list(self._rollout_sizes)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what ``state_dict`` returned."""
+        super().load_state_dict(state)
+        self._rollout_sizes = list(state["rollout_sizes"])
 
 
 def imagine_episodes(
     model: WorldModel,
     agent: DrQv2,
-    replay: Replay,
+    replay: ReplayBuffer,
     config: ImaginationConfig,
     *,
-    stack: int,
+    frame_stack: int,
     horizon: int,
     noise: float,
     seed: int,
     generator: torch.Generator,
-    model_units: bool = False,
-    brightness: float = 1.0,
+    raw_actions: bool = True,
 ) -> list[tuple[Episode, int]]:
-    """Lets the agent act in the world model.
+    """Let the agent act in the world model.
 
     Args:
         model: with a reward head.
         agent: acts, with exploration.
-        replay: where the start states are from.
-        config: rows and sampling.
-        stack: frames of an observation.
+        replay: source of the start states.
+        config: number of episodes, and sampling.
+        frame_stack: frames of an observation.
         horizon: steps.
         noise: standard deviation of the exploration.
-        seed: of the imagination: which starts, which tokens.
+        seed: of start states and tokens.
         generator: of the exploration.
-        model_units: see ``WorldConfig``.
-        brightness: see ``DrQv2.act``.
+        raw_actions: see ``ImaginedVectorEnv``.
 
     Returns:
-        Episodes and the frame that their first transition starts from; where one terminates another one begins.
+        Episodes, and the frame that each one's first transition starts from; where an episode terminates early, another
+        one begins.
     """
-    starts = ReplayStarts(replay, max(stack, model.context_frames))
     environment = ImaginedVectorEnv(
         model,
-        starts,
-        num_envs=config.rows,
+        ReplayStarts(replay, max(frame_stack, model.context_frames)),
+        num_envs=config.parallel_episodes,
         horizon=horizon,
-        frame_stack=stack,
+        frame_stack=frame_stack,
         autoreset_mode=AutoresetMode.DISABLED,
         sampling=config.sampling(),
         seed=seed,
-        raw_actions=not model_units,
+        raw_actions=raw_actions,
     )
-    observations, _ = environment.reset()
-    lives = [_Life(row) for row in _stacks(observations, stack)]
-    found: list[tuple[Episode, int]] = []
+    frames = _stacked(environment.reset()[0], frame_stack)
+    open_episodes = [_OpenEpisode(row) for row in frames]
+    episodes: list[Episode] = []
     for step in range(horizon):
-        seen = _stacks(observations, stack)
-        actions = agent.act(seen, noise, generator, brightness=brightness)
+        actions = agent.explore({"frames": frames}, noise, generator)
         observations, rewards, terminated, _, _ = environment.step(actions)
-        seen = _stacks(observations, stack)
-        for row, life in enumerate(lives):
-            life.add(seen[row, -1], actions[row], float(rewards[row]), bool(terminated[row]))
+        frames = _stacked(observations, frame_stack)
+        for row, episode in enumerate(open_episodes):
+            episode.add(frames[row, -1], actions[row], float(rewards[row]), bool(terminated[row]))
         if terminated.any() and step < horizon - 1:
-            observations, _ = environment.reset(options={"reset_mask": terminated})
-            seen = _stacks(observations, stack)
+            frames = _stacked(environment.reset(options={"reset_mask": terminated})[0], frame_stack)
             for row in np.flatnonzero(terminated):
-                found.append((lives[row].episode(), stack - 1))
-                lives[row] = _Life(seen[row])
-    found += [(life.episode(), stack - 1) for life in lives]
+                episodes.append(open_episodes[row].finish())
+                open_episodes[row] = _OpenEpisode(frames[row])
+    episodes += [episode.finish() for episode in open_episodes]
     environment.close()
-    return found
+    return [(episode, frame_stack - 1) for episode in episodes]
 
 
-class _Life:
-    """An episode while it is lived."""
+class _OpenEpisode:
+    """An episode that is not over."""
 
-    def __init__(self, seen: np.ndarray) -> None:
-        """From what is seen first, uint8 ``[k h w 3]``."""
-        self.frames: list[np.ndarray] = list(seen)
-        self.rows: list[tuple[np.ndarray, float, bool]] = []
+    def __init__(self, first_frames: np.ndarray) -> None:
+        """Begin with the first observation, uint8 ``[k h w 3]``."""
+        self.frames: list[np.ndarray] = list(first_frames)
+        self.transitions: list[tuple[np.ndarray, float, bool]] = []
 
     def add(self, frame: np.ndarray, action: np.ndarray, reward: float, terminated: bool) -> None:
         self.frames.append(frame)
-        self.rows.append((action, reward, terminated))
+        self.transitions.append((action, reward, terminated))
 
-    def episode(self) -> Episode:
-        return as_episode(self.frames, self.rows, key="imagined")
-
-
-def as_episode(
-    frames: Sequence[np.ndarray], rows: Sequence[tuple[np.ndarray, float, bool]], *, key: str, **meta: object
-) -> Episode:
-    """An episode of what was seen and done.
-
-    Args:
-        frames: uint8 ``[h w 3]`` each; those before the last ``len(rows) + 1`` are only seen.
-        rows: action, reward and terminated of each transition.
-        key: its name.
-        **meta: what else is known of it.
-    """
-    before, count = len(frames) - 1 - len(rows), len(frames)
-    actions = np.zeros((count, len(rows[0][0])), np.float32)
-    rewards, terminated = np.zeros(count, np.float32), np.zeros(count, bool)
-    for index, (action, reward, ended) in enumerate(rows, before):
-        actions[index], rewards[index], terminated[index] = action, reward, ended
-    return Episode(
-        frames=np.stack(frames), actions=actions, rewards=rewards, terminated=terminated, key=key, meta=dict(meta)
-    )
+    def finish(self) -> Episode:
+        return episode_of(self.frames, self.transitions, key="imagined")
 
 
-def _stacks(observations: np.ndarray, stack: int) -> np.ndarray:
-    """``[n k h w 3]``, whether there is a stack or not."""
-    return observations if stack > 1 else observations[:, None]
+def _stacked(observations: np.ndarray, frame_stack: int) -> np.ndarray:
+    """Return ``[n k h w 3]``, with or without a stack."""
+    return observations if frame_stack > 1 else observations[:, None]

@@ -1,4 +1,4 @@
-"""Replay buffers: whole episodes, each frame once, from which transitions, clips and start states are drawn."""
+"""Replay buffers of whole episodes, each frame stored once, for drawing transitions, segments and start states."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ivideogpt.policies.drqv2 import Transitions
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class StoredEpisode:
     """An episode in a buffer.
 
     Attributes:
         episode: rows lead from frame t to t + 1; the last is padding.
-        first: frame that its first transition starts from; the frames before are only seen.
-        permanent: it never leaves: a demonstration.
+        first: frame that its first transition starts from; frames before it are context.
+        permanent: never evicted: a demonstration.
         number: of the episode in its buffer, from 0 on.
     """
 
@@ -35,7 +35,7 @@ class Kept:
 
     @property
     def transitions(self) -> int:
-        """How many there are."""
+        """Number of transitions."""
         return len(self.episode) - 1 - self.first
 
 
@@ -45,7 +45,7 @@ class Segments(NamedTuple):
     Attributes:
         frames: uint8 ``[b t h w 3]``.
         actions: float32 ``[b t-1 a]``; ``actions[:, i]`` leads from frame i to i + 1.
-        rewards: float32 ``[b t-1]``, paid for them.
+        rewards: float32 ``[b t-1]`` of these actions.
         terminated: bool ``[b t-1]``.
     """
 
@@ -55,103 +55,105 @@ class Segments(NamedTuple):
     terminated: np.ndarray
 
 
-class Replay:
-    """Episodes up to a number of transitions; the oldest go first, demonstrations never.
+class ReplayBuffer:
+    """A buffer of episodes up to a number of transitions; the oldest are evicted first, demonstrations never.
 
-    An episode joins whole, so nothing is ever drawn from half of one.
+    An episode is added whole, so nothing is ever drawn from half of one.
     """
 
     def __init__(self, capacity: int, *, folder: Path | None = None) -> None:
-        """An empty buffer.
+        """Make an empty buffer.
 
         Args:
             capacity: most transitions of episodes that are not permanent.
-            folder: where each episode that joins is written, one file an episode, for ``load_state_dict``; permanent
-                ones too, so that nothing is read again from where they came from. None: the state holds them all.
+            folder: takes one file for each added episode, which ``load_state_dict`` reads; demonstrations too, so that
+                their source is read once. None: the state holds the episodes.
         """
         if capacity < 1:
             raise UserError(f"the capacity of a replay buffer is {capacity}; expected at least 1 transition")
         self.capacity, self.folder = capacity, folder
-        self._kept: list[Kept] = []
+        self._stored: list[StoredEpisode] = []
         self._ends: list[int] = []
         self._added = 0
 
     def __len__(self) -> int:
-        """Transitions there are."""
+        """Return the number of transitions."""
         return self._ends[-1] if self._ends else 0
 
-    def __iter__(self) -> Iterator[Kept]:
-        """The episodes, oldest first."""
-        return iter(self._kept)
+    def __iter__(self) -> Iterator[StoredEpisode]:
+        """Iterate over the episodes, oldest first."""
+        return iter(self._stored)
 
     @property
     def episodes(self) -> int:
-        """Episodes there are."""
-        return len(self._kept)
+        """Number of episodes."""
+        return len(self._stored)
 
     def add(self, episode: Episode, *, first: int = 0, permanent: bool = False) -> None:
-        """Adds a finished episode and lets the oldest go where there is no room.
+        """Add a finished episode and evict the oldest ones beyond the capacity.
 
         Args:
             episode: with actions and rewards, and at least one transition.
             first: frame that its first transition starts from.
-            permanent: it never leaves.
+            permanent: never evict it.
 
         Raises:
             UserError: it lacks actions, rewards or a transition.
         """
         if episode.actions is None or episode.rewards is None:
             raise UserError(f"episode {episode.key!r} has no actions or no rewards; expected both")
-        kept = Kept(episode, first, permanent, self._added)
-        if kept.transitions < 1:
+        stored = StoredEpisode(episode, first, permanent, self._added)
+        if stored.transitions < 1:
             raise UserError(f"episode {episode.key!r} has {len(episode)} frames; expected at least {first + 2}")
         if self.folder is not None:
-            save_episodes(self._path(kept.number), [episode])
+            save_episodes(self._path(stored.number), [episode])
         self._added += 1
-        self._kept.append(kept)
-        self._leave()
+        self._stored.append(stored)
+        self._evict()
 
     def keep_newest(self, episodes: int) -> None:
-        """Lets all but the newest episodes go; permanent ones stay."""
-        passing = [kept for kept in self._kept if not kept.permanent]
-        gone = {kept.number for kept in passing[: max(len(passing) - episodes, 0)]}
-        self._keep([kept for kept in self._kept if kept.number not in gone])
+        """Evict all but the newest episodes; permanent ones stay."""
+        evictable = [stored for stored in self._stored if not stored.permanent]
+        evicted = {stored.number for stored in evictable[: max(len(evictable) - episodes, 0)]}
+        self._set_stored([stored for stored in self._stored if stored.number not in evicted])
 
-    # What is drawn
+    # sampling
 
     def transitions(
         self, count: int, *, stack: int, steps: int, discount: float, random: np.random.Generator
     ) -> Transitions:
-        """Draws n-step transitions, each start alike.
+        """Draw n-step transitions uniformly.
 
-        Where fewer than ``steps`` are left, as many as there are: the last observation of a cut-off episode is still
-        worth what the critic says; after a termination nothing is.
+        Near the end of an episode a return has fewer than ``steps`` rewards. The last observation of a
+        truncated episode keeps its value; after a termination there is none.
 
         Args:
             count: b.
-            stack: frames k of an observation; before the first frame of an episode that one stands.
-            steps: rewards that are summed.
+            stack: frames k of an observation; the first frame of an episode stands for those before it.
+            steps: rewards of a return.
             discount: of a step.
-            random: of the choice.
+            random: generator of the draws.
         """
-        chosen = [self._at(int(place)) for place in random.integers(0, len(self), count)]
+        chosen = [self._at(int(index)) for index in random.integers(0, len(self), count)]
         size = chosen[0][0].episode.frames.shape[1]
-        seen = np.empty((2, count, size, size, stack, 3), np.uint8)
+        frames = np.empty((2, count, size, size, stack, 3), np.uint8)
         actions = np.empty((count, chosen[0][0].episode.actions.shape[1]), np.float32)  # type: ignore[union-attr]
         rewards, discounts = np.zeros(count, np.float32), np.ones(count, np.float32)
-        for row, (kept, frame) in enumerate(chosen):
-            episode, last = kept.episode, min(frame + steps, len(kept.episode) - 1)
-            actions[row] = episode.actions[frame]  # type: ignore[index]
-            for now in range(frame, last):
-                rewards[row] += discounts[row] * episode.rewards[now]  # type: ignore[index]
+        for row, (stored, first) in enumerate(chosen):
+            # n-step return
+            episode, last = stored.episode, min(first + steps, len(stored.episode) - 1)
+            actions[row] = episode.actions[first]  # type: ignore[index]
+            for step in range(first, last):
+                rewards[row] += discounts[row] * episode.rewards[step]  # type: ignore[index]
                 discounts[row] *= discount
-                if episode.terminated is not None and episode.terminated[now]:
-                    discounts[row], last = 0.0, now + 1
+                if episode.terminated is not None and episode.terminated[step]:
+                    discounts[row], last = 0.0, step + 1
                     break
-            for which, newest in enumerate((frame, last)):
+            # observations before and after
+            for end, newest in enumerate((first, last)):
                 for back in range(stack):
-                    seen[which, row, :, :, back] = episode.frames[max(newest - stack + 1 + back, 0)]
-        observations = torch.from_numpy(seen.reshape(2, count, size, size, stack * 3))
+                    frames[end, row, :, :, back] = episode.frames[max(newest - stack + 1 + back, 0)]
+        observations = torch.from_numpy(frames.reshape(2, count, size, size, stack * 3))
         return Transitions(
             observations[0],
             torch.from_numpy(actions),
@@ -160,95 +162,94 @@ class Replay:
             observations[1],
         )
 
-    def segments(self, count: int, length: int, random: np.random.Generator, *, official: bool = False) -> Segments:
-        """Draws windows of ``length`` frames: every start that there is room for is as likely, the last one too.
+    def segments(self, count: int, length: int, random: np.random.Generator) -> Segments:
+        """Draw windows of ``length`` frames; every possible start is as likely, the last one too.
 
         Args:
             count: b.
-            length: frames t of a window; episodes that are shorter are left out.
-            random: of the choice.
-            official: leaves out the last two starts of an episode, as the official code does.
+            length: frames t of a window; shorter episodes are left out.
+            random: generator of the draws.
 
         Raises:
-            UserError: no episode is as long.
+            UserError: no episode is long enough.
         """
-        starts = [max(len(kept.episode) - length + 1 - 2 * official, 0) for kept in self._kept]
+        starts = [max(len(stored.episode) - length + 1, 0) for stored in self._stored]
         ends = np.cumsum(starts)
         if not len(ends) or ends[-1] == 0:
-            longest = max((len(kept.episode) for kept in self._kept), default=0)
+            longest = max((len(stored.episode) for stored in self._stored), default=0)
             raise UserError(f"no episode has {length} frames (the longest has {longest}); use shorter segments")
-        found = []
-        for place in random.integers(0, ends[-1], count):
-            number = int(np.searchsorted(ends, place, side="right"))
-            start = int(place - (ends[number] - starts[number]))
-            found.append(_window(self._kept[number].episode, start, length))
-        return Segments(*(np.stack(part) for part in zip(*found, strict=True)))
+        windows = []
+        for index in random.integers(0, ends[-1], count):
+            number = int(np.searchsorted(ends, index, side="right"))
+            start = int(index - (ends[number] - starts[number]))
+            windows.append(_window(self._stored[number].episode, start, length))
+        return Segments(*(np.stack(part) for part in zip(*windows, strict=True)))
 
     def starts(self, count: int, frames: int, random: np.random.Generator) -> np.ndarray:
-        """Draws observed states, each as likely: uint8 ``[count frames h w 3]``, the state last."""
-        found = []
-        for place in random.integers(0, len(self), count):
-            kept, frame = self._at(int(place))
-            found.append(kept.episode.frames[np.maximum(np.arange(frame - frames + 1, frame + 1), 0)])
-        return np.stack(found)
+        """Draw observed states uniformly: uint8 ``[count frames h w 3]``, the state last."""
+        states = []
+        for index in random.integers(0, len(self), count):
+            stored, last = self._at(int(index))
+            states.append(stored.episode.frames[np.maximum(np.arange(last - frames + 1, last + 1), 0)])
+        return np.stack(states)
 
-    # State
+    # state
 
     def state_dict(self) -> dict[str, Any]:
-        """The numbers of its episodes, or without a folder the episodes themselves."""
+        """Return the numbers of the episodes, or without a folder the episodes themselves."""
         state: dict[str, Any] = {
             "added": self._added,
-            "kept": [[kept.number, kept.first, kept.permanent] for kept in self._kept],
+            "stored": [[stored.number, stored.first, stored.permanent] for stored in self._stored],
         }
         if self.folder is None:
-            state["episodes"] = [_arrays(kept.episode) for kept in self._kept]
+            state["episodes"] = [_arrays(stored.episode) for stored in self._stored]
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what ``state_dict`` gave.
+        """Load what ``state_dict`` returned.
 
         Raises:
             UserError: a file of an episode is missing or damaged.
         """
-        inside = state.get("episodes")
-        found = []
-        for index, (number, first, permanent) in enumerate(state["kept"]):
-            episode = Episode(**inside[index]) if inside is not None else load_episodes(self._path(number))[0]
-            found.append(Kept(episode, first, permanent, number))
+        arrays = state.get("episodes")
+        loaded = []
+        for index, (number, first, permanent) in enumerate(state["stored"]):
+            episode = Episode(**arrays[index]) if arrays is not None else load_episodes(self._path(number))[0]
+            loaded.append(StoredEpisode(episode, first, permanent, number))
         self._added = state["added"]
-        self._keep(found)
+        self._set_stored(loaded)
 
     def forget_files(self, state: Mapping[str, Any]) -> None:
-        """Deletes the files of episodes that left before ``state`` was written."""
+        """Delete the files of episodes that were evicted before ``state`` was written."""
         if self.folder is None:
             return
-        wanted = {self._path(number).name for number, _, _ in state["kept"]}
+        needed = {self._path(number).name for number, _, _ in state["stored"]}
         for path in self.folder.glob("episode-*.safetensors"):
-            if path.name not in wanted and path.name < self._path(state["added"]).name:
+            if path.name not in needed and path.name < self._path(state["added"]).name:
                 path.unlink(missing_ok=True)
 
-    # Parts
+    # private
 
-    def _at(self, place: int) -> tuple[Kept, int]:
-        """The episode and the frame that transition ``place`` starts from."""
-        number = bisect_right(self._ends, place)
-        kept = self._kept[number]
-        return kept, kept.first + place - (self._ends[number] - kept.transitions)
+    def _at(self, index: int) -> tuple[StoredEpisode, int]:
+        """Return the episode of transition ``index`` and the frame it starts from."""
+        number = bisect_right(self._ends, index)
+        stored = self._stored[number]
+        return stored, stored.first + index - (self._ends[number] - stored.transitions)
 
-    def _leave(self) -> None:
-        passing = sum(kept.transitions for kept in self._kept if not kept.permanent)
-        gone = set()
-        for kept in self._kept:
-            if passing <= self.capacity or kept.number == self._added - 1:
+    def _evict(self) -> None:
+        transitions = sum(stored.transitions for stored in self._stored if not stored.permanent)
+        evicted = set()
+        for stored in self._stored:
+            if transitions <= self.capacity or stored.number == self._added - 1:
                 break
-            if not kept.permanent:
-                gone.add(kept.number)
-                passing -= kept.transitions
-        self._keep([kept for kept in self._kept if kept.number not in gone])
+            if not stored.permanent:
+                evicted.add(stored.number)
+                transitions -= stored.transitions
+        self._set_stored([stored for stored in self._stored if stored.number not in evicted])
 
-    def _keep(self, kept: list[Kept]) -> None:
-        self._kept = kept
-        self._ends = list(np.cumsum([one.transitions for one in kept]))
+    def _set_stored(self, stored: list[StoredEpisode]) -> None:
+        self._stored = stored
+        self._ends = list(np.cumsum([episode.transitions for episode in stored]))
 
     def _path(self, number: int) -> Path:
         assert self.folder is not None

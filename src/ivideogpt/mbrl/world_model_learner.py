@@ -1,4 +1,4 @@
-"""How a world model goes on learning from what its agent lives through."""
+"""Learning of the world model from the episodes of its agent."""
 
 from __future__ import annotations
 
@@ -8,101 +8,153 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ivideogpt.core.optim import adamw
 from ivideogpt.core.run import Run
-from ivideogpt.mbrl.official_bugs import Compat
-from ivideogpt.mbrl.replay_buffer import Replay, Segments
-from ivideogpt.mbrl.world_model_batches import as_floats, tokenised
-from ivideogpt.mbrl.world_model_source import WorldConfig
+from ivideogpt.mbrl.replay_buffer import ReplayBuffer, Segments
+from ivideogpt.mbrl.world_model_batches import as_floats, tokenise_segments
+from ivideogpt.mbrl.world_model_source import WorldModelTraining, train_from_scratch
 from ivideogpt.metrics.perceptual import load_perceptual
 from ivideogpt.training.accumulator import add_gradients as add_tokenizer_gradients
 from ivideogpt.training.accumulator import descend
 from ivideogpt.training.codebook_usage import freeze_codebooks
 from ivideogpt.training.tokenizer_loss import TokenizerLoss, last_layer_of
-from ivideogpt.training.transformer import Learner, TransformerTraining, add_gradients
+from ivideogpt.training.transformer import Learner
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
-class WorldLearner:
-    """Updates of a world model from a buffer, in between those of the agent."""
+class WorldModelLearner:
+    """A world model and its optimizers, updated from a replay buffer between the updates of the agent.
 
-    def __init__(self, model: WorldModel, config: WorldConfig, compat: Compat, run: Run) -> None:
-        """New optimizers.
+    Codebooks are never trained: a token keeps its meaning for the transformer. So they take no part in the gradient
+    norm either.
+    """
 
-        Raises:
-            UserError: the segments are longer than what the model was trained on has positions for.
+    def __init__(self, config: WorldModelTraining, run: Run, model: WorldModel | None) -> None:
+        """Make new optimizers.
+
+        Args:
+            config: the settings.
+            run: its folder, device and precision.
+            model: the world model; None: ``prepare`` makes one of the first episodes.
         """
-        self.model, self.config, self.compat, self.run = model, config, compat, run
-        limit = model.context_frames + model.segment_frames()
-        self.segment_frames = min(config.segment_frames, limit)
-        self._training = TransformerTraining(
-            batch_size=config.batch_size,
-            clip_frames=self.segment_frames,
-            clip_norm=config.clip_norm,
-            reward_weight=config.reward_weight,
-            termination_weight=config.termination_weight,
-        )
-        model.to(run.device)
-        model.tokenizer.requires_grad_(config.tokenizer_every > 0)
-        model.zero_grad(set_to_none=True)  # those of the last update that made it are still there
-        if not compat.codebook_gradients:
-            freeze_codebooks(model.tokenizer)
-        codebooks = {id(p) for p in _codebooks(model)}
+        self.config, self.run = config, run
+        self._model: WorldModel | None = None
+        if model is not None:
+            self._take(model)
+
+    @property
+    def model(self) -> WorldModel | None:
+        """World model, or None before ``prepare`` has made one."""
+        return self._model
+
+    def _take(self, model: WorldModel) -> None:
+        config = self.config
+        self._model = model
+        self.segment_frames = min(config.segment_frames, model.context_frames + model.segment_frames())
+        model.to(self.run.device)
+        model.tokenizer.requires_grad_(config.tokenizer_update_every_steps > 0)
+        model.zero_grad(set_to_none=True)  # of the training that made the model
+        freeze_codebooks(model.tokenizer)
+
+        # transformer and heads
         self._learner = Learner(model)
         self._optimizer = adamw(
             self._learner, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.999)
         )
-        self._networks = [p for p in model.tokenizer.parameters() if id(p) not in codebooks]
+
+        # tokenizer
+        self._tokenizer_loss: TokenizerLoss | None = None
         self._tokenizer_optimizer: torch.optim.Optimizer | None = None
-        self._objective: TokenizerLoss | None = None
-        if config.tokenizer_every:
+        if config.tokenizer_update_every_steps:
             perceptual = load_perceptual(network="vgg") if config.tokenizer_loss.perceptual_weight else None
-            self._objective = TokenizerLoss(
+            self._tokenizer_loss = TokenizerLoss(
                 config.tokenizer_loss, perceptual, None, None, conditional=model.tokenizer.config.conditional
-            ).to(run.device)
+            ).to(self.run.device)
+            codebooks = {id(weight) for weight in _codebooks(model)}
+            networks = [weight for weight in model.tokenizer.parameters() if id(weight) not in codebooks]
             self._tokenizer_optimizer = torch.optim.AdamW(
-                self._networks, lr=config.tokenizer_learning_rate, weight_decay=config.weight_decay
+                networks, lr=config.tokenizer_learning_rate, weight_decay=config.weight_decay
             )
 
-    def update(self, replay: Replay, random: np.random.Generator, *, tokenizer: bool) -> dict[str, Tensor | float]:
-        """One update of the transformer, before it one of the tokenizer where asked for.
+    def prepare(self, replay: ReplayBuffer, random: np.random.Generator, *, seed: int) -> int:
+        """Do what comes before the first imagination: make a new model, or update the checkpoint's.
 
         Args:
-            replay: what is learned from.
-            random: of the choice.
-            tokenizer: see above; a no where the configuration has none.
+            replay: the first episodes.
+            random: generator of the updates' draws.
+            seed: of a new model.
+
+        Returns:
+            Number of updates of a checkpoint's model.
         """
-        length = self.segment_frames + self.compat.late_rewards
-        segments = replay.segments(self.config.batch_size, length, random, official=self.compat.short_segments)
-        figures: dict[str, Tensor | float] = {}
-        if tokenizer and self._objective is not None:
-            figures |= {f"tokenizer_{name}": value for name, value in self._tokenizer_update(segments, random).items()}
-        batch = tokenised(
-            self.model,
-            segments,
-            model_units=self.config.model_units,
-            late_rewards=self.compat.late_rewards,
-        )
+        if self._model is None:
+            self._take(train_from_scratch(replay, self.config.scratch, self.run, seed=seed))
+            return 0
+        updates = range(self.config.initial_updates)
+        for _ in tqdm(updates, desc="world model", dynamic_ncols=True, disable=not updates, leave=False):
+            self.update(replay, random, tokenizer=True)
+        return len(updates)
+
+    def update(
+        self, replay: ReplayBuffer, random: np.random.Generator, *, tokenizer: bool
+    ) -> dict[str, Tensor | float]:
+        """Make one update of transformer and heads, and before it one of the tokenizer where asked for.
+
+        Args:
+            replay: source of the segments.
+            random: generator of the draws.
+            tokenizer: update the tokenizer too, if the settings train it at all.
+
+        Returns:
+            Losses by name.
+        """
+        assert self._model is not None
+        config, model = self.config, self._model
+        segments = replay.segments(config.batch_size, self.segment_frames, random)
+        metrics: dict[str, Tensor | float] = {}
+        if tokenizer and self._tokenizer_loss is not None:
+            metrics |= {f"tokenizer_{name}": value for name, value in self._update_tokenizer(segments, random).items()}
+        batch = tokenise_segments(model, segments, raw_actions=not config.actions_in_model_units)
+
+        # losses
         self._learner.train()
         self._optimizer.zero_grad(set_to_none=True)
-        found = add_gradients(self._training, self._learner, self.run, batch, None)
-        nn.utils.clip_grad_norm_(self._learner.parameters(), self.config.clip_norm)
-        self._optimizer.step()
-        self._rest()
-        return figures | {f"world_{name}": value for name, value in found.items()}
+        with self.run.autocast():
+            losses = self._learner(batch, None)
+        loss = losses.tokens
+        if losses.rewards is not None:
+            loss = loss + config.reward_weight * losses.rewards
+        if losses.terminations is not None:
+            loss = loss + config.termination_weight * losses.terminations
+        if losses.actions is not None:
+            loss = loss + config.action_reconstruction_weight * losses.actions
+        if losses.forecast is not None:
+            loss = loss + config.forecast_weight * losses.forecast
 
-    def _tokenizer_update(self, segments: Segments, random: np.random.Generator) -> dict[str, Tensor | float]:
-        assert self._objective is not None and self._tokenizer_optimizer is not None
-        context, tokenizer = self.model.context_frames, self.model.tokenizer
+        # update
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._learner.parameters(), config.max_grad_norm)
+        self._optimizer.step()
+        model.eval()  # no dropout while imagining
+        parts = {"loss": loss, **losses._asdict()}
+        return metrics | {f"world_{name}": value.detach() for name, value in parts.items() if value is not None}
+
+    def _update_tokenizer(self, segments: Segments, random: np.random.Generator) -> dict[str, Tensor | float]:
+        assert self._model is not None and self._tokenizer_loss is not None and self._tokenizer_optimizer is not None
+        config, tokenizer, context = self.config, self._model.tokenizer, self._model.context_frames
+
+        # frames: the context, and some of the future
         future = np.arange(context, self.segment_frames)
-        some = np.sort(random.choice(future, min(self.config.tokenizer_frames, len(future)), replace=False))
-        frames = as_floats(segments.frames[:, [*range(context), *some]]).to(self.run.device)
+        chosen = np.sort(random.choice(future, min(config.tokenizer_future_frames, len(future)), replace=False))
+        frames = as_floats(segments.frames[:, [*range(context), *chosen]]).to(self.run.device)
+
+        # loss and update
         tokenizer.train()
-        held = self._without_codebook_gradients() if self.compat.codebook_gradients else []
-        figures, _ = add_tokenizer_gradients(
+        metrics, _ = add_tokenizer_gradients(
             tokenizer,
-            self._objective,
+            self._tokenizer_loss,
             self.run,
             frames,
             context,
@@ -111,46 +163,28 @@ class WorldLearner:
             quantized=True,
             parts=1,
         )
-        if self.compat.codebook_gradients:
-            # As there: gradients of the codebooks are scaled, add up for ever and join the norm.
-            for weight, before in zip(_codebooks(self.model), held, strict=True):
-                assert weight.grad is not None
-                weight.grad = before + self.compat.gradient_scale * weight.grad
-            nn.utils.clip_grad_norm_(tokenizer.parameters(), self.config.clip_norm)
-            self._tokenizer_optimizer.step()
-        else:
-            descend(self._tokenizer_optimizer, tokenizer, self.config.tokenizer_learning_rate, self.config.clip_norm)
+        descend(self._tokenizer_optimizer, tokenizer, config.tokenizer_learning_rate, config.max_grad_norm)
         self._tokenizer_optimizer.zero_grad(set_to_none=True)
-        return figures
-
-    def _without_codebook_gradients(self) -> list[Tensor]:
-        """Takes the gradients of the codebooks away; returns them."""
-        held = []
-        for weight in _codebooks(self.model):
-            held.append(torch.zeros_like(weight) if weight.grad is None else weight.grad)
-            weight.grad = None
-        return held
-
-    def _rest(self) -> None:
-        """Ready to imagine: without dropout, unless the official mistake is asked for."""
-        self.model.eval()
-        if self.compat.dropout_in_imagination:
-            self.model.transformer.train()
+        return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights and optimizers."""
-        state = {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        """Return weights and optimizers; nothing where there is no model yet."""
+        if self._model is None:
+            return {}
+        state = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
         if self._tokenizer_optimizer is not None:
             state["tokenizer_optimizer"] = self._tokenizer_optimizer.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what ``state_dict`` gave."""
-        self.model.load_state_dict(state["model"])
+        """Load what ``state_dict`` returned."""
+        if self._model is None or not state:
+            return
+        self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         if self._tokenizer_optimizer is not None:
             self._tokenizer_optimizer.load_state_dict(state["tokenizer_optimizer"])
-        self._rest()
+        self._model.eval()
 
 
 def _codebooks(model: WorldModel) -> list[Tensor]:

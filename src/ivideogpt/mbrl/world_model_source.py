@@ -1,4 +1,4 @@
-"""Which world model an agent has: a checkpoint, or a new one made of its first episodes."""
+"""The world model that a run begins with: a checkpoint, or a new one trained on the first episodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.run import Run
-from ivideogpt.mbrl.replay_buffer import Replay
+from ivideogpt.mbrl.replay_buffer import ReplayBuffer
 from ivideogpt.mbrl.world_model_batches import ReplayClips, ReplayTokens
 from ivideogpt.training.init_weights import ModelShape, new_world_model, start_from
 from ivideogpt.training.token_forecast import ForecastTraining, train_forecast
@@ -21,8 +21,8 @@ from ivideogpt.worldmodel.world_model import WorldModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scratch:
-    """How a world model is made of the first episodes alone: tokenizer, forecast, transformer, one after the other.
+class ScratchTraining:
+    """Training of a world model on the first episodes alone: tokenizer, forecast, transformer, one after the other.
 
     Attributes:
         tokenizer, forecasts, model, transformer: as in a preset for training.
@@ -35,64 +35,68 @@ class Scratch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldConfig:
-    """Which world model, and how it learns on. The defaults are those of the official experiments.
+class WorldModelTraining:
+    """Choice of a world model, and its further training. The defaults are those of the official experiments.
 
     Attributes:
         checkpoint: a folder, a run, a shipped model's name or a Hub id; None: a new one, see ``scratch``.
-        new_heads: heads for reward and termination are added where the checkpoint has none.
-        model_units: actions of the environment are what the action layer was trained on; False: they are raw, and the
-            statistics in the checkpoint are applied.
-        initial_updates: of a checkpoint's transformer, once the first episodes are there.
-        update_every: steps of the environment between two updates of the transformer; 0: none.
-        tokenizer_every: between two of the tokenizer, whose codes stay as they are; 0: it is left as it is.
+        new_heads: add heads for reward and termination where the checkpoint has none.
+        actions_in_model_units: actions of the environment are in the units of the action layer; False: they are in the
+            robot's units, and the checkpoint's statistics are applied.
+        initial_updates: of a checkpoint's transformer on the first episodes.
+        update_every_steps: environment steps between two updates of the transformer; 0: none.
+        tokenizer_update_every_steps: between two updates of the tokenizer, whose codebooks are kept; 0: none.
         batch_size: segments of an update.
-        segment_frames: frames of one, context included; at most the clip length of the checkpoint.
-        tokenizer_frames: most frames after the context that the tokenizer reconstructs in an update.
+        segment_frames: frames of a segment, context included; at most the clip length of the checkpoint.
+        tokenizer_future_frames: most frames after the context that the tokenizer reconstructs in an update.
         learning_rate, tokenizer_learning_rate: of AdamW, constant.
         weight_decay: of both.
-        clip_norm: largest gradient norm of both.
-        reward_weight, termination_weight: of their losses, beside the tokens'.
-        tokenizer_loss: how its parts are weighed.
-        scratch: how a new one is made.
+        max_grad_norm: of both.
+        reward_weight, termination_weight, action_reconstruction_weight, forecast_weight: of their losses; that of the
+            tokens is 1.
+        tokenizer_loss: weights of its parts.
+        scratch: training of a new model.
     """
 
     checkpoint: str | None = "metaworld-64"
     new_heads: bool = False
-    model_units: bool = False
+    actions_in_model_units: bool = False
     initial_updates: int = 1000
-    update_every: int = 5
-    tokenizer_every: int = 20
+    update_every_steps: int = 5
+    tokenizer_update_every_steps: int = 20
     batch_size: int = 16
     segment_frames: int = 12
-    tokenizer_frames: int = 5
+    tokenizer_future_frames: int = 5
     learning_rate: float = 1e-4
     tokenizer_learning_rate: float = 1e-4
     weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    max_grad_norm: float = 1.0
     reward_weight: float = 1.0
     termination_weight: float = 1.0
+    action_reconstruction_weight: float = 0.1
+    forecast_weight: float = 0.5
     tokenizer_loss: TokenizerLossConfig = field(default_factory=lambda: TokenizerLossConfig(discriminator_weight=0.0))
-    scratch: Scratch = field(default_factory=Scratch)
+    scratch: ScratchTraining = field(default_factory=ScratchTraining)
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
-        check_at_least(self, initial_updates=0, update_every=0, tokenizer_every=0, batch_size=1, segment_frames=3)
-        check_at_least(self, tokenizer_frames=1, learning_rate=0, tokenizer_learning_rate=0, weight_decay=0)
-        check_at_least(self, reward_weight=0, termination_weight=0)
+        """Check the range of every number."""
+        check_at_least(self, initial_updates=0, update_every_steps=0, tokenizer_update_every_steps=0, batch_size=1)
+        check_at_least(self, segment_frames=3, tokenizer_future_frames=1, learning_rate=0, tokenizer_learning_rate=0)
+        check_at_least(self, weight_decay=0, max_grad_norm=0, reward_weight=0, termination_weight=0)
+        check_at_least(self, action_reconstruction_weight=0, forecast_weight=0)
 
 
-def load_world_model(config: WorldConfig, *, action_dim: int, image: int, rewards: bool) -> WorldModel:
-    """The checkpoint, fit for the environment.
+def load_world_model(config: WorldModelTraining, *, action_dim: int, image: int, rewards: bool) -> WorldModel:
+    """Load the checkpoint and check that it fits the environment.
 
     Args:
-        config: which.
-        action_dim: of the environment.
+        config: names it.
+        action_dim: numbers of an action of the environment.
         image: side of its frames in pixels.
-        rewards: whether the model has to tell them.
+        rewards: require a reward head.
 
     Raises:
-        UserError: it takes other actions or frames, or tells no rewards.
+        UserError: the model takes other actions or frames, or has no reward head.
     """
     assert config.checkpoint is not None
     model = WorldModel.from_pretrained(config.checkpoint)
@@ -105,8 +109,8 @@ def load_world_model(config: WorldConfig, *, action_dim: int, image: int, reward
         )
     if model.resolution != image:
         raise UserError(
-            f"{name} sees frames of {model.resolution} pixels a side and the environment shows "
-            f"{image}; use a checkpoint of that size"
+            f"{name} sees frames of {model.resolution} pixels a side and the environment shows {image}; resize them: "
+            f"image_size={model.resolution}, or use a checkpoint of that size"
         )
     if config.new_heads:
         model = with_new_heads(model, action_dim, rewards=rewards)
@@ -119,40 +123,40 @@ def load_world_model(config: WorldConfig, *, action_dim: int, image: int, reward
 
 
 def with_new_heads(model: WorldModel, action_dim: int, *, rewards: bool) -> WorldModel:
-    """The same networks with the heads that reinforcement learning needs; those that were there are kept.
+    """Return the same networks with the heads that reinforcement learning needs; existing heads are kept.
 
     Args:
-        model: any.
-        action_dim: of a new action layer, which begins silent: at first nothing changes.
-        rewards: whether there is to be a reward head beside the one for termination.
+        model: any world model.
+        action_dim: of a new action layer, which begins at zero: at first nothing changes.
+        rewards: add a reward head too, beside the one for termination.
     """
     heads = model.config.heads
-    wanted = replace(heads, action_dim=action_dim, reward=heads.reward or rewards, termination=True)
-    if wanted == heads:
+    needed = replace(heads, action_dim=action_dim, reward=heads.reward or rewards, termination=True)
+    if needed == heads:
         return model
     shape = ModelShape(transformer=model.transformer.config)
-    config = replace(model.config, heads=wanted)
+    config = replace(model.config, heads=needed)
     if not heads.reward:
         config = replace(config, symlog_rewards=True)
-    made = new_world_model(shape, config, model.tokenizer)
-    start_from(made, model)
+    new_model = new_world_model(shape, config, model.tokenizer)
+    start_from(new_model, model)
     if not heads.action_dim:
-        nn.init.zeros_(made.heads.action_linear.weight)
-        nn.init.zeros_(made.heads.action_linear.bias)
-    return made.eval()
+        nn.init.zeros_(new_model.heads.action_linear.weight)
+        nn.init.zeros_(new_model.heads.action_linear.bias)
+    return new_model.eval()
 
 
-def new_model_from(replay: Replay, config: Scratch, run: Run, *, seed: int) -> WorldModel:
-    """Trains a new world model on the episodes of a buffer; a stopped training goes on where it was.
+def train_from_scratch(replay: ReplayBuffer, config: ScratchTraining, run: Run, *, seed: int) -> WorldModel:
+    """Train a new world model on the episodes of a buffer; the same call again resumes a stopped training.
 
     Args:
         replay: must not change between a stop and the next call.
-        config: how.
-        run: whose folder holds the three trainings, in ``world-model/``.
-        seed: of the weights and the draws.
+        config: the settings.
+        run: its folder takes the three trainings, in ``world-model/``.
+        seed: of weights and draws.
     """
 
-    def part(name: str, training: TokenizerTraining | ForecastTraining | TransformerTraining) -> Run:
+    def stage(name: str, training: TokenizerTraining | ForecastTraining | TransformerTraining) -> Run:
         return Run(
             run.folder / "world-model" / name,
             seed=training.seed,
@@ -172,7 +176,7 @@ def new_model_from(replay: Replay, config: Scratch, run: Run, *, seed: int) -> W
         horizon=shape.context_frames + training.horizon,
         seed=seed,
     )
-    tokenizer = train_tokenizer(training, clips, part("tokenizer", training))
+    tokenizer = train_tokenizer(training, clips, stage("tokenizer", training))
     first = next(iter(replay)).episode
     assert first.actions is not None
     about = WorldModelConfig(
@@ -188,8 +192,9 @@ def new_model_from(replay: Replay, config: Scratch, run: Run, *, seed: int) -> W
     def tokens(size: int, frames: int) -> ReplayTokens:
         return ReplayTokens(model, replay, size, frames, seed=seed + 1)
 
-    for number, one in enumerate(config.forecasts):
-        frames = one.clip_frames(model.context_frames)
-        train_forecast(one, model, tokens(one.batch_size, frames), part(f"forecast-{number}", one))
-    last = config.transformer
-    return train_transformer(last, model, tokens(last.batch_size, last.clip_frames), part("transformer", last))
+    for number, forecast in enumerate(config.forecasts):
+        frames = forecast.clip_frames(model.context_frames)
+        train_forecast(forecast, model, tokens(forecast.batch_size, frames), stage(f"forecast-{number}", forecast))
+    transformer = config.transformer
+    batches = tokens(transformer.batch_size, transformer.clip_frames)
+    return train_transformer(transformer, model, batches, stage("transformer", transformer))

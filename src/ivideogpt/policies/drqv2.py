@@ -1,13 +1,13 @@
 """DrQ-v2: an actor and two critics on pixels, trained off-policy on randomly shifted frames.
 
-Source: Yarats et al. 2021, "Mastering visual continuous control"; thuml/iVideoGPT mbrl/drqv2.py, same but for what
-docs/parity.md names.
+Source: Yarats et al. 2021, "Mastering visual continuous control"; thuml/iVideoGPT mbrl/drqv2.py, same except for what
+docs/parity.md lists.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,54 +27,53 @@ _ENCODER_LAYERS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
-    """The agent and how it learns. The defaults are those of the official experiments.
+    """Settings of the agent. The defaults are those of the official experiments.
 
     Attributes:
-        channels: of each of the encoder's four convolutions.
-        feature_size: what actor and critics see of the encoder.
-        hidden_size: of their two hidden layers.
+        encoder_channels: of each of the four convolutions.
+        feature_size: width of what actor and critics receive from the encoder.
+        hidden_size: of the two hidden layers of actor and critics.
         learning_rate: of Adam.
         weight_decay: of Adam, added to the gradient.
         batch_size: transitions an update.
-        updates: of the agent a step of the environment.
-        target_rate: share of the critic that its slow copy takes over in an update.
-        noise_start, noise_end: standard deviation of the exploration, in units of actions, before and after it fell.
-        noise_frames: simulator frames in which it falls, in a straight line.
-        noise_clip: most that is added to an action while learning.
-        return_steps: rewards summed up before the critic's estimate takes over (n-step).
+        target_update_rate: share of the critic that its target network takes over in an update.
+        exploration_noise_start, exploration_noise_end: standard deviation of the noise on actions, before and after
+            its decay.
+        exploration_decay_steps: environment steps of the linear decay.
+        learning_noise_clip: largest noise on an action in an update.
+        n_step: rewards of a return before the critic's estimate.
         discount: of a step.
-        shift: frames are moved by up to so many pixels.
+        random_shift: largest shift of the frames in pixels, as augmentation.
     """
 
-    channels: int = 32
+    encoder_channels: int = 32
     feature_size: int = 50
     hidden_size: int = 1024
     learning_rate: float = 1e-4
     weight_decay: float = 1e-6
     batch_size: int = 256
-    updates: int = 2
-    target_rate: float = 0.01
-    noise_start: float = 1.0
-    noise_end: float = 0.1
-    noise_frames: int = 100_000
-    noise_clip: float = 0.3
-    return_steps: int = 3
+    target_update_rate: float = 0.01
+    exploration_noise_start: float = 1.0
+    exploration_noise_end: float = 0.1
+    exploration_decay_steps: int = 50_000
+    learning_noise_clip: float = 0.3
+    n_step: int = 3
     discount: float = 0.99
-    shift: int = 4
+    random_shift: int = 4
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
-        check_at_least(self, channels=1, feature_size=1, hidden_size=1, batch_size=2, updates=0, return_steps=1)
-        check_at_least(self, learning_rate=0, weight_decay=0, noise_start=0, noise_end=0, noise_frames=1, noise_clip=0)
-        check_at_least(self, target_rate=0, discount=0, shift=0)
-        for name in ("target_rate", "discount"):
+        """Check the range of every number."""
+        check_at_least(self, encoder_channels=1, feature_size=1, hidden_size=1, batch_size=2, n_step=1, random_shift=0)
+        check_at_least(self, exploration_noise_start=0, exploration_noise_end=0, exploration_decay_steps=1)
+        check_at_least(self, learning_rate=0, weight_decay=0, learning_noise_clip=0, target_update_rate=0, discount=0)
+        for name in ("target_update_rate", "discount"):
             if getattr(self, name) > 1:
                 raise UserError(f"{name} is {getattr(self, name)}; expected at most 1")
 
-    def noise(self, frames: int) -> float:
-        """Standard deviation of the exploration after so many simulator frames."""
-        share = min(max(frames / self.noise_frames, 0.0), 1.0)
-        return (1 - share) * self.noise_start + share * self.noise_end
+    def exploration_noise(self, steps: int) -> float:
+        """Return the standard deviation of the noise after so many environment steps."""
+        share = min(max(steps / self.exploration_decay_steps, 0.0), 1.0)
+        return (1 - share) * self.exploration_noise_start + share * self.exploration_noise_end
 
 
 class Transitions(NamedTuple):
@@ -84,7 +83,7 @@ class Transitions(NamedTuple):
         observations: uint8 ``[b h w k*c]``, stacked frames, oldest first.
         actions: float32 ``[b a]``.
         rewards: float32 ``[b]``, discounted sums.
-        discounts: float32 ``[b]``, of what follows; 0 where the episode terminated.
+        discounts: float32 ``[b]``, of the value of the next observation; 0 where the episode terminated.
         next_observations: uint8 ``[b h w k*c]``.
     """
 
@@ -95,15 +94,19 @@ class Transitions(NamedTuple):
     next_observations: Tensor
 
     def to(self, device: torch.device) -> Transitions:
-        """The same on a device."""
+        """Copy to a device."""
         return Transitions(*(x.to(device, non_blocking=True) for x in self))
 
 
 class Encoder(nn.Module):
-    """Four convolutions, the first of which halves the picture."""
+    """Four convolutions; the first one halves the picture."""
 
     def __init__(self, image: int, stacked_channels: int, channels: int) -> None:
-        """For pictures of ``image`` pixels a side."""
+        """Build it for pictures of ``image`` pixels a side.
+
+        Raises:
+            UserError: the pictures are too small.
+        """
         super().__init__()
         widths = [stacked_channels, *[channels] * _ENCODER_LAYERS]
         layers: list[nn.Module] = []
@@ -116,10 +119,10 @@ class Encoder(nn.Module):
         self.features = channels * side**2
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """``[b h w c]`` in 0 to 255, bytes or floats, to ``[b features]``."""
-        # In place: memory that a CPU gets for the first time costs more than the arithmetic.
+        """Encode ``[b h w c]`` in 0 to 255 to ``[b features]``."""
+        # In place: on a CPU, fresh memory costs more than the arithmetic.
         x = self.layers(rearrange(pixels.to(torch.float32, copy=True).div_(255).sub_(0.5), "b h w c -> b c h w"))
-        return rearrange(x, "b c h w -> b (h w c)")  # in memory they lie like this
+        return rearrange(x, "b c h w -> b (h w c)")  # the order in memory
 
 
 def _trunk(features: int, size: int) -> nn.Module:
@@ -133,43 +136,43 @@ def _perceptron(size_in: int, hidden: int, size_out: int) -> nn.Module:
 
 
 class Actor(nn.Module):
-    """The mean of the action."""
+    """The mean of the policy."""
 
     def __init__(self, features: int, action_dim: int, config: AgentConfig) -> None:
-        """From ``features`` of the encoder."""
+        """Build it for ``features`` numbers from the encoder."""
         super().__init__()
         self.trunk = _trunk(features, config.feature_size)
         self.policy = _perceptron(config.feature_size, config.hidden_size, action_dim)
 
     def forward(self, features: Tensor) -> Tensor:
-        """``[b features]`` to ``[b a]`` in -1 to 1."""
+        """Map ``[b features]`` to actions ``[b a]`` in -1 to 1."""
         return torch.tanh(self.policy(self.trunk(features)))
 
 
 class Critic(nn.Module):
-    """Two estimates of the return."""
+    """Two independent estimates of the return."""
 
     def __init__(self, features: int, action_dim: int, config: AgentConfig) -> None:
-        """From ``features`` of the encoder and an action."""
+        """Build it for ``features`` numbers from the encoder, and an action."""
         super().__init__()
         self.trunk = _trunk(features, config.feature_size)
         self.first = _perceptron(config.feature_size + action_dim, config.hidden_size, 1)
         self.second = _perceptron(config.feature_size + action_dim, config.hidden_size, 1)
 
     def forward(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """``[b features]`` and ``[b a]`` to two times ``[b]``."""
+        """Map ``[b features]`` and actions ``[b a]`` to two estimates ``[b]``."""
         x = torch.cat([self.trunk(features), actions], dim=-1)
         return self.first(x)[:, 0], self.second(x)[:, 0]
 
 
 class DrQv2(nn.Module):
-    """The agent: acts on pixels, learns from batches of transitions.
+    """The agent: a `Policy` on pixels that learns from batches of transitions.
 
-    There is one way in for pixels, real or imagined: bytes, 0 to 255.
+    Pixels, real or imagined, are bytes from 0 to 255.
     """
 
     def __init__(self, image: int, stack: int, action_dim: int, config: AgentConfig | None = None) -> None:
-        """New weights from PyTorch's random numbers.
+        """Draw new weights from PyTorch's random numbers.
 
         Args:
             image: side of a frame in pixels.
@@ -183,7 +186,7 @@ class DrQv2(nn.Module):
         super().__init__()
         self.config = config or AgentConfig()
         self.action_dim = action_dim
-        self.encoder = Encoder(image, 3 * stack, self.config.channels)
+        self.encoder = Encoder(image, 3 * stack, self.config.encoder_channels)
         self.actor = Actor(self.encoder.features, action_dim, self.config)
         self.critic = Critic(self.encoder.features, action_dim, self.config)
         self.apply(_orthogonal)
@@ -198,66 +201,72 @@ class DrQv2(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.actor.policy[0].weight.device  # type: ignore[union-attr,index,return-value]
 
+    def reset(self, seeds: Sequence[int | None], instructions: Sequence[str] | None = None) -> None:
+        """Do nothing: an action depends on the observation alone; see `Policy`."""
+
     @torch.no_grad()
-    def act(
-        self,
-        observations: np.ndarray,
-        noise: float = 0.0,
-        generator: torch.Generator | None = None,
-        *,
-        brightness: float = 1.0,
-    ) -> np.ndarray:
-        """Actions for what is seen.
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Choose the mean actions, float32 ``[b a]`` in -1 to 1, for ``frames`` uint8 ``[b k h w 3]``."""
+        frames = observation["frames"]
+        assert frames.dtype == np.uint8, f"frames are {frames.dtype}; expected bytes, 0 to 255"
+        pixels = torch.from_numpy(rearrange(frames, "b k h w c -> b h w (k c)")).to(self.device)
+        return self.actor(self.encoder(pixels)).cpu().numpy()
+
+    def explore(self, observation: Mapping[str, np.ndarray], noise: float, generator: torch.Generator) -> np.ndarray:
+        """Choose the mean actions plus Gaussian noise.
 
         Args:
-            observations: uint8 ``[b k h w 3]``, 0 to 255: real frames or imagined ones alike.
-            noise: standard deviation of the exploration; 0: the mean action.
-            generator: of the exploration, on the CPU.
-            brightness: pixels are multiplied by it; 1 / 255 repeats a mistake of the official code.
+            observation: as for ``act``.
+            noise: standard deviation.
+            generator: of the noise, on the CPU.
 
         Returns:
             float32 ``[b a]`` in -1 to 1.
         """
-        assert observations.dtype == np.uint8, f"observations are {observations.dtype}; expected bytes, 0 to 255"
-        pixels = torch.from_numpy(rearrange(observations, "b k h w c -> b h w (k c)")).to(self.device)
-        means = self.actor(self.encoder(pixels if brightness == 1 else pixels * brightness)).cpu()
+        means = torch.from_numpy(self.act(observation))
         if noise:
-            means = _limited(means + noise * torch.randn(means.shape, generator=generator))
+            means = _clamped(means + noise * torch.randn(means.shape, generator=generator))
         return means.numpy()
 
     def learn(self, batch: Transitions, noise: float, generator: torch.Generator) -> dict[str, Tensor]:
-        """One update of encoder, critic, actor and the critic's slow copy.
+        """Make one update of encoder, critic, actor and target network.
 
         Args:
             batch: on the device of the weights.
-            noise: standard deviation of the exploration.
+            noise: standard deviation of the noise on actions.
             generator: of shifts and noise, on the CPU.
 
         Returns:
             ``critic_loss``, ``value`` (mean estimate), ``target`` (mean), ``batch_reward`` and ``actor_loss``, scalars.
         """
-        config = self.config
-        features = self.encoder(shifted(batch.observations, config.shift, generator))
+        # targets
+        features = self.encoder(random_shift(batch.observations, self.config.random_shift, generator))
         with torch.no_grad():
-            coming = self.encoder(shifted(batch.next_observations, config.shift, generator))
-            actions = self._noisy(self.actor(coming), noise, generator)
-            target = batch.rewards + batch.discounts * torch.minimum(*self.target(coming, actions))
+            next_features = self.encoder(random_shift(batch.next_observations, self.config.random_shift, generator))
+            next_actions = self._noisy(self.actor(next_features), noise, generator)
+            next_value = torch.minimum(*self.target(next_features, next_actions))
+            target = batch.rewards + batch.discounts * next_value
+
+        # critic loss and update, encoder included
         first, second = self.critic(features, batch.actions)
         critic_loss = F.mse_loss(first, target) + F.mse_loss(second, target)
         self._descend(critic_loss, "encoder", "critic")
 
+        # actor loss and update
         features = features.detach()
         actions = self._noisy(self.actor(features), noise, generator)
         self.critic.requires_grad_(False)
         actor_loss = -torch.minimum(*self.critic(features, actions)).mean()
         self.critic.requires_grad_(True)
         self._descend(actor_loss, "actor")
+
+        # target network
         with torch.no_grad():
             for slow, fast in zip(self.target.parameters(), self.critic.parameters(), strict=True):
-                slow.lerp_(fast, config.target_rate)
+                slow.lerp_(fast, self.config.target_update_rate)
         return {
             "critic_loss": critic_loss.detach(),
             "value": first.detach().mean(),
@@ -267,18 +276,20 @@ class DrQv2(nn.Module):
         }
 
     def training_state(self) -> Mapping[str, Any]:
-        """Weights and optimizers, as ``Run.save`` takes them."""
-        return {"weights": self.state_dict()} | {name: one.state_dict() for name, one in self._optimizers.items()}
+        """Return weights and optimizers, for ``Run.save``."""
+        return {"weights": self.state_dict()} | {
+            name: optimizer.state_dict() for name, optimizer in self._optimizers.items()
+        }
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Takes back what ``training_state`` gave."""
+        """Load what ``training_state`` returned."""
         self.load_state_dict(state["weights"])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state[name])
 
     def _noisy(self, means: Tensor, noise: float, generator: torch.Generator) -> Tensor:
-        drawn = noise * torch.randn(means.shape, generator=generator).to(means.device)
-        return _limited(means + drawn.clamp(-self.config.noise_clip, self.config.noise_clip))
+        added = noise * torch.randn(means.shape, generator=generator).to(means.device)
+        return _clamped(means + added.clamp(-self.config.learning_noise_clip, self.config.learning_noise_clip))
 
     def _descend(self, loss: Tensor, *names: str) -> None:
         for name in names:
@@ -288,29 +299,29 @@ class DrQv2(nn.Module):
             self._optimizers[name].step()
 
 
-def shifted(pixels: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Each picture moved by up to ``most`` pixels in each direction; what comes in repeats the border.
+def random_shift(pixels: Tensor, largest: int, generator: torch.Generator) -> Tensor:
+    """Shift each picture by up to ``largest`` pixels in each direction; border pixels are repeated.
 
     Args:
         pixels: ``[b h w c]``, of any type.
-        most: 0 leaves them as they are.
+        largest: 0 leaves the pictures as they are.
         generator: of the shifts, on the CPU.
 
-    Source: Yarats et al. 2021, random shifts; there by interpolation between whole pixels, which is the same.
+    Source: Yarats et al. 2021, random shifts; same result: there by interpolation between whole pixels.
     """
-    if not most:
+    if not largest:
         return pixels
     rows, height, width = pixels.shape[:3]
-    moves = torch.randint(-most, most + 1, (2, rows, 1), generator=generator)
-    down = (moves[0] + torch.arange(height)).clamp(0, height - 1)
-    right = (moves[1] + torch.arange(width)).clamp(0, width - 1)
+    shifts = torch.randint(-largest, largest + 1, (2, rows, 1), generator=generator)
+    down = (shifts[0] + torch.arange(height)).clamp(0, height - 1)
+    right = (shifts[1] + torch.arange(width)).clamp(0, width - 1)
     places = (down[:, :, None] * width + right[:, None]).flatten(1).to(pixels.device)
     places = places + torch.arange(rows, device=pixels.device)[:, None] * (height * width)
     return pixels.flatten(0, 2).index_select(0, places.flatten()).view_as(pixels)
 
 
-def _limited(actions: Tensor) -> Tensor:
-    """Inside the range; the gradient passes as if it were wherever they were."""
+def _clamped(actions: Tensor) -> Tensor:
+    """Clamp to the range of actions with a straight-through gradient."""
     return actions + (actions.clamp(-_ALMOST_ONE, _ALMOST_ONE) - actions).detach()
 
 

@@ -12,7 +12,7 @@ from ivideogpt.core.errors import MissingExtraError
 from ivideogpt.core.files import write_atomic
 from ivideogpt.evaluation.intervals import Estimate
 from ivideogpt.mbrl.results import Group, Point
-from ivideogpt.mbrl.run_reader import Recorded
+from ivideogpt.mbrl.run_reader import RecordedEvaluation
 
 try:
     import matplotlib
@@ -142,7 +142,7 @@ def _draw(
     axes: Axes,
     groups: Sequence[Group],
     lines: Mapping[str, tuple[str, Dashes]],
-    of_seed: Callable[[Recorded], float],
+    of_seed: Callable[[RecordedEvaluation], float],
     of_point: Callable[[Point], Estimate],
     factor: float,
 ) -> None:

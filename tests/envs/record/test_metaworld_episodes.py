@@ -19,11 +19,11 @@ except UserError as error:
 from ivideogpt.envs.record import metaworld_episodes
 from ivideogpt.envs.record.metaworld_episodes import (
     Recording,
-    ShakenPolicy,
     collect_metaworld,
     metaworld_shards,
     record_metaworld,
 )
+from ivideogpt.policies.scripted import MetaWorldScript
 
 TASK = "plate-slide"
 ROUGH = Recording(noise=0.2, random_share=0.3, size=16, steps=4, shadow_size=0, samples=0)
@@ -107,9 +107,9 @@ class Still:
 
 
 def shaken(noise, random_share, count=4000):
-    policy = ShakenPolicy(TASK, Recording(noise=noise, random_share=random_share), np.random.default_rng(0))
-    policy._script = Still()
-    return np.stack([policy(np.zeros(39)) for _ in range(count)])
+    script = MetaWorldScript(TASK, np.random.default_rng(0), noise=noise, random_share=random_share)
+    script._script = Still()
+    return np.stack([script(np.zeros(39)) for _ in range(count)])
 
 
 def test_noise_has_the_standard_deviation_that_was_asked_for():

@@ -7,7 +7,8 @@ pytest.importorskip("gym_pusht", reason="collecting PushT needs gym-pusht: pip i
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.store.reader import EpisodeStore
-from ivideogpt.envs.record.pusht_episodes import DragPolicy, collect, collect_pusht
+from ivideogpt.envs.record.pusht_episodes import collect, collect_pusht
+from ivideogpt.policies.scripted import DragScript
 
 
 def test_episode_follows_the_contract():
@@ -55,9 +56,9 @@ def test_most_episodes_push_the_block_far():
 
 
 def test_drag_stays_on_the_plane():
-    policy = DragPolicy(np.random.default_rng(0))
+    script = DragScript(np.random.default_rng(0))
     state = np.float32([256, 400, 20, 20, 1.0])
-    targets = np.stack([policy(state) for _ in range(500)])
+    targets = np.stack([script(state) for _ in range(500)])
     assert targets.min() >= 0 and targets.max() <= 512
 
 

@@ -1,4 +1,4 @@
-"""Made-up episodes that need no simulator: a square that an action moves, for trying commands out."""
+"""Synthetic episodes of a square that an action moves, for trying commands without a simulator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIDE, _LENGTH, _SQUARE = 16, 12, 4
 
 
 def collect_squares(folder: str | Path, *, episodes: int = 16) -> None:
-    """Writes a store of squares in two splits, if it is not there: 16 x 16 px, actions (1 or 2 px) and rewards."""
+    """Write a store of squares in two splits, unless it exists: 16 x 16 px, actions (1 or 2 px) and rewards."""
     split = {"train": range(episodes), "val": range(episodes, episodes + max(episodes // 4, 1))}
     tasks = [ShardTask(f"{name}-00000", partial(_episodes, name, seeds)) for name, seeds in split.items()]
     convert_to_store(tasks, folder, facts=StoreFacts(name=NAME, licence="MIT"), workers=0)
