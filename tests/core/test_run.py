@@ -124,7 +124,7 @@ def test_a_state_that_lacks_something_is_a_user_error(tmp_path, name, value):
     del state[name]
     path.write_text(json.dumps(state if value is None else state | {name: value}))
     with pytest.raises(
-        UserError, match=f"state.json has no '{name}' that a run could go on from; restore the file, or"
+        UserError, match=f"state.json has no '{name}' that a run could resume from; restore the file, or"
     ):
         train(tmp_path, 4)
 

@@ -13,7 +13,7 @@
 Layout: ``metrics.jsonl`` and ``checkpoints/step-00000010/`` with ``training/`` (state.json, one safetensors file a
 part, and of several processes ranks.safetensors) beside whatever ``also`` writes, which is what
 ``WorldModel.from_pretrained`` reads. A step counts updates already made. Resumed runs draw the same random numbers and
-repeat the same losses as runs that never stopped.
+repeat the same losses as runs that were never stopped.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import Stopped, UserError
 from ivideogpt.core.files import remove_leftovers, replace_folder, write_text_atomic, writing
 from ivideogpt.core.folder_lock import lock_folder
+from ivideogpt.core.reading import local_path
 from ivideogpt.core.timing import Every, Stopwatch, Until
 from ivideogpt.core.trackers import Tracker
 from ivideogpt.core.training_state import RandomState, Stateful, flatten, seed_everything, unflatten
@@ -48,7 +49,7 @@ _STATE = {"step": int, "seconds": (int, float), "parts": dict}
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device that ``name`` means: "auto" is the GPU where there is one, else the CPU.
+    """Return the device that ``name`` means: "auto" is the GPU if there is one, else the CPU.
 
     Raises:
         UserError: this machine or this build of PyTorch has no such device.
@@ -66,9 +67,9 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(name: str, device: str = "auto") -> Precision:
-    """The precision that ``name`` means: "auto" is bfloat16 where ``device`` computes in it, else float32.
+    """Return the precision that ``name`` means: "auto" is bfloat16 if ``device`` computes in it, else float32.
 
-    A CPU without bfloat16 units is a hundred times slower in it: there it is never chosen.
+    A CPU without bfloat16 units is a hundred times slower in bfloat16, which is therefore never chosen there.
 
     Raises:
         UserError: it is neither auto, float32 nor bfloat16.
@@ -86,7 +87,7 @@ def choose_precision(name: str, device: str = "auto") -> Precision:
 
 @contextmanager
 def _terminated(ask: Callable[[], None]) -> Iterator[None]:
-    """Lets SIGTERM ask instead of end; where this is not the main thread, signals stay as they are."""
+    """Call ``ask`` on SIGTERM instead of ending the process; outside of the main thread nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -98,7 +99,7 @@ def _terminated(ask: Callable[[], None]) -> Iterator[None]:
 
 
 class Run:
-    """The plumbing that every training loop shares, so that each loop shows its algorithm."""
+    """Folder, seed, device, log and checkpoints of a training loop."""
 
     def __init__(
         self,
@@ -113,27 +114,27 @@ class Run:
         ranks: Ranks | None = None,
         trackers: Sequence[Tracker] = (),
     ) -> None:
-        """Opens ``folder`` and seeds every global random number.
+        """Open ``folder`` and seed every global random number generator.
 
         Args:
-            folder: where everything goes; made if missing, continued by ``resume`` if it holds checkpoints.
-            seed: of Python, NumPy, PyTorch and ``generator``. What is built before ``resume`` is built alike on every
-                rank; from there on PyTorch's numbers are each rank's own, so that dropout is.
+            folder: of all files of the run; created if missing, continued by ``resume`` if it holds checkpoints.
+            seed: of Python, NumPy, PyTorch and ``generator``. Modules that are built before ``resume`` are equal on all
+                ranks; after it each rank has its own random numbers of PyTorch, for example for dropout.
             device: "auto", "cpu", "cuda", "cuda:1", "mps".
             precision: of ``autocast``: weights stay float32 either way.
             log_every: steps between printed lines (every step is written to the file); 0 prints none.
-            save_every: steps between checkpoints; 0 leaves only the last.
-            keep_last: how many checkpoints stay; 0 keeps all.
+            save_every: steps between checkpoints; 0 saves only the last.
+            keep_last: number of checkpoints to keep; 0 keeps all.
             ranks: the processes that train together; None: this one alone. Only the first writes.
-            trackers: draw what is printed or logged at a checkpoint; ``updates`` starts and closes them.
+            trackers: receive the metrics of printed steps and of checkpoints; ``updates`` starts and closes them.
 
         Attributes:
-            generator: a CPU generator of the run's own, the same on every rank, saved and resumed with it; so are the
-                numbers of Python and NumPy.
+            generator: a CPU generator of the run, equal on all ranks, saved and resumed with it, like those of Python
+                and NumPy.
             ranks: see above.
         """
         self.ranks = ranks or Ranks()
-        self.folder = Path(folder)
+        self.folder = local_path(folder)
         self.seed = seed
         self.device = self.ranks.device or choose_device(device)
         self.precision = precision
@@ -145,7 +146,7 @@ class Run:
         self._bar: tqdm | None = None
         self._trackers = tuple(trackers) if self.ranks.is_first else ()
         self._asked_to_stop = self._stopping = False
-        self._checkpoint_due = 0  # the step that ``is_save_step`` last said yes to
+        self._checkpoint_due = 0  # the last step for which ``is_save_step`` returned True
         if self.folder.is_file():
             raise UserError(f"run folder '{folder}' is a file; choose another place")
         with writing(self.folder):
@@ -161,18 +162,18 @@ class Run:
         return self._stopwatch.seconds
 
     def updates(self, name: str, done: int, last: int, *, clips: int = 1) -> Iterator[int]:
-        """Counts the updates of a loop under a progress bar: yields how many are made already, from ``done`` on.
+        """Yield the number of updates made so far, from ``done`` on, under a progress bar.
 
-        SIGTERM ends the loop after a checkpoint: ``is_save_step`` asks for one.
+        SIGTERM ends the loop after a checkpoint: ``is_save_step`` then returns True.
 
         Args:
-            name: what the bar says.
+            name: label of the bar.
             done: updates made before.
-            last: updates in all.
+            last: total number of updates.
             clips: of an update, on all ranks; the bar counts them.
 
         Raises:
-            Stopped: it was asked to stop, and the checkpoint is written.
+            Stopped: the process received SIGTERM, and the checkpoint is written.
             UserError: a tracker cannot start.
         """
         quiet = not self.ranks.is_first
@@ -194,18 +195,19 @@ class Run:
         self._asked_to_stop = True
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of the forward pass and the loss."""
+        """Return the context that sets the precision of the forward pass and the loss."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def log(self, step: int, **metrics: float | torch.Tensor) -> None:
-        """Appends one line to ``metrics.jsonl``: step, seconds and ``metrics`` (a value that is not finite: null).
+        """Append one line to ``metrics.jsonl``: step, seconds and ``metrics`` (null for a value that is not finite).
 
-        Reading a tensor waits for its device: a loop that must not wait calls this every few steps only.
+        Reading a tensor waits for its device; a loop on a GPU calls this every few steps only.
 
         Raises:
-            UserError: ``loss`` is not finite, so that no checkpoint of a broken model is ever written.
+            UserError: ``loss`` is not finite, so that no checkpoint of a broken model is ever written; or the file
+                cannot be written.
         """
         values = {
             name: float(self.ranks.mean(value) if isinstance(value, torch.Tensor) else value)
@@ -221,7 +223,8 @@ class Run:
         line = {"step": step, "seconds": round(self.seconds, 3)}
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         line |= {name: finite.get(name) for name in values}
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "metrics.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self._stopwatch.count(step - self._last_logged)
         self._last_logged = step
@@ -236,28 +239,28 @@ class Run:
             self._stopwatch.lap()
 
     def show(self, step: int, **pictures: Path) -> None:
-        """Gives picture files made after ``step`` to the trackers, by name; a run without trackers does nothing."""
+        """Send picture files made after ``step`` to the trackers, by name."""
         for tracker in self._trackers:
             for name, path in pictures.items():
                 tracker.image(name, path, step)
 
     def is_save_step(self, step: int, *, last: int) -> bool:
-        """Whether a checkpoint is due after ``step``; always after the ``last``, and when the run is to stop."""
+        """Return whether a checkpoint is due after ``step``; always after the ``last``, and after SIGTERM."""
         self._stopping = self.ranks.any(self._asked_to_stop)
         due = step == last or self._stopping or self._is_save_step(step)
         self._checkpoint_due = step if due else 0
         return due
 
     def save(self, step: int, *, also: Callable[[Path], object] | None = None, **parts: Stateful) -> Path:
-        """Writes the checkpoint of ``step`` and deletes the ones that ``keep_last`` no longer wants.
+        """Write the checkpoint of ``step`` and delete checkpoints beyond ``keep_last``.
 
         Args:
             step: updates already made.
-            also: writes more into the checkpoint folder it is given: the model that others will load.
-            parts: modules, optimizers and whatever else has ``state_dict``, by name; ``resume`` takes the same.
+            also: writes further files into the checkpoint folder, such as the model for ``from_pretrained``.
+            parts: modules, optimizers and other objects with ``state_dict``, by name; ``resume`` takes the same.
 
         Returns:
-            The checkpoint folder; it appears whole or not at all.
+            The checkpoint folder, written atomically.
         """
 
         def write(folder: Path) -> None:
@@ -273,7 +276,7 @@ class Run:
             state = {"step": step, "seed": self.seed, "seconds": self.seconds, "parts": trees}
             write_text_atomic(folder / "training" / "state.json", json.dumps(state))
 
-        target, own = step_folder(self.folder, step), self._own_numbers()
+        target, own = step_folder(self.folder, step), self._rank_states()
         if not self.ranks.is_first:
             self.ranks.wait()
             return target
@@ -285,17 +288,17 @@ class Run:
         return target
 
     def resume(self, **parts: Stateful) -> int:
-        """Loads the newest complete checkpoint into ``parts`` and drops logged lines beyond it.
+        """Load the newest complete checkpoint into ``parts`` and delete logged lines beyond it.
 
         Returns:
-            The step to go on from: 0 where the folder holds no checkpoint.
+            The step to continue from: 0 if the folder holds no checkpoint.
 
         Raises:
-            UserError: the checkpoint is damaged, or holds other parts or shapes than asked for.
+            UserError: the checkpoint is damaged, or its parts or shapes differ from ``parts``.
         """
         folders = [folder for _, folder in step_folders(self.folder) if (folder / "training" / "state.json").is_file()]
         step = self._load(folders[-1], parts) if folders else 0
-        self._be_oneself(folders[-1] / "training" / RANKS if folders else None)
+        self._load_rank_state(folders[-1] / "training" / RANKS if folders else None)
         self.ranks.wait()
         if self.ranks.is_first:
             self._keep_lines_until(step)
@@ -309,17 +312,17 @@ class Run:
         for name, kind in _STATE.items():
             if not isinstance(state.get(name), kind):
                 raise UserError(
-                    f"{path} has no {name!r} that a run could go on from; restore the file, or delete '{folder}' to go "
-                    "on from the checkpoint before it"
+                    f"{path} has no {name!r} that a run could resume from; restore the file, or delete '{folder}' to "
+                    "resume from the checkpoint before it"
                 )
         if state["parts"].keys() != {*parts, "random"}:
-            saved, asked = sorted(set(state["parts"]) - {"random"}), sorted(parts)
-            raise UserError(f"'{folder}' holds {saved}, but {asked} would be resumed; start in a new folder")
+            saved, expected = sorted(set(state["parts"]) - {"random"}), sorted(parts)
+            raise UserError(f"'{folder}' holds {saved}, but {expected} would be resumed; start in a new folder")
         for name, part in {**parts, "random": self._random}.items():
             tensors = load_tensors(folder / "training" / f"{name}.safetensors")
             try:
                 part.load_state_dict(unflatten(state["parts"][name], tensors))
-            except (RuntimeError, ValueError, KeyError) as error:
+            except Exception as error:  # of any kind, where the file is damaged
                 reason = " ".join(str(error).split())[:300]
                 raise UserError(
                     f"the {name} in '{folder}' does not fit this configuration ({reason}); "
@@ -328,22 +331,22 @@ class Run:
         self._stopwatch = Stopwatch(state["seconds"])
         return state["step"]
 
-    def _own_numbers(self) -> dict[str, torch.Tensor]:
-        """Where PyTorch's random numbers stand on each rank: uint8 ``[ranks n]`` of the CPU, and of its GPU if any."""
+    def _rank_states(self) -> dict[str, torch.Tensor]:
+        """Return the states of PyTorch's random numbers on all ranks, uint8 ``[ranks n]``, of CPU and GPU."""
         states = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.device)
         return {name: self.ranks.gather(state) for name, state in states.items()}
 
-    def _be_oneself(self, path: Path | None) -> None:
-        """Gives this rank random numbers of its own, or those that it had; the first one's are there already."""
+    def _load_rank_state(self, path: Path | None) -> None:
+        """Seed this rank's random numbers, or restore them; those of the first rank are restored already."""
         if self.ranks.is_first:
             return
         torch.manual_seed(self.seed + self.ranks.rank)
         saved = load_tensors(path) if path is not None and path.is_file() else {}
-        mine, there = self.ranks.rank, min((len(states) for states in saved.values()), default=0)
-        # PyTorch reads a state from where its memory begins: of a row in the midst of others it takes the wrong bytes.
-        saved = {name: states[mine].clone() for name, states in saved.items()} if mine < there else {}
+        rank, count = self.ranks.rank, min((len(states) for states in saved.values()), default=0)
+        # A clone, because PyTorch reads a state from the beginning of its memory, not from the row of a view.
+        saved = {name: states[rank].clone() for name, states in saved.items()} if rank < count else {}
         if "cpu" in saved:
             torch.set_rng_state(saved["cpu"])
         if "cuda" in saved and self.device.type == "cuda":
@@ -359,5 +362,5 @@ class Run:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
-                continue  # the torn last line of a killed run
+                continue  # the incomplete last line of a killed run
         write_text_atomic(path, "".join(kept))
