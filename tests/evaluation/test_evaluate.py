@@ -10,17 +10,23 @@ from ivideogpt import WorldModel
 from ivideogpt.core.errors import UserError
 from ivideogpt.evaluation.domains import Domain
 from ivideogpt.evaluation.evaluate import evaluate
-from ivideogpt.evaluation.held_out import Clips
+from ivideogpt.evaluation.held_out import Clips, HeldOut
 from ivideogpt.evaluation.protocols import PROTOCOLS, settle
 from ivideogpt.evaluation.rollouts import clip_seeds, imagine_futures
 from ivideogpt.evaluation.video_distances import VideoDistances
 from ivideogpt.metrics.image import mse, psnr
+from ivideogpt.models.dynamics import HeadsConfig
+from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsConfig
+from ivideogpt.models.picture_forecast import PictureForecastConfig, PictureNetConfig
+from ivideogpt.reports.evaluation_page import report_page
+from ivideogpt.reports.evaluation_report import About, summary
+from ivideogpt.worldmodel.config import WorldModelConfig
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "golden"
 
 
 def clips_for(model, count=3, length=6):
-    random, size = np.random.default_rng(0), model.tokenizer.config.resolution
+    random, size = np.random.default_rng(0), model.resolution
     frames = torch.from_numpy(random.integers(0, 256, (count, length, 3, size, size), dtype=np.uint8))
     actions = torch.from_numpy(random.normal(size=(count, length, model.action_dim)).astype(np.float32))
     names = tuple(f"e{index}" for index in range(count))
@@ -191,6 +197,26 @@ def test_clips_of_another_length_or_without_actions_are_refused(model_of) -> Non
         with pytest.raises(UserError, match="expected at least 1"):
             context = clips_for(model).frames[:, :2]
             next(imagine_futures(model, context, torch.zeros(3, 4, 2), 4, seeds=[0, 1, 2], **options))
+
+
+def test_a_model_without_tokens_is_measured_and_calibrated_by_the_number_of_the_frame() -> None:
+    torch.manual_seed(0)
+    forecast = PictureForecastConfig(net=PictureNetConfig(width=8, deep_width=8, blocks_deep=1))
+    config = PictureDynamicsConfig(resolution=16, forecast=forecast, pointer_scale=8.0, pointer_offset=8.0)
+    settings = WorldModelConfig(name="tiny", clip_frames=6, heads=HeadsConfig(action_dim=2))
+    model = WorldModel.from_pictures(settings, PictureDynamics(config)).eval()
+    clips = clips_for(model, count=10)
+    found = evaluate(model, clips, protocol_for(model, samples=2), batch_size=4)
+    assert found.entropies is None and found.tokens is None and "entropy" not in found.trust
+    assert found.calibration.signal == "frame" and found.calibration.level(entropy=None, frame=1).name == "small"
+    assert found.repetition["imagined"].isnan().all()
+    imagined = model.imagine(clips.frames[:, :2], model.normalize_actions(clips.actions[:, 1:-1])).frames
+    true = clips.frames[:, 2:].float() / 255
+    assert found.figures("imagined")["psnr"] == pytest.approx(float(psnr(imagined, true).mean()), abs=1e-3)
+    held_out = HeldOut(clips, "mine", "test", 1, 0, ())
+    about = About(model="m", checkpoint="c", data="d")
+    assert "Expected error of a frame" in report_page(found, held_out, about)
+    assert summary(found, held_out, about)["expected_error"]["signal"] == "frame"
 
 
 @pytest.mark.parity
