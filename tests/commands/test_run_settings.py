@@ -138,3 +138,18 @@ def test_a_command_refuses_other_data_in_one_sentence(tmp_path, store, capsys):
     assert main([*words, str(tmp_path / "other"), "--steps", "3"]) == 2
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert "with episodes 16" in said and "settings.json" in said
+
+
+def test_a_run_goes_on_from_its_folder_alone_and_refuses_other_settings(tmp_path, store, capsys, monkeypatch):
+    words = ["train-tokenizer", "debug", "--data", str(store), "--tracker", "none", "--run", str(tmp_path / "run")]
+    assert main([*words, "--steps", "1", "--tokenizer.batch-size", "3", "tokenizer.betas=[0.8,0.95]"]) == 0
+    monkeypatch.chdir(tmp_path)  # wherever it is started
+    assert main(["train-tokenizer", "--run", "run", "--tracker", "none", "--steps", "2"]) == 0
+    kept = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert (kept["preset"], kept["tokenizer.batch_size"], kept["tokenizer.betas"]) == ("debug", 3, [0.8, 0.95])
+    assert main([*words, "tokenizer.batch_size=4"]) == 2
+    assert "was begun with tokenizer.batch_size 3, not 4" in capsys.readouterr().err
+    assert main(["train-tokenizer", "robot-64", "--run", "run"]) == 2
+    assert "was begun with the preset debug, not robot-64" in capsys.readouterr().err
+    assert main(["train-tokenizer", "--run", "new"]) == 2
+    assert "a new run needs a preset; expected one of debug" in capsys.readouterr().err

@@ -74,7 +74,10 @@ def _describe(folder: Path, names: set[str]) -> tuple[str, str]:
     is_tfds = any((place / "features.json").is_file() or (place / "dataset_info.json").is_file() for place in tfds)
     if is_tfds or any(".tfrecord" in name for name in names):
         name = folder.parent.name if re.fullmatch(r"\d+\.\d+\.\d+", folder.name) else folder.name
-        return "an RLDS dataset", f"{convert} oxe {name} {folder} STORE"
+        from ivideogpt.data.catalog import DATASETS
+
+        kind = f"oxe {name}" if name in DATASETS else "rlds"
+        return "an RLDS dataset", f"{convert} {kind} {folder} STORE"
     if "tokens.json" in names:
         return "a folder of tokens", "give the store that they were made from"
     if "checkpoints" in names and "settings.json" in names:
@@ -82,7 +85,7 @@ def _describe(folder: Path, names: set[str]) -> tuple[str, str]:
     if "config.json" in names or {"tokenizer", "transformer"} <= names:
         return "a checkpoint", "give episodes"
     if suffixes & {"hdf5", "h5"}:
-        return "a folder of HDF5 files", f"{convert} KIND {folder} STORE (ivideogpt convert --help lists the kinds)"
+        return "a folder of HDF5 files", f"{convert} robomimic {folder} STORE, or robonet or vp2 where it is theirs"
     if suffixes & {"mp4", "npz", "webm", "avi", "mkv", "mov"}:
         return "a folder of recordings", f"{convert} video {folder} STORE"
     return "", ""
