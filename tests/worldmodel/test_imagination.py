@@ -156,7 +156,7 @@ def test_children_of_children_show_their_own_frames(model, frames_for, actions_f
     torch.testing.assert_close(found[:, 1:2], expected[1].repeat_interleave(3, dim=0), atol=1e-4, rtol=0)
     torch.testing.assert_close(found[:, 2:], expected[2], atol=1e-4, rtol=0)
     # The same rows without a family: each is decoded against its own context.
-    step = grandchild._past[2].tokens.ids
+    step = grandchild._past[2].ids
     context = frames_for(model).repeat_interleave(6, dim=0)
     codes, _ = model.tokenizer.encode_context(context)
     alone = model.tokenizer.decode_future(model.dynamics.codes(step)[:, None], model.tokenizer.decoder_features(codes))
