@@ -29,7 +29,7 @@ def test_selected_rows_go_on_as_they_would_have_also_past_a_re_anchoring(model, 
     play(whole, actions, range(4), before, before + STEPS)
     torch.testing.assert_close(some.frames, whole.frames[ROWS], atol=1e-4, rtol=0)
     for mine, other in zip(some._past, whole._past, strict=True):
-        assert torch.equal(mine.tokens.ids, other.tokens.ids[ROWS])
+        assert torch.equal(mine.ids, other.ids[ROWS])
 
 
 def test_children_of_a_fork_can_be_selected(model, frames_for, actions_for):

@@ -582,7 +582,10 @@ def test_the_last_token_leaves_no_hidden_states_behind(model_of, frames_for, act
     session = model.session(frames[:, :2])
     session.observe(frames[:, 2], actions[:, 0])
     session.step(actions[:, 1])
-    assert [past.tokens.hidden.untyped_storage().nbytes() for past in session._past] == [0, 0]
+    for record in session._past:
+        tensors = [value for value in vars(record).values() if isinstance(value, torch.Tensor)]
+        # The hidden states of a frame take 17 * 32 numbers a row, the ids 17.
+        assert len(tensors) >= 5 and all(value.untyped_storage().nbytes() <= 2 * 17 * 8 for value in tensors)
 
 
 # Re-anchoring
