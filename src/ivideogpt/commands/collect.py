@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ivideogpt.commands.output import check_folder, print_json, print_table
-from ivideogpt.core.config import suggestion
+from ivideogpt.core.config import closest
 from ivideogpt.core.errors import UserError
-from ivideogpt.envs.registry import METAWORLD_TASKS
+from ivideogpt.envs.registry import ALL_METAWORLD_TASKS, METAWORLD_TASKS, find_environment
 
 if TYPE_CHECKING:
     from ivideogpt.data.store.reader import EpisodeStore
@@ -124,23 +124,15 @@ def _find_recorder(environment: str) -> tuple[Recorder, tuple[str, ...]]:
         return RECORDERS[name], METAWORLD_TASKS if task == "all" else (task,)
     if name == _METAWORLD:
         raise UserError("metaworld needs a task; give metaworld/plate-slide, or metaworld/all for six tasks")
-    if name in ("all", *METAWORLD_TASKS):
-        return RECORDERS[_METAWORLD], METAWORLD_TASKS if name == "all" else (name,)
-    if not task and _is_metaworld_task(name):
-        return RECORDERS[_METAWORLD], (name,)
+    if name == "all":
+        return RECORDERS[_METAWORLD], METAWORLD_TASKS
+    environment_row = find_environment(environment)
+    if environment_row is not None and environment_row[0].startswith(f"{_METAWORLD}/"):
+        return RECORDERS[_METAWORLD], (environment_row[0].partition("/")[2],)
     environments = [*(name for name in RECORDERS if name != _METAWORLD), "metaworld/TASK", *METAWORLD_TASKS]
-    raise UserError(f"there is no environment {environment!r} to record; {suggestion(environment, environments)}")
-
-
-def _is_metaworld_task(name: str) -> bool:
-    """Whether Meta-World is installed and has a task of this name."""
-    try:
-        from ivideogpt.envs.metaworld import task_name
-
-        task_name(name)
-    except (UserError, ImportError):
-        return False
-    return True
+    near = closest(environment, [*environments, *ALL_METAWORLD_TASKS])
+    advice = f"did you mean {near!r}?" if near else f"expected one of: {', '.join(environments)}"
+    raise UserError(f"there is no environment {environment!r} to record; {advice}")
 
 
 def _seeds(episodes: int | None, seeds: str | None) -> range:
