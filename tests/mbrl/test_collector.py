@@ -108,9 +108,9 @@ def test_an_evaluation_plays_the_same_episodes_each_time_as_many_in_each_environ
     assert len(first.frames) == first.lengths[0] + 1
     one_by_one = evaluate_policy(agent, make_vector("test/Uneven-v0", 1, frame_stack=2), 3, seed=0, frame_stack=2)
     assert one_by_one.lengths == first.lengths[::2]  # those of the first environment
-    # Convolutions and products of another number of rows add in another order: up to 4e-7 in an action of size 1 was
-    # measured (AVX2), and an episode has up to 5 actions.
-    assert one_by_one.returns == pytest.approx(first.returns[::2], abs=5 * 4e-7)
+    # Convolutions and products of another number of rows add in another order: up to 6e-7 in an action of size 1 was
+    # measured (AVX2 and AVX-512), and an episode has up to 5 actions.
+    assert one_by_one.returns == pytest.approx(first.returns[::2], abs=5 * 1e-6)
     assert len({round(total, 3) for total in one_by_one.returns}) == len(set(one_by_one.lengths)) > 1
 
 
