@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fuzz_importers import IMPORTED
 from PIL import Image
 
 from ivideogpt.core.checkpoint import load_tensors, save_tensors
@@ -192,4 +193,5 @@ READERS: dict[str, Reader] = {
     "mixtures": Reader(_mixture, _read_mixtures),
     "tensors": Reader(_tensors, lambda folder: load_tensors(folder / "a.safetensors")),
     "config": Reader(_config, lambda folder: from_dict(TokenizerConfig, load_json(folder / "a.json"))),
+    **{name: Reader(sample, read) for name, (sample, read) in IMPORTED.items()},
 }

@@ -147,9 +147,9 @@ def shard_tasks(
             elif own:
                 plans.append(ShardPlan(shard=shard, numbers=tuple(own)))
     if missing and not (partial and plans):
-        rest = "download them, or ask for a partial conversion (--partial)" if plans else "download the dataset again"
+        advice = "download them, or ask for a partial conversion (--partial)" if plans else "download the dataset again"
         raise UserError(
-            f"{len(missing)} of {len(missing) + len(plans)} files are missing, such as {missing[0]}; {rest}"
+            f"{len(missing)} of {len(missing) + len(plans)} files are missing, such as {missing[0]}; {advice}"
         )
     omissions = [
         *omission("files", "they are not in the folder", (path.name for path in missing)),

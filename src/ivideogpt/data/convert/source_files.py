@@ -42,6 +42,17 @@ def read_text(path: Path, kind: str) -> str:
         return path.read_text(encoding="utf-8")
 
 
+def read_content(path: Path, kind: str) -> bytes:
+    """Return the bytes of a regular file.
+
+    Raises:
+        UserError: there is no such regular file, or it cannot be read.
+    """
+    check_is_file(path, kind)
+    with reading_file(path, kind):
+        return path.read_bytes()
+
+
 def existing_folder(source: str | Path, content: str) -> Path:
     """Return ``source`` as a Path.
 

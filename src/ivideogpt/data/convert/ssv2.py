@@ -19,6 +19,7 @@ from ivideogpt.data.convert.source_files import (
     existing_folder,
     in_groups,
     name_list,
+    read_content,
     read_text,
     reading_file,
     relative_name,
@@ -70,7 +71,7 @@ def tasks(source: Path, *, labels: str = "selected") -> ShardTasks:
         labels: "selected" for the labels that the official training uses, or "all".
 
     Raises:
-        UserError: labels is something else, or what is needed is not there.
+        UserError: labels is something else, or a list or the videos are missing.
     """
     if labels not in ("selected", "all"):
         raise UserError(f"labels is {labels!r}; expected selected or all")
@@ -127,12 +128,9 @@ def read_videos(*, folder: Path, home: Path, videos: Sequence[Video], split: str
 def _numbered(path: Path, count: int) -> Iterator[tuple[str, bytes]]:
     for number in range(1, count + 1):
         file = path / f"{number:06d}.jpg"
-        try:
-            yield str(file), file.read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"{file} cannot be read ({error.strerror}), but the list gives {count} frames; extract the video again"
-            ) from error
+        if not file.is_file():
+            raise UserError(f"{file} is missing, but the list gives {count} frames; extract the video again")
+        yield str(file), read_content(file, "image")
 
 
 def _listed_videos(listing: Path, texts: Iterable[Video]) -> tuple[list[Video], list[str]]:
@@ -167,8 +165,8 @@ def _annotations(places: Sequence[Path]) -> dict[str, list[Video]]:
         videos[split] = []
         for entry in read_json(path, list):
             if not isinstance(entry, dict) or not {"id", "label", "template"} <= entry.keys():
-                there = name_list(entry) if isinstance(entry, dict) else repr(entry)
-                raise UserError(f"{path} has an entry with {there}; expected id, label and template")
+                keys = name_list(entry) if isinstance(entry, dict) else repr(entry)
+                raise UserError(f"{path} has an entry with {keys}; expected id, label and template")
             with reading_file(path, "list of videos"):
                 number = label_numbers.get(entry["template"].replace("[", "").replace("]", ""))
                 label = None if number is None else int(number)

@@ -26,6 +26,7 @@ from ivideogpt.data.convert.source_files import (
     in_groups,
     name_list,
     natural_key,
+    read_content,
     relative_name,
     visible_files,
 )
@@ -112,7 +113,7 @@ def read_recordings(
         omissions: tuple[Omission, ...] = ()
         frames: Frames
         if path.is_dir():
-            files = ((str(file), file.read_bytes()) for file in list_images(path))
+            files = ((str(file), read_content(file, "image")) for file in list_images(path))
             frames = image_frames(files, str(path))
         elif path.suffix.lower() in VIDEOS:
             frames, rate = whole_video(path)
@@ -210,9 +211,9 @@ def _sources(files: Sequence[Path], recordings: Sequence[Recording]) -> str:
 def _unread_files(folder: Path, files: Sequence[Path], recordings: Sequence[Recording]) -> list[Omission]:
     read = {recording.path for recording in recordings} | {recording.actions for recording in recordings}
     image_folders = {recording.path for recording in recordings if recording.path.is_dir()}
-    rest = [path for path in files if path not in read and not (path.parent in image_folders and is_image_name(path))]
-    tables = [path for path in rest if path.suffix.lower() in TABLES]
-    others = [path for path in rest if path.suffix.lower() not in TABLES]
+    unread = [path for path in files if path not in read and not (path.parent in image_folders and is_image_name(path))]
+    tables = [path for path in unread if path.suffix.lower() in TABLES]
+    others = [path for path in unread if path.suffix.lower() not in TABLES]
     return [
         *omission("tables of actions", "no recording has their name", (relative_name(folder, path) for path in tables)),
         *omission("files", "they are no recordings", (relative_name(folder, path) for path in others)),

@@ -232,9 +232,9 @@ def _numbers(field: Field, values: Values, record: Record) -> np.ndarray:
     if isinstance(values, np.ndarray) and not field.encoding:
         return values.astype(dtype, copy=False)
     if isinstance(values, np.ndarray) or (values and not field.encoding):
-        found = "numbers" if isinstance(values, np.ndarray) else "byte strings"
+        kind = "numbers" if isinstance(values, np.ndarray) else "byte strings"
         raise UserError(
-            f"{record.place} has {found} in {field.path!r}; features.json says {field.encoding or field.dtype}"
+            f"{record.place} has {kind} in {field.path!r}; features.json says {field.encoding or field.dtype}"
         )
     if field.encoding not in ("", "bytes", "zlib"):
         raise UserError(f"{field.path!r} is encoded as {field.encoding!r}; expected bytes or zlib")

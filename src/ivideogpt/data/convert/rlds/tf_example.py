@@ -29,7 +29,7 @@ def parse_example(data: bytes, keys: Collection[str] | None = None) -> dict[str,
         keys: names to read, the others are skipped; None: all.
 
     Returns:
-        Those of ``keys`` that are there. Numbers are read-only views of ``data`` where the format allows it.
+        The available ``keys``. Numbers are read-only views of ``data`` where the format allows it.
 
     Raises:
         MalformedError: ``data`` is no such message.

@@ -14,7 +14,7 @@ from typing import BinaryIO, NoReturn
 from ivideogpt.core.errors import MissingExtraError, UserError
 from ivideogpt.core.reading import check_is_file
 from ivideogpt.data.convert.rlds.tf_example import MalformedError, Values, example_keys, parse_example
-from ivideogpt.data.convert.source_files import reading_file
+from ivideogpt.data.convert.source_files import name_list, reading_file
 
 _HEAD, _SUM = struct.Struct("<QI"), struct.Struct("<I")
 _MASK = 0xA282EAD8
@@ -63,9 +63,8 @@ class Record:
 
     def missing(self, wanted: Sequence[str]) -> UserError:
         """Return the error that lists the missing and the available names."""
-        there = self.keys()
-        shown = ", ".join(there[:40]) + (f" and {len(there) - 40} more" if len(there) > 40 else "")
-        return UserError(f"{self.place} has no {' and no '.join(map(repr, wanted))}; it has: {shown or 'nothing'}")
+        available = name_list(self.keys(), most=40)
+        return UserError(f"{self.place} has no {' and no '.join(map(repr, wanted))}; it has: {available}")
 
     def _malformed(self, error: Exception) -> UserError:
         return UserError(f"{self.place} is no tf.train.Example ({error}); expected a file of TensorFlow Datasets")
