@@ -100,13 +100,18 @@ def remove_leftovers(*folders: Path) -> None:
     """Remove the temporary files and folders that killed processes left in folders, which nobody else writes into."""
     for folder in folders:
         for path in folder.iterdir() if folder.is_dir() else ():
-            if not _TEMPORARY.fullmatch(path.name):
+            if not is_temporary(path.name):
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file name is that of a file or folder that has not been moved to its place."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def _temporary_beside(path: Path) -> Path:

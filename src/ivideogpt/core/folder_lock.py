@@ -30,7 +30,7 @@ def lock_folder(folder: Path, *, activity: str) -> None:
         if path in _held and os.fstat(_held[path]).st_ino == identity:
             os.close(descriptor)
             return
-    if not _try_lock(descriptor):
+    if not try_lock(descriptor):
         os.close(descriptor)
         raise UserError(f"another {activity} is running in {folder}; wait for it, or choose another folder")
     if path in _held:  # the folder was deleted and made again
@@ -38,7 +38,7 @@ def lock_folder(folder: Path, *, activity: str) -> None:
     _held[path] = descriptor
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
     """Lock an open file; return whether this process got the lock."""
     try:
         if os.name == "posix":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +23,8 @@ from tqdm import tqdm
 
 from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.files import write_atomic, writing
+from ivideogpt.core.files import is_temporary, remove_leftovers, write_atomic, writing
+from ivideogpt.core.folder_lock import try_lock
 from ivideogpt.core.reading import local_path, reading
 from ivideogpt.data.convert.source_episode import Omission, SourceEpisode, merged_omissions
 from ivideogpt.data.process_pool import processors, run_all
@@ -35,7 +35,6 @@ from ivideogpt.data.store.metadata import IndexFacts, PartFacts, StoreFacts, mer
 from ivideogpt.data.store.shard import write_shard
 
 _LOCK, _FACTS = ".lock", "facts.json"
-_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\..+")  # files that core.files has not moved to their place
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def convert_to_store(
     _check_target(folder, facts)
     with _locked(folder):
         begin_store(folder, facts, names)
-        _remove_leftovers(folder)
+        remove_leftovers(folder, folder / store_format.SHARDS, folder / store_format.PARTS)
         waiting = [task for task in tasks if not _is_finished(folder, task.name)]
         processes = processors() if workers is None else workers
         with tqdm(total=len(tasks), initial=len(tasks) - len(waiting), unit="shard", disable=None) as bar:
@@ -144,7 +143,7 @@ def begin_store(folder: str | Path, facts: StoreFacts, names: Sequence[str]) -> 
     if len(set(names)) < len(names):
         raise UserError(f"two shards are named {Counter(names).most_common(1)[0][0]!r}; expected different names")
     _check_target(folder, facts)
-    parts = [path for path in (folder / store_format.PARTS).glob("*.parquet") if not _TEMPORARY.fullmatch(path.name)]
+    parts = [path for path in (folder / store_format.PARTS).glob("*.parquet") if not is_temporary(path.name)]
     unknown = sorted({path.stem for path in parts} - set(names))
     if unknown:
         raise UserError(f"{folder} holds the shard {unknown[0]!r}, which this conversion does not make; choose another")
@@ -276,7 +275,7 @@ def _check_target(folder: Path, facts: StoreFacts) -> None:
             return
         if not folder.is_dir():
             raise UserError(f"{folder} is a file; expected a folder for the store")
-        names = {entry.name for entry in folder.iterdir() if not _TEMPORARY.fullmatch(entry.name)}
+        names = {entry.name for entry in folder.iterdir() if not is_temporary(entry.name)}
     if unknown := sorted(names - {store_format.INDEX, store_format.SHARDS, store_format.PARTS}):
         raise UserError(f"{folder} holds {unknown[0]!r} and is no episode store; choose a new or an empty folder")
     if (folder / store_format.PARTS / _FACTS).is_file():
@@ -300,15 +299,6 @@ def _in_words(options: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in sorted(options.items())) or "no options"
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed conversions; nobody else writes any while the lock is held."""
-    with writing(folder):
-        for place in (folder, folder / store_format.SHARDS, folder / store_format.PARTS):
-            for path in place.iterdir():
-                if _TEMPORARY.fullmatch(path.name):
-                    path.unlink()
-
-
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold a lock on the folder; the system releases it when the process dies.
@@ -321,22 +311,6 @@ def _locked(folder: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
     with file:
-        if not _lock(file.fileno()):
+        if not try_lock(file.fileno()):
             raise UserError(f"another conversion is writing into {folder}; wait for it or choose another folder")
         yield
-
-
-def _lock(descriptor: int) -> bool:
-    """Return whether this process got the lock."""
-    try:
-        if os.name == "posix":
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        else:
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    except OSError:
-        return False
-    return True
