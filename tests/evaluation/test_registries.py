@@ -11,7 +11,7 @@ from ivideogpt.evaluation.frame_errors import FRAME_METRICS, Metric
 from ivideogpt.evaluation.held_out import SIMULATORS, HeldOut, Simulator, record_clips
 from ivideogpt.evaluation.protocols import PROTOCOLS, Protocol, find_protocol, settle
 from ivideogpt.reports.evaluation_page import report_page
-from ivideogpt.reports.evaluation_report import About, summary
+from ivideogpt.reports.evaluation_report import About, results, summary
 
 
 def noise(seeds):
@@ -59,7 +59,8 @@ def test_a_dummy_of_each_is_measured_and_reported(model_of, monkeypatch) -> None
     page = report_page(evaluation, held_out, about)
     assert "brightness error" in page and "<b>dummy</b>" in page and "answer" in page
     assert "Measures of noise" in page and "wobble" in page and "stability, kept" in page and "0.25" in page
-    assert values["objects_by_frame"]["imagined"] == {"wobble": [0.5] * 3}
+    by_frame = results(evaluation, held_out, about)["objects_by_frame"]
+    assert by_frame["imagined"] == {"wobble": [0.5] * 3}
     assert values["model_figures"] == {"stability": {"kept": 0.25}}
     assert isinstance(held_out, HeldOut)
 

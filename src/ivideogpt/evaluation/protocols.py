@@ -26,7 +26,8 @@ class Protocol:
         name: on the command line.
         context_frames: of a clip; None: as many as the checkpoint takes.
         clip_frames: frames of a clip, context included; None: as in the clips the checkpoint was trained on.
-        start: first frame of a clip: frame 0 of the episode, or a random one (a pure function of seed and episode).
+        start: first frame of a clip: frame 0 of the episode, a random one (a pure function of seed and episode), or the
+            one that the simulator chooses.
         split: of the episodes; None: "test", or "val" where there is no "test".
         samples: futures of each clip.
         temperature: of the draw; None: the checkpoint's.
@@ -41,7 +42,7 @@ class Protocol:
     name: str
     context_frames: int | None = None
     clip_frames: int | None = None
-    start: Literal["first", "random"] = "random"
+    start: Literal["first", "random", "contact"] = "random"
     split: str | None = None
     samples: int = 1
     temperature: float | None = None
@@ -123,7 +124,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         datasets=("vp2_robodesk", "vp2_robosuite"),
     ),
     "single": Protocol(name="single", resize=True),
-    "pusht": Protocol(name="pusht", context_frames=2, clip_frames=16, split="test", simulator="pusht"),
+    "pusht": Protocol(name="pusht", context_frames=2, clip_frames=16, start="contact", split="test", simulator="pusht"),
 }
 
 

@@ -145,8 +145,6 @@ def summary(evaluation: Evaluation, held_out: HeldOut, about: About) -> dict[str
         values["rewards"] = evaluation.reward_scores
     if evaluation.objects:
         values["objects"] = evaluation.objects
-    if any(evaluation.objects_by_frame.values()):
-        values["objects_by_frame"] = evaluation.objects_by_frame
     if evaluation.model_figures:
         values["model_figures"] = evaluation.model_figures
     if evaluation.calibration is not None:
@@ -165,7 +163,13 @@ def results(evaluation: Evaluation, held_out: HeldOut, about: About) -> dict[str
             for of in ("best", "mean", "first")
         }
         clips.append({"episode": key, "start": start} | figures)
-    more = _plain({"future_curves": curves, "future_of_each_clip": clips})
+    more = _plain(
+        {
+            "future_curves": curves,
+            "objects_by_frame": evaluation.objects_by_frame,
+            "future_of_each_clip": clips,
+        }
+    )
     return {"format": RESULTS_FORMAT} | summary(evaluation, held_out, about) | more
 
 

@@ -261,12 +261,12 @@ def terms_section(evaluation: Evaluation, held_out: HeldOut, about: About) -> Ht
         **({evaluation.video_name: _VIDEO_TERM} if evaluation.video_name else {}),
     }
     terms |= {metric.label: _PERCEPTUAL_TERM for metric in evaluation.metrics if "LPIPS" in metric.label}
-    start = "from frame 0" if protocol.start == "first" else "from a random frame"
+    starts = {"first": "from frame 0", "random": "from a random frame", "contact": "from the first contact"}
     settings = {
         "checkpoint": about.checkpoint,
         "data": f"{about.data} ({held_out.dataset}), split {held_out.split}",
         "clips": f"{len(evaluation.clips)}, one an episode, of {protocol.clip_frames} frames at stride "
-        f"{held_out.stride}, {start}",
+        f"{held_out.stride}, {starts[protocol.start]}",
         "futures": f"{protocol.samples} a clip, temperature {protocol.temperature:g}, top-k {protocol.top_k}, seed "
         f"{evaluation.seed}",
         "speed": f"{evaluation.frames_per_second:.1f} imagined frames/s",
