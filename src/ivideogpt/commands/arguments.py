@@ -76,7 +76,15 @@ def resolved_hints(function: Callable[..., object]) -> dict[str, Any]:
     """Return the resolved type of each parameter but ``settings``, whose type may be expensive to import."""
     names = {name: hint for name, hint in function.__annotations__.items() if name not in ("return", SETTINGS)}
     typed = types.SimpleNamespace(__annotations__=names)
-    return typing.get_type_hints(typed, vars(sys.modules[function.__module__]), include_extras=True)
+    hints = typing.get_type_hints(typed, vars(sys.modules[function.__module__]), include_extras=True)
+    return {name: _as_typing_union(hint) for name, hint in hints.items()}
+
+
+def _as_typing_union(hint: Any) -> Any:
+    """Return ``X | None`` as ``Optional[X]``: for the former tyro imports typeguard, half the time of a help text."""
+    if typing.get_origin(hint) is Annotated:
+        return Annotated[(_as_typing_union(hint.__origin__), *hint.__metadata__)]
+    return Union[typing.get_args(hint)] if typing.get_origin(hint) is types.UnionType else hint  # noqa: UP007
 
 
 def _bind(function: Callable[..., object], hints: Mapping[str, Any], settings: Any) -> Callable[..., Any]:
