@@ -40,6 +40,9 @@ def model() -> WorldModel:
     return build()
 
 
+SPRITES = SpriteProjectionConfig(sprites=(SpriteConfig(size=6, turns=False), SpriteConfig(size=8, angles=8)))
+
+
 def frames(rows: int = 2, count: int = 2) -> Tensor:
     return torch.rand(rows, count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -78,6 +81,17 @@ def test_steps_equal_a_rollout_across_segments_and_after_rewinding(model: WorldM
     torch.testing.assert_close(session.frames[:, 2:], imagined.frames)
 
 
+def test_rigid_objects_go_on_from_their_poses_after_forking_and_rewinding() -> None:
+    session = build(sprites=SPRITES).session(frames())
+    steps = [session.step(actions()[:, index]).frames for index in range(3)]
+    session.rewind(2)
+    child = session.fork(2)
+    for index in (1, 2):
+        again = session.step(actions()[:, index]).frames
+        torch.testing.assert_close(again, steps[index])
+        torch.testing.assert_close(child.step(actions()[:, index].repeat_interleave(2, dim=0)).frames[::2], again)
+
+
 def test_children_of_a_fork_and_selected_rows_go_on_as_their_parents(model: WorldModel) -> None:
     session = model.session(frames())
     session.step(actions()[:, 0])
@@ -100,8 +114,7 @@ def test_an_observed_frame_takes_the_place_of_the_imagined_one(model: WorldModel
 
 
 def test_a_saved_model_imagines_the_same(tmp_path: Path) -> None:
-    sprites = SpriteProjectionConfig(sprites=(SpriteConfig(size=6, turns=False), SpriteConfig(size=8, angles=8)))
-    model = build(projection=FrameProjectionConfig(net=NET), sprites=sprites)
+    model = build(projection=FrameProjectionConfig(net=NET), sprites=SPRITES)
     model.save_pretrained(tmp_path / "saved")
     loaded = WorldModel.from_pretrained(tmp_path / "saved")
     torch.testing.assert_close(loaded.imagine(frames(), actions()).frames, model.imagine(frames(), actions()).frames)

@@ -183,7 +183,7 @@ def fit_block(frames: Tensor, centre: Tensor, angle: Tensor, steps: int = 6) -> 
     def drawn_at(trial: Tensor) -> Tensor:
         return draw_block(trial, _FIT_WINDOW)[:, None]
 
-    pose = fit_poses(drawn_at, shares[:, None], counts[:, None], pose, steps=steps)
+    pose, _ = fit_poses(drawn_at, shares[:, None], counts[:, None], pose, steps=steps)
     drawn = draw_block(pose, _FIT_WINDOW)
     both = (torch.minimum(shares, drawn) * counts).sum((1, 2))
     either = (torch.maximum(shares, drawn) * counts).sum((1, 2))

@@ -68,11 +68,13 @@ class PictureStep(NamedTuple):
         rewards: float32 ``[b]`` in reward units, or None without a reward head.
         terminations: float32 ``[b]``, 1 where the reward is that of a success and else 0, or None where the reward head
             has no threshold of success.
+        poses: float32 ``[b s 3]``, the poses of s rigid objects in the frame, or None without them.
     """
 
     frames: Tensor
     rewards: Tensor | None
     terminations: Tensor | None
+    poses: Tensor | None = None
 
 
 class PictureDynamics(nn.Module):
@@ -98,12 +100,13 @@ class PictureDynamics(nn.Module):
         self.sprites = SpriteProjection(config.sprites) if config.sprites else None
         self.reward = FrameReward(config.reward) if config.reward else None
 
-    def forward(self, history: Tensor, actions: Tensor | None) -> PictureStep:
+    def forward(self, history: Tensor, actions: Tensor | None, poses: Tensor | None = None) -> PictureStep:
         """Draw the frame after ``history``.
 
         Args:
             history: float ``[b k c h w]`` in [0, 1], oldest first, at least as many frames as the forecast reads.
             actions: float ``[b a]`` in model units that lead to the next frame, or None for an action-free model.
+            poses: float ``[b s 3]`` of the rigid objects in the last frame of ``history``; None: they are read from it.
         """
         history = history[:, -self.config.forecast.frames :]
         background = self.background[None]
@@ -114,11 +117,15 @@ class PictureDynamics(nn.Module):
         frames = self.forecast(history, background, actions).clamp(0, 1)
         if self.projection is not None:
             frames = self.projection(frames, background).clamp(0, 1)
+        next_poses = None
         if self.sprites is not None:
-            frames = self.sprites(frames, background, history[:, -1])
+            before = self.sprites.read(history[:, -1], background)[0] if poses is None else poses.unbind(dim=1)
+            read, _ = self.sprites.read(frames, background, before)
+            frames = self.sprites.draw(read, background).clamp(0, 1)
+            next_poses = torch.stack(read, dim=1)
 
         rewards, terminations = self.read_reward(frames)
-        return PictureStep(frames, rewards, terminations)
+        return PictureStep(frames, rewards, terminations, next_poses)
 
     def read_reward(self, frames: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return the rewards ``[b]`` of frames ``[b c h w]`` and their success, 1 or 0 ``[b]``; see `PictureStep`."""

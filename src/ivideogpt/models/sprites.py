@@ -19,11 +19,14 @@ from torch.nn import functional as F
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
+from ivideogpt.models.weight_cache import WeightCache
 
 #: px, px and rad by which a pose is nudged to see how the picture changes.
-_NUDGES = (0.25, 0.25, 0.04)
+_NUDGES = (0.05, 0.05, 0.01)
 # Most px, px and rad that a pose changes in one step.
 _MOST = (2.0, 2.0, 0.3)
+# A thing stays near to where it was unless its error there is this many times that of the best place.
+_CLEARLY_BETTER = 1.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,7 @@ class SpriteProjection(nn.Module):
             inside = (places**2 + places[:, None] ** 2).sqrt() < 0.6
             mask = torch.where(inside, 0.0, -4.0)
             self.textures.append(nn.Parameter(torch.stack([torch.zeros_like(mask)] * 3 + [mask])))
+        self._masked_textures: list[WeightCache[Tensor]] = [WeightCache() for _ in config.sprites]
 
     def draw(self, poses: Sequence[Tensor], background: Tensor) -> Tensor:
         """Draws all sprites.
@@ -115,54 +119,70 @@ class SpriteProjection(nn.Module):
         Args:
             frames: float ``[b c h w]`` in [0, 1].
             background: float ``[1 c h w]`` in [0, 1].
-            last: the pictures before them, ``[b c h w]``: where a thing is missing, it is where it was.
+            last: the pictures before them, ``[b c h w]``, see `read`; whoever keeps poses calls `read` and `draw`.
 
         Returns:
             float ``[b c h w]`` in [0, 1].
         """
-        poses, seen = self.read(frames, background)
-        missing = ~torch.stack(seen).all(dim=0)
-        if last is not None and missing.any():
-            before, _ = self.read(last[missing], background)
-            for pose, there, old in zip(poses, seen, before, strict=True):
-                pose[missing] = torch.where(there[missing, None], pose[missing], old)
-        return self.draw(poses, background)
+        before = None if last is None else self.read(last, background)[0]
+        return self.draw(self.read(frames, background, before)[0], background)
 
     @torch.no_grad()
-    def read(self, frames: Tensor, background: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def read(
+        self, frames: Tensor, background: Tensor, before: Sequence[Tensor] | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Finds each sprite.
 
         Args:
             frames: float ``[b c h w]`` in [0, 1].
             background: float ``[1 c h w]`` in [0, 1].
+            before: for each sprite its pose ``[b 3]`` in the picture before. What turns is looked for there too, and
+                taken there unless another place is clearly better; a thing that is missing stays where it was.
 
         Returns:
             For each sprite its pose float ``[b 3]``, and whether it is seen at all, bool ``[b]``.
         """
+        padded = self._padded(frames, background)
         poses: list[Tensor | None] = [None] * len(self.config.sprites)
-        seen, padded = [], self._padded(frames, background)
+        seen: list[Tensor] = [torch.ones(0)] * len(poses)
+        # What covers others is found first, and searched again when what it covers is known.
+        for index in reversed(range(1, len(poses))):
+            poses[index], _ = self._search(index, frames, background, poses)
         for index in range(len(poses)):
             pose, part = self._search(index, frames, background, poses)
-            seen.append(part >= self.config.missing_below)
-            poses[index] = self._fit(index, pose, padded, poses)
+            seen[index] = part >= self.config.missing_below
+            found, gain = self._fit(index, pose, padded, poses)
+            if before is not None:
+                if self.config.sprites[index].turns:
+                    near, near_gain = self._fit(index, before[index], padded, poses)
+                    below, hidden = self._others(index, background, poses)
+                    whole = ((frames - below) ** 2 * (1 - hidden)).sum((1, 2, 3))
+                    stays = whole - near_gain < _CLEARLY_BETTER * (whole - gain).clamp(min=0)
+                    found = torch.where(stays[:, None], near, found)
+                found = torch.where(seen[index][:, None], found, before[index])
+            poses[index] = found
         for _ in range(self.config.rounds - 1):
             for index, pose in enumerate(poses):
                 assert pose is not None
-                poses[index] = self._fit(index, pose, padded, poses)
+                poses[index] = torch.where(seen[index][:, None], self._fit(index, pose, padded, poses)[0], pose)
         return [pose for pose in poses if pose is not None], seen
 
     def _layer(self, index: int, poses: Tensor, corner: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Colours times mask ``[b c h w]`` and mask ``[b 1 h w]`` of a sprite in windows that begin at ``corner``."""
-        sprite, texture = self.config.sprites[index], self.textures[index].sigmoid()
-        height, width = size
+        sprite, (height, width) = self.config.sprites[index], size
         x = torch.arange(width, device=poses.device) + 0.5 + (corner[:, :1] - poses[:, :1])
         y = torch.arange(height, device=poses.device) + 0.5 + (corner[:, 1:] - poses[:, 1:2])
         x, y = x[:, None, :], y[:, :, None]
         cosine, sine = poses[:, 2, None, None].cos(), poses[:, 2, None, None].sin()
         grid = torch.stack([x * cosine + y * sine, y * cosine - x * sine], dim=-1) * (2 / sprite.size)
-        masked = torch.cat([texture[:3] * texture[3:], texture[3:]])
-        layer = F.grid_sample(masked.expand(len(poses), -1, -1, -1), grid, align_corners=False)
-        return layer[:, :3], layer[:, 3:]
+        layer = F.grid_sample(self._texture(index).expand(len(poses), -1, -1, -1), grid, align_corners=False)
+        return layer[:, :-1], layer[:, -1:]
+
+    def _texture(self, index: int) -> Tensor:
+        """Colours times mask, and mask: ``[c+1 side side]``."""
+        if torch.is_grad_enabled():
+            return _masked(self.textures[index])
+        return self._masked_textures[index].get(self.textures[index], "masked", _masked)
 
     def _search(self, index: int, frames: Tensor, background: Tensor, poses: Sequence[Tensor | None]):
         """The best of some angles at all places: pose ``[b 3]``, and how much of the sprite is there ``[b]``."""
@@ -173,30 +193,39 @@ class SpriteProjection(nn.Module):
         tried[:, :2] = side / 2
         tried[:, 2] = torch.arange(angles, device=frames.device) * (2 * math.pi / angles)
         colour, mask = self._layer(index, tried, torch.zeros_like(tried[:, :2]), (side, side))
-        usual = reduce(background, "1 c h w -> 1 c 1 1", "mean")
-        templates = F.avg_pool2d(colour - mask * usual, sprite.shrink)
-        known = [pose for pose in poses if pose is not None]
-        without = self._draw_known(poses, background, len(frames)) if known else background
-        difference = F.avg_pool2d(frames - without, sprite.shrink)
-        energy = reduce(templates**2, "k c h w -> k 1 1", "sum")
-        margin = templates.shape[-1] // 2
-        padded = F.pad(difference, (margin,) * 4)
-        scores = 2 * F.conv2d(padded, templates) - energy
-        columns = scores.shape[-1]
+        colour, mask = F.avg_pool2d(colour, sprite.shrink), F.avg_pool2d(mask, sprite.shrink)
+        below, hidden = self._others(index, background, poses)
+        difference = F.avg_pool2d((frames - below) * (1 - hidden), sprite.shrink)
+        below = F.avg_pool2d(below, sprite.shrink)
+        # By how much the squared error falls where the sprite is drawn, for all places at once.
+        products = torch.cat([difference, (difference * below).sum(1, keepdim=True)], dim=1)
+        margin = mask.shape[-1] // 2
+        gain = 2 * F.conv2d(products, torch.cat([colour, -mask], dim=1), padding=margin)
+        still = torch.cat([below, (below**2).sum(1, keepdim=True)], dim=1)
+        energy = reduce(colour**2, "k c h w -> k 1 1", "sum") - F.conv2d(
+            still, torch.cat([2 * colour * mask, -(mask**2)], dim=1), padding=margin
+        )
+        scores = gain - energy
+        rows, columns = scores.shape[-2:]
         best, place = scores.flatten(1).max(dim=1)
-        kind, place = place // scores[0, 0].numel(), place % scores[0, 0].numel()
-        middle = templates.shape[-1] / 2 - margin
-        row, column = place // columns, place % columns
-        centre = torch.stack([column + middle, row + middle], dim=1) * sprite.shrink
-        return torch.cat([centre, tried[kind, 2:]], dim=1), best / energy[kind, 0, 0]
+        part = best / energy.expand_as(scores).flatten(1).gather(1, place[:, None])[:, 0].clamp(min=1e-6)
+        kind, place = place // (rows * columns), place % (rows * columns)
+        middle = mask.shape[-1] / 2 - margin
+        centre = torch.stack([place % columns + middle, place // columns + middle], dim=1) * sprite.shrink
+        return torch.cat([centre, tried[kind, 2:]], dim=1), part
 
-    def _draw_known(self, poses: Sequence[Tensor | None], background: Tensor, rows: int) -> Tensor:
-        picture = background.expand(rows, -1, -1, -1)
-        for index, pose in enumerate(poses):
-            if pose is not None:
-                colour, mask = self._layer(index, pose, torch.zeros_like(pose[:, :2]), picture.shape[-2:])
-                picture = picture * (1 - mask) + colour
-        return picture
+    def _others(self, index: int, background: Tensor, poses: Sequence[Tensor | None]):
+        """What is known to lie below a sprite ``[b c h w]``, where others hide it ``[b 1 h w]``; one row if alike."""
+        below, hidden = background, torch.zeros_like(background[:, :1])
+        for other, pose in enumerate(poses):
+            if pose is None or other == index:
+                continue
+            colour, mask = self._layer(other, pose, torch.zeros_like(pose[:, :2]), background.shape[-2:])
+            if other < index:
+                below = below * (1 - mask) + colour
+            else:
+                hidden = torch.maximum(hidden, (mask > 0.02).float())
+        return below, hidden
 
     @property
     def _margin(self) -> int:
@@ -209,8 +238,8 @@ class SpriteProjection(nn.Module):
         padded = F.pad(torch.cat(parts, dim=1), (self._margin,) * 4)
         return padded.permute(0, 2, 3, 1).contiguous()
 
-    def _fit(self, index: int, pose: Tensor, padded: Tensor, poses: Sequence[Tensor | None]):
-        """Pose ``[b 3]`` of one sprite by least squares in a window around it, the others where they are."""
+    def _fit(self, index: int, pose: Tensor, padded: Tensor, poses: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+        """Pose ``[b 3]`` of one sprite by least squares in a window, and by how much the error falls ``[b]``."""
         sprite, rows, margin = self.config.sprites[index], len(padded), self._margin
         side = sprite.size // 2 * 2 + 4
         limit = pose.new_tensor([padded.shape[2] - 2 * margin, padded.shape[1] - 2 * margin])
@@ -237,7 +266,16 @@ class SpriteProjection(nn.Module):
                 picture = picture * (1 - _repeated(mask, copies)) + _repeated(colour, copies)
             return picture
 
-        return fit_poses(drawn, target, counts, pose, turns=sprite.turns, steps=self.config.steps)
+        fitted, error = fit_poses(drawn, target, counts, pose, turns=sprite.turns, steps=self.config.steps)
+        without = below
+        for colour, mask in above:
+            without = without * (1 - mask) + colour
+        return fitted, ((target - without) ** 2 * counts).sum((1, 2, 3)) - error
+
+
+def _masked(texture: Tensor) -> Tensor:
+    texture = texture.sigmoid()
+    return torch.cat([texture[:-1] * texture[-1:], texture[-1:]])
 
 
 def fit_poses(
@@ -248,7 +286,7 @@ def fit_poses(
     *,
     turns: bool = True,
     steps: int = 8,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Fits poses to pictures by damped least squares.
 
     Args:
@@ -260,7 +298,7 @@ def fit_poses(
         steps: tries; after one that is no better, the next is more careful.
 
     Returns:
-        float ``[n 3]``.
+        float ``[n 3]``, and the weighted squared error that is left, ``[n]``.
     """
     free = 3 if turns else 2
     nudges, most = pose.new_tensor(_NUDGES[:free]), pose.new_tensor(_MOST[:free])
@@ -287,7 +325,7 @@ def fit_poses(
             careful = torch.diag_embed(curvature.diagonal(dim1=1, dim2=2) * damping[:, 0] + 1e-4)
             change = torch.linalg.solve(curvature + careful, gradient)[..., 0].clamp(-most, most)
             pose = best + F.pad(change, (0, 3 - free))
-    return best
+    return best, error[:, 0, 0]
 
 
 def _windows(padded: Tensor, corner: Tensor, side: int) -> Tensor:

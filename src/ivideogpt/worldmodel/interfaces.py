@@ -30,6 +30,7 @@ class StepRecord:
         terminations: ``[b]``, probability that the step was the last, or None.
         separators: int64 ``[b]``: the ids that opened the frame, or None.
         next_separators: int64 ``[b]``: the ids that open the next frame, or None.
+        state: float32 ``[b ...]``: what the model knows of the frame beyond its pixels, or None.
     """
 
     ids: Tensor
@@ -40,6 +41,7 @@ class StepRecord:
     terminations: Tensor | None
     separators: Tensor | None = None
     next_separators: Tensor | None = None
+    state: Tensor | None = None
 
     def select(self, rows: Tensor) -> StepRecord:
         """Return the record of some rows, int64 ``[k]``, in any order and any number."""

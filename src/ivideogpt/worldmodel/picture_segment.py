@@ -33,7 +33,8 @@ class PictureSegment:
     ) -> tuple[StepRecord, Frame]:
         """Draw the next frame; see `Segment`."""
         history = stacked([self.frames[-self.dynamics.config.forecast.frames :]])
-        return self._append(self.dynamics(history, action), action)
+        poses = None if previous is None else previous.state
+        return self._append(self.dynamics(history, action, poses), action)
 
     def observe(
         self, pixels: Tensor, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None
@@ -66,4 +67,5 @@ class PictureSegment:
         frame, rows = Frame.shown(step.frames), len(step.frames)
         self.frames.append(frame)
         nothing = torch.empty(rows, 0, device=step.frames.device)
-        return StepRecord(nothing.long(), nothing, nothing, action, step.rewards, step.terminations), frame
+        record = StepRecord(nothing.long(), nothing, nothing, action, step.rewards, step.terminations, state=step.poses)
+        return record, frame
