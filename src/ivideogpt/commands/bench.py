@@ -58,21 +58,28 @@ def bench(
     weights: WeightFormat = "int8" if int8 else "bfloat16" if model.dtype == torch.bfloat16 else "float32"
     work = {"imagine": imagine, "step by step": step_by_step}
     seconds = {name: median_seconds(action, rounds, model.device) for name, action in work.items()}
-    rates = [
-        probe.amount / median_seconds(probe.action, rounds, model.device) for probe in speed_probes(model, weights)
-    ]
-    speed = MachineSpeed(bandwidth=max(rates[1:]), operations=rates[0])
-    limit, frames = limit_seconds(model, batch, horizon, weights, speed), batch * horizon
+    frames = batch * horizon
+    limit = None
+    if model.has_tokens:  # a picture model has no bound that its weights alone tell
+        rates = [
+            probe.amount / median_seconds(probe.action, rounds, model.device) for probe in speed_probes(model, weights)
+        ]
+        speed = MachineSpeed(bandwidth=max(rates[1:]), operations=rates[0])
+        limit = limit_seconds(model, batch, horizon, weights, speed)
     print_table(
         ["", "frames/s", "ms a frame", "of the limit"],
-        [[name, frames / value, 1e3 * value / frames, f"{limit / value:.0%}"] for name, value in seconds.items()],
+        [
+            [name, frames / value, 1e3 * value / frames, "-" if limit is None else f"{limit / value:.0%}"]
+            for name, value in seconds.items()
+        ],
     )
-    print(f"this machine, {weights}: {speed.bandwidth / 1e9:.1f} GB/s, {speed.operations / 1e9:.0f} GFLOP/s")
+    if limit is not None:
+        print(f"this machine, {weights}: {speed.bandwidth / 1e9:.1f} GB/s, {speed.operations / 1e9:.0f} GFLOP/s")
     print_json(
         {
             "frames_per_second": frames / seconds["imagine"],
             "frames_per_second_step_by_step": frames / seconds["step by step"],
-            "limit_share": limit / seconds["imagine"],
+            "limit_share": None if limit is None else limit / seconds["imagine"],
             "batch": batch,
             "horizon": horizon,
             "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type,

@@ -154,11 +154,12 @@ def imagine_showcase(
         seed=[*seeds, *(seeds[0] for _ in variations)],
     )
     frames = imagined.frames.cpu()
+    entropies = imagined.entropies[: len(seeds)].cpu()
     return Showcase(
         window,
         seeds,
         frames[: len(seeds)],
-        imagined.entropies[: len(seeds)].mean(dim=-1).cpu(),
+        entropies.mean(dim=-1) if entropies.numel() else entropies.flatten(1),
         dict(zip(variations, frames[len(seeds) :], strict=True)),
     )
 
