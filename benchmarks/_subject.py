@@ -31,7 +31,7 @@ from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON, WorldModel
 
 #: Published shapes, to be filled with random weights.
 RECIPES: Mapping[str, Callable[[], Recipe]] = {"official-64": oxe_64_act_free, "medium": oxe_64_act_free_medium}
-DEMO = "pusht-64"
+DEMO = "pusht-64-tokens"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -232,9 +232,9 @@ def test_baselines_can_be_left_out(measure):
         ({"rounds": 0}, "rounds is 0; expected at least 1"),
         ({"threads": 0}, "threads is 0; expected at least 1"),
         ({"context_frames": 0}, "context_frames is 0; expected at least 1"),
-        ({"source": "pusht-64", "horizon": 15}, "horizon is 15; expected 1 to 14"),
-        ({"source": "pusht-64", "context_frames": 3}, "context_frames is 3; expected 1 to 2"),
-        ({"source": "pusht-64", "device": "nothing"}, "device 'nothing' cannot be used here"),
+        ({"source": "pusht-64-tokens", "horizon": 15}, "horizon is 15; expected 1 to 14"),
+        ({"source": "pusht-64-tokens", "context_frames": 3}, "context_frames is 3; expected 1 to 2"),
+        ({"source": "pusht-64-tokens", "device": "nothing"}, "device 'nothing' cannot be used here"),
         ({"source": "no-such-folder"}, "no-such-folder"),
     ],
 )
@@ -295,7 +295,7 @@ def test_random_weights_are_the_same_again_and_take_the_context_and_the_actions_
 
 
 def test_the_shipped_model_starts_from_its_held_out_episodes():
-    found = new_subject(RolloutOptions(source="pusht-64", batch=2, horizon=4, device="cpu"))
+    found = new_subject(RolloutOptions(source="pusht-64-tokens", batch=2, horizon=4, device="cpu"))
     assert not found.noise
     assert found.context.shape == (2, 2, 3, 64, 64) and found.actions.shape == (2, 4, 2)
     assert not torch.equal(found.context[0], found.context[1])

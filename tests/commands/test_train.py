@@ -167,7 +167,10 @@ def test_wrong_settings_are_explained(setting, said) -> None:
         ),
         (("train-transformer", "debug", "--data", "{t}", "--mixture", "OXE_SELECT"), "holds tokens, whose stores are"),
         (("train-transformer", "debug", "--tokenizer", "nothing"), "nothing holds no tokenizer"),
-        (("train-transformer", "debug", "--tokenizer", "pusht-64", "--data", "{t}"), "a clip of 6 frames takes 389"),
+        (
+            ("train-transformer", "debug", "--tokenizer", "pusht-64-tokens", "--data", "{t}"),
+            "a clip of 6 frames takes 389",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_sentence(trained, tmp_path, capsys, words, said) -> None:

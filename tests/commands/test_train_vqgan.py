@@ -58,10 +58,10 @@ def test_a_tokenizer_starts_from_a_vqgan_and_says_what_is_new(vqgan, tmp_path, c
 
 
 def test_it_starts_from_one_thing_only(tmp_path, capsys) -> None:
-    words = ("train-tokenizer", "debug", "--run", tmp_path / "run", "--vqgan", "a", "--init", "pusht-64")
+    words = ("train-tokenizer", "debug", "--run", tmp_path / "run", "--vqgan", "a", "--init", "pusht-64-tokens")
     assert run(*words) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "init is pusht-64 and vqgan is a; a tokenizer starts from one of them" in line
+    assert "init is pusht-64-tokens and vqgan is a; a tokenizer starts from one of them" in line
     assert not (tmp_path / "run").exists()
 
 

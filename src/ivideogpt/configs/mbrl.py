@@ -63,7 +63,9 @@ def pusht() -> MbrlConfig:
         random_steps=2_000,
         evaluate_every_steps=5_000,
         agent=replace(recipe.agent, exploration_decay_steps=30_000),
-        world_model=replace(recipe.world_model, checkpoint="pusht-64", actions_in_model_units=True, segment_frames=16),
+        world_model=replace(
+            recipe.world_model, checkpoint="pusht-64-tokens", actions_in_model_units=True, segment_frames=16
+        ),
         imagination=replace(recipe.imagination, temperature=0.85),
     )
 
