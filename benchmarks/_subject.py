@@ -26,8 +26,9 @@ from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.training.init_weights import new_world_model
 from ivideogpt.worldmodel.checkpoint import has_official_heads
 from ivideogpt.worldmodel.config import WorldModelConfig
+from ivideogpt.worldmodel.session import DEFAULT_HORIZON
 from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
-from ivideogpt.worldmodel.world_model import DEFAULT_HORIZON, WorldModel
+from ivideogpt.worldmodel.world_model import WorldModel
 
 #: Published shapes, to be filled with random weights.
 RECIPES: Mapping[str, Callable[[], Recipe]] = {"official-64": oxe_64_act_free, "medium": oxe_64_act_free_medium}
