@@ -79,6 +79,6 @@ def test_fresh_episodes_are_measured_beside_what_they_are_compared_with(
     line = last_line(capsys.readouterr().out)
     rows = {"imagined", "copy_last", "reconstruction", "permuted_actions", "zero_actions"}
     assert set(line["objects"]) == rows and line["objects"]["imagined"]["agent_near"] > 0.5
-    assert line["clips"] == 3 and line["clip_frames"] == 16 and line["temperature"] == 0.85
+    assert line["clips"] == 3 and line["clip_frames"] == 16 and line["temperature"] == 1.0
     assert line["objects"]["imagined"]["changed_psnr"] > line["objects"]["copy_last"]["changed_psnr"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "results.json"]
