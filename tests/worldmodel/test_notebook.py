@@ -3,12 +3,12 @@
 import base64
 import io
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from ivideogpt import Imagination
 from ivideogpt.data.render import to_uint8
 
 
@@ -21,7 +21,8 @@ def imagined(model_of, frames_for, actions_for):
         made = model.imagine(frames_for(model, rows), actions_for(model, rows, min(horizon, 3)))
         if horizon <= 3:
             return made
-        return replace(made, frames=made.frames.repeat(1, horizon, 1, 1, 1)[:, :horizon])
+        frames = made.frames.repeat(1, horizon, 1, 1, 1)[:, :horizon]
+        return Imagination(frames, made.ids, made.log_probs, made.entropies, made.rewards)
 
     return make
 

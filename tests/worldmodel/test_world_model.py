@@ -248,7 +248,7 @@ def test_push_to_hub_uploads_the_checkpoint_with_its_card(model_of, monkeypatch)
 
 
 def card_of(model):
-    return model_card(model.config, model.tokenizer, model.dynamics)
+    return model_card(model.config, model.facts())
 
 
 def test_a_card_says_what_the_model_is_and_how_to_load_it(model_of):
