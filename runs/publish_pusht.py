@@ -41,7 +41,7 @@ def publish(run: tyro.conf.Positional[Path], *, test: Path, out: Path, measured:
     model = WorldModel.from_pretrained(run)
     space = ActionSpace(names=("x", "y"), low=(0.0, 0.0), high=(SIDE, SIDE), units=("px", "px"), pointer=True)
     metadata: dict[str, object] = {"license": "mit", "data": f"PushT episodes; held out: {len(episodes)}"}
-    model.config = replace(model.config, name="pusht-64", action_space=space, metadata=metadata)
+    model.config = replace(model.config, name="pusht-64-tokens", action_space=space, metadata=metadata)
     save(model, episodes, out, shipped)
     # measure what was stored, then store the figures
     stored = WorldModel.from_pretrained(out)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# From nothing to the PushT model: record episodes, train the tokenizer, train the world model, publish, measure.
+# From nothing to the token model of PushT, pusht-64-tokens: record episodes, train the tokenizer, train the world model, publish, measure.
 # Every command goes on where it stopped: start the script again after an interruption.
 #
 #   runs/pusht.sh                        # the published size
 #   EPISODES=40 QUICK=1 runs/pusht.sh    # minutes, to see that everything runs
 set -euo pipefail
 
-RUNS=${RUNS:-runs/pusht-64}
+RUNS=${RUNS:-runs/pusht-64-tokens}
 DATA=${DATA:-datasets}
 EPISODES=${EPISODES:-3200}
 TEST_SEEDS=${TEST_SEEDS:-10000:10100}

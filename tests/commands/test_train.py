@@ -248,3 +248,11 @@ def test_adapters_start_from_a_model_go_on_and_leave_an_ordinary_one(trained, tm
     first, second = (WorldModel.from_pretrained(tmp_path / name).transformer for name in "ac")
     changed = {name for name, x in first.named_parameters() if not torch.equal(x, second.get_parameter(name))}
     assert changed == {f"layers.{index}.attention.qkv.weight" for index in range(first.config.num_layers)}
+
+
+def test_actions_of_pusht_are_in_the_units_of_its_environment() -> None:
+    pytest.importorskip("gym_pusht", reason="the environment needs the extra pusht")
+    from ivideogpt.commands.training_stages import ACTION_UNITS
+    from ivideogpt.envs.pusht import ACTION_MEAN, ACTION_STD
+
+    assert ACTION_UNITS["pusht"] == (ACTION_MEAN, ACTION_STD)

@@ -32,6 +32,8 @@ from ivideogpt.worldmodel.shipped import SHIPPED
 from ivideogpt.worldmodel.world_model import WorldModel
 
 _VALIDATION_SIZE = 8
+#: Mean and standard deviation of actions by dataset, where the units of its environment are those of the model.
+ACTION_UNITS = {"pusht": ((256.0, 256.0), (256.0, 256.0))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +266,13 @@ def _check_fit(recipe: Recipe, tokens: TokenStore | None, initial: WorldModel | 
         )
 
 
+def _action_units(opened: OpenMixture) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation that actions are normalized by: the dataset's own units, else the data's."""
+    datasets = {source.store.facts.dataset.name for source in opened.sources}
+    units = ACTION_UNITS.get(datasets.pop()) if len(datasets) == 1 else None
+    return units or pooled_actions(opened)
+
+
 def _model(
     recipe: Recipe,
     about: WorldModelConfig,
@@ -273,7 +282,7 @@ def _model(
     initial: WorldModel | None,
 ) -> WorldModel:
     heads = recipe.model.heads(tokenizer, opened.action_width, rewards)
-    mean, std = pooled_actions(opened) if heads.action_dim else ((), ())
+    mean, std = _action_units(opened) if heads.action_dim else ((), ())
     if initial is not None and initial.action_dim == heads.action_dim:
         # An action layer that is taken over keeps the units that it was trained on.
         mean, std = initial.config.action_mean, initial.config.action_std
