@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ivideogpt.cli import main
-from ivideogpt.configs.recipe import changed
+from ivideogpt.commands.arguments import assign
 from ivideogpt.configs.registry import PRESETS, find_preset
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.source_episode import SourceEpisode
@@ -123,7 +123,7 @@ def test_a_preset_fits_itself(name: str) -> None:
 
 
 def test_settings_change_one_thing() -> None:
-    recipe = changed(find_preset("debug"), ["transformer.batch_size=9", "stride=null", "forecasts.0.steps=1"])
+    recipe = assign(find_preset("debug"), {"transformer.batch_size": "9", "stride": "null", "forecasts.0.steps": "1"})
     assert (recipe.transformer.batch_size, recipe.stride, recipe.forecasts[0].steps) == (9, None, 1)
     assert recipe.tokenizer == find_preset("debug").tokenizer
 
@@ -132,19 +132,19 @@ def test_settings_change_one_thing() -> None:
     ("setting", "said"),
     [
         ("transformer.batchsize=9", "did you mean 'batch_size'"),
-        ("stride", "expected name=value"),
         ("transformer.batch_size=many", "batch_size is 'many'; expected int"),
         ("forecasts.3.steps=1", "none of 0 to 0"),
     ],
 )
 def test_wrong_settings_are_explained(setting, said) -> None:
     with pytest.raises(UserError, match=said):
-        changed(find_preset("debug"), [setting])
+        assign(find_preset("debug"), dict([setting.split("=")]))
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("train-tokenizer", "debug", "stride"), "unexpected 'stride' on the command line"),
         (("train-tokenizer", "bug"), "no preset 'bug'; did you mean 'debug'"),
         (("train-tokenizer", "robot-64"), "needs data; give --data"),
         (("train-tokenizer", "robot-64", "--data", "nothing"), "nothing"),

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from ivideogpt.cli import main
-from ivideogpt.configs.recipe import changed
+from ivideogpt.commands.arguments import assign
 from ivideogpt.configs.registry import find_preset
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 
@@ -30,7 +30,9 @@ SETTINGS = (
 @pytest.fixture
 def vqgan(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     torch.manual_seed(5)
-    tokenizer = CompressiveTokenizer(changed(find_preset("debug"), SETTINGS).tokenizer.tokenizer)
+    tokenizer = CompressiveTokenizer(
+        assign(find_preset("debug"), dict(setting.split("=", 1) for setting in SETTINGS)).tokenizer.tokenizer
+    )
     parts = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
     found = {name: value for name, value in tokenizer.state_dict().items() if name.split(".")[0] in parts}
     folder = tmp_path / "vqgan"
