@@ -46,7 +46,7 @@ def test_the_messages_of_a_game(served):
     player = served.player()
     assert player.hello["resumed"] is False and player.hello["state"] is None
     state = player.open(start=1, settings={"seed": 5})
-    settings = {"temperature": 1.0, "top_k": 0, "greedy": False, "seed": 5}
+    settings = {"temperature": 1.0, "top_k": 100, "greedy": False, "seed": 5}
     assert state == {"episode": "0", "start": 1, "true_steps": 21, "settings": settings, "worlds": [{"steps": 0}]}
     frame = player.step(request=7)
     assert {key: frame[key] for key in ("type", "kind", "world", "step", "request", "height", "width")} == {
