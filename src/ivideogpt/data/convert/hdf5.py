@@ -6,8 +6,11 @@ declared size is far above what the file stores.
 
 from __future__ import annotations
 
+import mmap
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     import h5py
 
 SUFFIXES = (".hdf5", ".h5")
+_SIGNATURE, _LARGEST_USER_BLOCK = b"\x89HDF\r\n\x1a\n", 2**20
+# A heap (a "global heap collection"): this, its bytes, then objects of a header of 16 bytes and data at multiples of 8.
+_HEAP, _OBJECT_HEADER = b"GCOL\x01\0\0\0", 16
 
 
 @contextmanager
@@ -36,8 +42,45 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except ModuleNotFoundError as error:
         raise MissingExtraError("h5py", "data") from error
     check_is_file(path, "HDF5 file")
-    with reading_file(path, "HDF5 file"), h5py.File(path, "r") as file:
-        yield file
+    with reading_file(path, "HDF5 file"):
+        status = path.stat()
+        _check_heaps(path, status.st_size, status.st_mtime_ns)
+        with h5py.File(path, "r") as file:
+            yield file
+
+
+@lru_cache(maxsize=1024)
+def _check_heaps(path: Path, size: int, modified: int) -> None:
+    """Check the heaps of texts and of arrays of variable length, in which the HDF5 library would loop for ever.
+
+    Args:
+        path: of the file.
+        size: bytes of the file.
+        modified: time of the file; a file that has not changed is checked once.
+
+    Raises:
+        ValueError: an object of a heap takes no bytes, or ends outside of its heap.
+    """
+    if not size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        begin = content.find(_SIGNATURE, 0, _LARGEST_USER_BLOCK)
+        if begin < 0 or len(content) < begin + 15:
+            return  # no HDF5 file; the library says so
+        bytes_of_length = content[begin + (14 if content[begin + 8] < 2 else 10)]
+        start = content.find(_HEAP) if bytes_of_length == 8 else -1
+        while start >= 0:
+            (heap_size,) = struct.unpack("<Q", content[start + 8 : start + 16])
+            end, position = start + heap_size, start + _OBJECT_HEADER
+            if end > len(content):
+                raise ValueError("a heap ends outside of the file")
+            while position + _OBJECT_HEADER <= end:
+                index, _, stored = struct.unpack("<HxxIQ", content[position : position + _OBJECT_HEADER])
+                step = _OBJECT_HEADER + -(-stored // 8) * 8 if index else stored
+                if step < _OBJECT_HEADER or position + step > end:
+                    raise ValueError(f"an object of a heap has {stored} bytes")
+                position += step
+            start = content.find(_HEAP, start + 8)
 
 
 def group(parent: h5py.Group, key: str) -> h5py.Group:
