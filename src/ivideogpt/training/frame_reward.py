@@ -82,7 +82,7 @@ def train_frame_reward(
         )
     rewarded, rest = np.flatnonzero(rewards > 0), np.flatnonzero(rewards <= 0)
     rest = rest if len(rest) else rewarded
-    model.to(run.device, memory_format=torch.channels_last)
+    model.to(run.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = adamw(model, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     schedule = cosine(
         config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps, final_ratio=config.final_ratio
