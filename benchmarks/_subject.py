@@ -154,7 +154,9 @@ def _random_model(options: RolloutOptions) -> WorldModel:
 
 
 def _loaded_model(options: RolloutOptions) -> WorldModel:
-    return WorldModel.from_pretrained(options.source, device=options.device, context_frames=options.context_frames)
+    model = WorldModel.from_pretrained(options.source, device=options.device, context_frames=options.context_frames)
+    model.require_tokens("a comparison with the official way")
+    return model
 
 
 def _recorded(model: WorldModel, options: RolloutOptions) -> tuple[Tensor, Tensor | None] | None:

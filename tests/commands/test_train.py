@@ -167,6 +167,7 @@ def test_wrong_settings_are_explained(setting, said) -> None:
         ),
         (("train-transformer", "debug", "--data", "{t}", "--mixture", "OXE_SELECT"), "holds tokens, whose stores are"),
         (("train-transformer", "debug", "--tokenizer", "nothing"), "nothing holds no tokenizer"),
+        (("train-transformer", "debug", "--init", "pusht-64", "--data", "{t}"), "pusht-64 is a picture model"),
         (
             ("train-transformer", "debug", "--tokenizer", "pusht-64-tokens", "--data", "{t}"),
             "a clip of 6 frames takes 389",

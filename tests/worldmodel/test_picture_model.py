@@ -143,7 +143,10 @@ def test_the_reward_is_that_of_the_frame_and_a_success_ends_an_episode(model: Wo
 @pytest.mark.parametrize(
     ("mistake", "sentence"),
     [
-        (lambda model: model.log_prob(frames(), actions(), torch.zeros(2, 5, 4).long()), "no tokens"),
+        (
+            lambda model: model.log_prob(frames(), actions(), torch.zeros(2, 5, 4).long()),
+            "log_prob needs a token model",
+        ),
         (lambda model: model.imagine(frames(2, 3), actions()), "takes exactly 2"),
         (lambda model: model.imagine(frames()), "no actions came"),
     ],

@@ -201,6 +201,7 @@ def train_transformer(
         print(f"{stores.folder} holds tokens of frames that are not augmented; give the stores as --data instead")
     initial = None if init is None else WorldModel.from_pretrained(init)
     if initial is not None:
+        initial.require_tokens("--init")
         recipe = replace(recipe, model=recipe.model.like(initial), forecasts=())
     if tokenizer is not None:
         network = CompressiveTokenizer.from_pretrained(find_tokenizer(tokenizer))

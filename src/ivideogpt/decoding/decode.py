@@ -55,9 +55,16 @@ class Token(NamedTuple):
 @contextmanager
 def decode_threads(dynamics: Dynamics) -> Iterator[None]:
     """Use one thread while a small model decodes on a CPU; others use as many as PyTorch has."""
-    before = torch.get_num_threads()
     size = sum(p.numel() * p.element_size() for p in dynamics.transformer.layers.parameters())
-    if dynamics.device.type != "cpu" or size > CACHED_BYTES or before == 1:
+    with single_thread(dynamics.device.type == "cpu" and size <= CACHED_BYTES):
+        yield
+
+
+@contextmanager
+def single_thread(on: bool = True) -> Iterator[None]:
+    """Compute with one thread of PyTorch; change nothing where ``on`` is False."""
+    before = torch.get_num_threads()
+    if not on or before == 1:
         yield
         return
     torch.set_num_threads(1)

@@ -100,6 +100,7 @@ def load_world_model(config: WorldModelTraining, *, action_dim: int, image: int,
     """
     assert config.checkpoint is not None
     model = WorldModel.from_pretrained(config.checkpoint)
+    model.require_tokens("training with the agent")
     name = f"the world model {config.checkpoint}"
     missing = "" if model.action_dim else ", set world_model.new_heads=true to train an action layer"
     if model.action_dim != action_dim and not (config.new_heads and not model.action_dim):

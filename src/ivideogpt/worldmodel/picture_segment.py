@@ -5,10 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ivideogpt.decoding.decode import single_thread
 from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.picture_dynamics import PictureDynamics, PictureStep
 from ivideogpt.worldmodel.interfaces import StepRecord
 from ivideogpt.worldmodel.lazy_frames import Frame, stacked
+
+#: Rows up to which a step is made by one thread of a CPU: its many operations are too small to share.
+SINGLE_THREAD_ROWS = 32
 
 
 class PictureSegment:
@@ -34,7 +38,9 @@ class PictureSegment:
         """Draw the next frame; see `Segment`."""
         history = stacked([self.frames[-self.dynamics.config.forecast.frames :]])
         poses = None if previous is None else previous.state
-        return self._append(self.dynamics(history, action, poses), action)
+        with single_thread(history.device.type == "cpu" and len(history) <= SINGLE_THREAD_ROWS):
+            step = self.dynamics(history, action, poses)
+        return self._append(step, action)
 
     def observe(
         self, pixels: Tensor, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None

@@ -193,6 +193,19 @@ class WorldModel(nn.Module):
         """Whether this is a token model."""
         return self.pictures is None
 
+    def require_tokens(self, purpose: str) -> None:
+        """Check that this is a token model.
+
+        Args:
+            purpose: what needs the tokens, for the message.
+
+        Raises:
+            UserError: it is a picture model.
+        """
+        if not self.has_tokens:
+            name = self.config.name or "this model"
+            raise UserError(f"{name} is a picture model without tokens; {purpose} needs a token model, use another one")
+
     def facts(self) -> dict[str, str]:
         """Return the facts of the model as name and value, both for people."""
         if self.pictures is not None:
@@ -378,8 +391,7 @@ class WorldModel(nn.Module):
         Raises:
             UserError: shapes are wrong, or ids cannot have been sampled.
         """
-        if self.pictures is not None:
-            raise UserError("a picture model has no tokens, so no log-probabilities; expected a token model")
+        self.require_tokens("log_prob")
         sampling = sampling or self.config.sampling
         context = validation.check_context(self, context)
         ids = validation.check_ids(self.layout, ids, len(context), sampling, self.device)
