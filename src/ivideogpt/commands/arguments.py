@@ -181,7 +181,7 @@ def _typed_options(arguments: Sequence[str], hints: Mapping[str, Any]) -> dict[s
 
 
 def is_positional(hint: Any) -> bool:
-    """Whether a parameter of this type is a word of its own, without a name."""
+    """Return True for a positional parameter."""
     return tyro.conf.Positional in getattr(hint, "__metadata__", ())
 
 

@@ -128,7 +128,7 @@ def _episodes(data: Path | None, checkpoint: Path, size: int) -> list[Episode]:
 
 
 def _address(host: str, port: int, access: Access) -> str:
-    """What to type into a browser on this machine."""
+    """Return the address for a browser on this machine."""
     name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname(), "": socket.gethostname()}.get(host, host)
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{port}/" + (f"?token={access.token}" if access.token else "")

@@ -38,7 +38,7 @@ ACTION_UNITS = {"pusht": ((256.0, 256.0), (256.0, 256.0))}
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a stage runs.
+    """Devices and processes of a training stage.
 
     Attributes:
         device: "auto", "cpu", "cuda", ...
@@ -304,7 +304,7 @@ def _model(
 
 
 def _space(opened: OpenMixture) -> ActionSpace:
-    """What the numbers of an action are, where there is one robot that says so."""
+    """Return the meaning of the numbers of an action, where one robot defines it."""
     said = opened.sources[0].store.facts.actions
     if len(opened.sources) > 1 or said is None or not all(a < b for a, b in zip(said.low, said.high, strict=True)):
         return ActionSpace()

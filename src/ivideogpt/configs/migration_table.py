@@ -52,7 +52,7 @@ class Flag:
 
     @property
     def is_switch(self) -> bool:
-        """Whether it stands alone, without a value."""
+        """True for a flag without a value."""
         return self.kind is None and isinstance(self.default, bool)
 
     @property

@@ -40,7 +40,7 @@ class Recipe:
     temperature: float = 1.0
 
     def augmentation_of(self, training: Literal["tokenizer", "transformer"]) -> Augmentation | None:
-        """What the clips of one training are changed by; those of a forecast are the transformer's."""
+        """Return the augmentation of one training; a forecast has that of the transformer."""
         return self.augmentation if self.augment_only in (None, training) else None
 
     def tokenizer_clips(self) -> ClipSpec:

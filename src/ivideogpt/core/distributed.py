@@ -65,7 +65,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and prints."""
+        """True in the process that writes files and prints."""
         return self.rank == 0
 
     def share(self, batch_size: int) -> int:

@@ -81,7 +81,7 @@ class ClipSpec:
 
     @property
     def has_transitions(self) -> bool:
-        """Whether frames follow each other, so that they have actions and rewards."""
+        """True where frames follow each other, so that they have actions and rewards."""
         return self.mode != "random_order"
 
 

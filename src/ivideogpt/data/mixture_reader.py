@@ -102,7 +102,7 @@ class OpenMixture:
 
     @property
     def has_rewards(self) -> bool:
-        """Whether all episodes of all sources have rewards; only headers of files are read."""
+        """True where all episodes of all sources have rewards; only headers of files are read."""
         return all(source.store.has(episode, "rewards") for source in self.sources for episode in source.episodes)
 
     def reopened(self) -> OpenMixture:

@@ -45,7 +45,7 @@ _METAWORLD = "metaworld/"
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentSpec:
-    """Where an environment is found.
+    """Registry entry of an environment.
 
     Attributes:
         id: in gymnasium's registry.

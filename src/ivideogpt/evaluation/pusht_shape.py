@@ -39,7 +39,7 @@ _AGENT_FLOOR, _AGENT_AREA, _AGENT_PART, _AGENT_WINDOW = 0.2, 9.0, 0.35, 9
 
 
 class BlockShape(NamedTuple):
-    """How whole the block is.
+    """Shape of the block in each frame.
 
     Attributes:
         score: float32 ``[..]`` in 0 to 1, T score: best soft intersection over union with a rigid T of any pose.

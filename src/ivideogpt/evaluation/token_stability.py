@@ -86,7 +86,7 @@ def kept_at_rest(tokenizer: CompressiveTokenizer, frames: Tensor, tolerance: flo
 
 @torch.inference_mode()
 def nats(model: WorldModel, frames: Tensor, actions: Tensor | None) -> Tensor:
-    """What each token of the future frames costs the transformer, the true tokens before it given.
+    """Return the cost of each token of the future frames, given the true tokens before it.
 
     Args:
         model: the world model, in evaluation mode.
@@ -132,7 +132,7 @@ def nats_by_part(model: WorldModel, frames: Tensor, actions: Tensor | None) -> d
 
 
 def patch_parts(frames: Tensor, grid: int) -> Tensor:
-    """What each patch of PushT frames shows: index into `PARTS`.
+    """Classify each patch of PushT frames: an index into `PARTS`.
 
     A patch that never differs from the clip's most usual picture there is background; one that shows the agent is
     "agent", whatever else it shows.
@@ -162,7 +162,7 @@ def patch_parts(frames: Tensor, grid: int) -> Tensor:
 
 
 def patches_changed(frames: Tensor, others: Tensor, grid: int, tolerance: float = TOLERANCE) -> Tensor:
-    """Whether a pixel of each patch differs: bool ``[b t grid*grid]`` of two ``[b t c h w]``."""
+    """Return True for patches in which a pixel differs: bool ``[b t grid*grid]`` of two ``[b t c h w]``."""
     changed = ((frames - others).abs() > tolerance).any(dim=2)
     return _count(changed, grid) > 0
 

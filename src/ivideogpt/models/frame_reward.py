@@ -80,7 +80,7 @@ class FrameReward(nn.Module):
         return self.head(F.silu(self.norm(x))).sum(dim=(1, 2, 3))
 
     def success(self, rewards: Tensor) -> Tensor:
-        """Whether rewards ``[..]`` are those of a success: bool ``[..]``.
+        """Return True for rewards ``[..]`` of a success: bool ``[..]``.
 
         Raises:
             UserError: the model knows no success.

@@ -55,13 +55,13 @@ class PictureNetConfig:
 
     @property
     def multiple(self) -> int:
-        """What the sides of a picture must be multiples of, in px."""
+        """The divisor of the sides of a picture, in px."""
         return 2 * self.patch
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureForecastConfig:
-    """What a `PictureForecast` reads.
+    """Inputs and sizes of a `PictureForecast`.
 
     Attributes:
         net: sizes of the U-Net.
@@ -192,7 +192,7 @@ class PictureForecast(nn.Module):
         return self.net(torch.cat(maps, dim=1), background, frames[:, -1])
 
     def _action_maps(self, actions: Tensor | None, b: int, rows: int, columns: int) -> Tensor:
-        """What each place of the fine grid is told of the action: ``[b maps rows columns]``."""
+        """Return the action as maps over the fine grid: ``[b maps rows columns]``."""
         if actions is None or actions.shape != (b, self.config.action_dim):
             shape = None if actions is None else list(actions.shape)
             raise UserError(

@@ -215,7 +215,7 @@ class SpriteProjection(nn.Module):
         return torch.cat([centre, tried[kind, 2:]], dim=1), part
 
     def _others(self, index: int, background: Tensor, poses: Sequence[Tensor | None]):
-        """What is known to lie below a sprite ``[b c h w]``, where others hide it ``[b 1 h w]``; one row if alike."""
+        """Return what lies below a sprite ``[b c h w]`` and where others hide it ``[b 1 h w]``."""
         below, hidden = background, torch.zeros_like(background[:, :1])
         for other, pose in enumerate(poses):
             if pose is None or other == index:

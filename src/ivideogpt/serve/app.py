@@ -90,7 +90,7 @@ def create_app(
 
 
 def server_of(app: FastAPI) -> uvicorn.Server:
-    """What runs the application; give its ``run`` a socket that listens."""
+    """Make the server that runs the application; give its ``run`` a listening socket."""
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -32,7 +32,7 @@ _REQUESTS_PER_SECOND, _REQUESTS_AT_ONCE = 50.0, 500.0
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much one player, and all together, may use.
+    """Limits of one player and of all players together.
 
     Attributes:
         steps: frames of one world.
@@ -71,7 +71,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """From where, and with what, the server may be used.
+    """Rules of access to the server: hosts, origins and the token.
 
     Attributes:
         hosts: names and addresses that a Host header may hold; ``any_address``: also every numeric address.
@@ -86,7 +86,7 @@ class Access:
 
     @classmethod
     def of(cls, host: str) -> Access:
-        """What suits a server that listens on ``host``: beyond this machine it asks for a new token."""
+        """Make the rules of a server that listens on ``host``: beyond this machine it asks for a new token."""
         if is_loopback(host):
             return cls(hosts=_LOOPBACK | {host.lower()})
         names = _LOOPBACK | {host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
@@ -99,7 +99,7 @@ class Access:
         return f"ivideogpt-{hashlib.sha256(self.token.encode()).hexdigest()[:8]}"
 
     def is_ours(self, host: str) -> bool:
-        """Whether a Host header names an address that is served here."""
+        """Return True where a Host header names an address that is served."""
         match = _AUTHORITY.fullmatch(host)
         if match is None:
             return False
@@ -107,7 +107,7 @@ class Access:
         return name in self.hosts or (self.any_address and _is_address(name))
 
     def is_token(self, given: str) -> bool:
-        """Whether ``given`` is the token, in constant time."""
+        """Compare ``given`` with the token, in constant time."""
         return self.token is not None and secrets.compare_digest(given.encode(), self.token.encode())
 
 
@@ -210,7 +210,7 @@ class Guard:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``."""
+    """Return True where only this machine reaches ``host``."""
     if host.lower() == "localhost":
         return True
     return _is_address(host) and ipaddress.ip_address(host).is_loopback

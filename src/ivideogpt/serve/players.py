@@ -81,7 +81,7 @@ class Connection:
 
     @property
     def is_busy(self) -> bool:
-        """Whether the player waits for an answer."""
+        """Return True while the player waits for an answer."""
         return self.steps_in_flight > 0 or not self.waiting.empty()
 
     def end(self, why: HangUp) -> None:
@@ -119,7 +119,7 @@ class Connection:
 
 @dataclass(eq=False)
 class Player:
-    """What is kept of a player between connections."""
+    """State of a player that is kept between connections."""
 
     id: str
     settings: Settings

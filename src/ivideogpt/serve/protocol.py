@@ -47,7 +47,7 @@ class Refused(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a player's worlds draw their tokens.
+    """Sampling settings of a player's worlds.
 
     Attributes:
         temperature: 0.01 to 10.
@@ -82,7 +82,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What a client sent; ``request`` is its own number for it, or None."""
+    """Message of a client; ``request`` is the client's number for it, or None."""
 
     request: int | None = None
 

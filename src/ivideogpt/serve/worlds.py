@@ -27,7 +27,7 @@ _BYTES_A_VALUE = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Actions:
-    """What a model's actions mean to a person; from the checkpoint, or guessed from its statistics."""
+    """Meaning of a model's actions to a person, from the checkpoint or estimated from its statistics."""
 
     dim: int
     pointer: bool
@@ -97,7 +97,7 @@ class World:
 
 @dataclass
 class Worlds:
-    """What a player has open: one or two worlds that began with the same frames of an episode."""
+    """Open worlds of a player: one or two that began with the same frames of an episode."""
 
     model: WorldModel
     actions: Actions
@@ -160,7 +160,7 @@ class Worlds:
         return self.start + known_frames(self.model) - 1 + step
 
     def true_action(self, step: int) -> tuple[float, ...] | None:
-        """What was done in the episode to get to ``step``, or None."""
+        """Return the action of the episode that led to ``step``, or None."""
         index = self.true_index(step) - 1
         if self.episode.actions is None or not self.model.action_dim or index < 0:
             return None
@@ -334,7 +334,7 @@ def known_frames(model: WorldModel) -> int:
 
 
 def steps_within(model: WorldModel, budget: int) -> int:
-    """How many steps of a world of ``model`` have their frames within ``budget`` bytes."""
+    """Return the number of steps of a world of ``model`` whose frames fit into ``budget`` bytes."""
     values = 3 * model.resolution**2
     return max(budget // (values * _BYTES_A_VALUE) - model.context_frames, 1)
 
@@ -349,7 +349,7 @@ def changed(settings: Settings, changes: Any) -> Settings:
 
 
 def _asked(first: int, count: int, low: int, high: int) -> range:
-    """Of ``count`` steps from ``first`` on, those from ``low`` to ``high``."""
+    """Select the steps from ``low`` to ``high`` of ``count`` steps from ``first`` on."""
     if not 1 <= count <= MOST_SHOWN:
         raise UserError(f"count is {count}; expected 1 to {MOST_SHOWN} frames at a time")
     return range(max(first, low), min(first + count, high + 1))

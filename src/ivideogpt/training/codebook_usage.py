@@ -36,7 +36,7 @@ class CodebookUsage(nn.Module):
         counts.index_add_(0, flat, torch.ones_like(flat))
 
     def figures(self) -> dict[str, float]:
-        """What the codes since the last reset show; nothing for a kind that was not counted.
+        """Return the usage of the codes since the last reset; a kind that was not counted is left out.
 
         Returns:
             ``context_usage``, ``dynamics_usage``: share of the codebook that was used, above 0 to 1.

@@ -14,7 +14,7 @@ from ivideogpt.core.run import Run
 
 
 def forward_pass(module: nn.Module, run: Run, *, compile: bool) -> nn.Module:
-    """What to call instead of ``module`` while training; weights and their names stay in ``module`` itself.
+    """Return the callable that training uses instead of ``module``, whose weights and names stay as they are.
 
     Args:
         module: on the device of the run.
@@ -59,5 +59,5 @@ def in_parts(tensors: Sequence[Tensor | None], parts: int) -> Iterator[tuple[Any
 
 
 def gradients_meet(forward: nn.Module, *, now: bool) -> AbstractContextManager[Any]:
-    """Whether the gradients of this part meet those of other ranks, with all that were added up before them."""
+    """Return True where the gradients of this part, with all before them, are averaged over the ranks."""
     return nullcontext() if now else getattr(forward, "no_sync", nullcontext)()

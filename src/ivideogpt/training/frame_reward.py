@@ -18,7 +18,7 @@ from ivideogpt.models.frame_reward import FrameReward
 
 @dataclass(frozen=True, kw_only=True)
 class FrameRewardTraining:
-    """How the reward of pictures is trained.
+    """Training settings of the reward of pictures.
 
     Attributes:
         steps: updates.

@@ -110,7 +110,7 @@ def merged_model(model: WorldModel) -> WorldModel:
 
 
 def trained_share(module: nn.Module) -> str:
-    """How many numbers of a module are trained, of how many, in words for a log."""
+    """Describe how many of a module's parameters are trained, for a log."""
     trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
     return f"{trained:,} of {sum(weight.numel() for weight in module.parameters()):,} parameters are trained"
 

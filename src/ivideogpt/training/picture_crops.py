@@ -41,7 +41,7 @@ class PictureClips:
 
 
 class PictureCrops(NamedTuple):
-    """What one update sees.
+    """Crops of one update.
 
     Attributes:
         frames: float32 ``[b t c s s]`` in [0, 1].
@@ -60,7 +60,7 @@ class PictureCrops(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """How crops are cut.
+    """Settings of cutting crops.
 
     Attributes:
         pixels: of all crops of an update together, about; smaller crops come in larger batches.

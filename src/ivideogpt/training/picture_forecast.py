@@ -22,7 +22,7 @@ _SHOWN = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class PictureWeights:
-    """How much each pixel counts.
+    """Weights of the pixels in the loss.
 
     The weights are the same for what is there and what is drawn: were only the true picture's pixels heavy, a network
     in doubt would draw too much.
@@ -57,7 +57,7 @@ class PictureWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class PictureTraining:
-    """How a network that draws pictures is trained.
+    """Training settings of a network that draws pictures.
 
     Attributes:
         steps: updates.

@@ -29,7 +29,7 @@ Step = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectionConfig:
-    """How sessions run and when the simulator follows them.
+    """Settings of imagined sessions and of the simulator that corrects them.
 
     Attributes:
         sessions: that run at once.
@@ -62,7 +62,7 @@ class CorrectionConfig:
 
 @dataclass(frozen=True)
 class Corrections:
-    """What was imagined and what should have been, step by step.
+    """Imagined frames and the simulator's correct ones, step by step.
 
     Attributes:
         history: uint8 ``[n k 64 64 3]``, pictures that the network read.

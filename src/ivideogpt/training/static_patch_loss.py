@@ -13,7 +13,7 @@ TOLERANCE = 4 / 255
 
 
 def unrest(vectors: Tensor, frames: Tensor) -> Tensor:
-    """How far the vectors of patches that stay the same move from one frame to the next.
+    """Return the movement of the vectors of unchanged patches from one frame to the next.
 
     Patches with a vector of zeros (background) do not count, nor does a sequence in which every patch changes.
 

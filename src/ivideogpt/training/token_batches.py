@@ -17,7 +17,7 @@ from ivideogpt.worldmodel.world_model import WorldModel
 
 
 class TokenBatch(NamedTuple):
-    """What a transformer trains on, on its device.
+    """Batch of tokens that a transformer trains on, on its device.
 
     Attributes:
         ids: int64 ``[b length]``, as `CompressiveTokenizer.tokenize` gives them.
@@ -36,11 +36,11 @@ class TokenBatches(Protocol):
     """Endless batches that know where they stand: an iteration goes on from there."""
 
     def __iter__(self) -> Iterator[TokenBatch]:
-        """From the next batch on."""
+        """Iterate from the next batch on."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands."""
+        """Return the position of the batches."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ class _FromLoader(Generic[LoaderT]):
     loader: LoaderT
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands."""
+        """Return the position of the loader."""
         return self.loader.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from ivideogpt.worldmodel.world_model import WorldModel
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastTraining:
-    """How a forecast is trained before the transformer joins it.
+    """Settings of training a forecast before the transformer joins it.
 
     Attributes:
         steps: updates.
@@ -107,7 +107,7 @@ def train_forecast(
 
 
 class ForecastLearner(nn.Module):
-    """What is trained of a world model: the forecast, and the norm and the head that it shares with the transformer."""
+    """Trained parts of a world model: the forecast, and the norm and head that it shares with the transformer."""
 
     def __init__(self, model: WorldModel) -> None:
         """Takes the three parts."""

@@ -38,7 +38,7 @@ from ivideogpt.training.weight_average import ExponentialAverage
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerTraining:
-    """How a tokenizer is trained.
+    """Training settings of a tokenizer.
 
     Attributes:
         tokenizer: its shape.
@@ -139,7 +139,7 @@ class Clips(Protocol):
     def clip_frames(self) -> int: ...  # noqa: D102
 
     def __iter__(self) -> Iterator[Clip]:
-        """From the next batch on."""
+        """Iterate from the next batch on."""
         ...
 
     def clips(self, numbers: range) -> Clip:
@@ -147,7 +147,7 @@ class Clips(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Where they stand."""
+        """Return the position of the batches."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -292,7 +292,7 @@ def _optimizers(
 
 
 def _schedules(config: TokenizerTraining) -> tuple[Schedule, Schedule]:
-    """Of the tokenizer, and of the discriminator by its own updates."""
+    """Learning rates of the tokenizer and, by its own updates, of the discriminator."""
     name, steps = config.discriminator_schedule or config.schedule, config.steps - config.loss.discriminator_start
     return (
         named_schedule(config.schedule, config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps),

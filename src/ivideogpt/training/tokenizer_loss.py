@@ -37,7 +37,7 @@ _LEAST_GRADIENT = 1e-8
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerLossConfig:
-    """How the parts are weighed. The defaults are the official ones.
+    """Weights of the parts of the loss. The defaults are the official ones.
 
     Attributes:
         l1_weight: of the absolute error of pixels.
@@ -152,7 +152,7 @@ class TokenizerLoss(nn.Module):
         self.conditional = conditional
 
     def is_adversarial(self, step: int) -> bool:
-        """Whether the discriminator takes part in update ``step`` (from 0)."""
+        """Return True where the discriminator takes part in update ``step`` (from 0)."""
         return self.network is not None and step >= self.config.discriminator_start
 
     def generator(
@@ -165,7 +165,7 @@ class TokenizerLoss(nn.Module):
         last_layer: Tensor,
         quantized: bool = True,
     ) -> TokenizerLosses:
-        """What the tokenizer minimises. The discriminator's own weights get no gradient.
+        """Return the loss of the tokenizer. The discriminator's own weights get no gradient.
 
         Args:
             found: what the tokenizer made of the frames.
@@ -209,7 +209,7 @@ class TokenizerLoss(nn.Module):
         return TokenizerLosses(total, *l1, *l2, **parts)
 
     def discriminator(self, fake: Tensor, real: Tensor) -> DiscriminatorLosses:
-        """What the discriminator minimises. Whatever made the ``fake`` frames gets no gradient.
+        """Return the loss of the discriminator. The network that made the ``fake`` frames gets no gradient.
 
         Source: as above. Differs: one pass over both, so one refinement of the spectral norms where there were two.
 
@@ -225,7 +225,7 @@ class TokenizerLoss(nn.Module):
         return DiscriminatorLosses(loss, real_logits.detach().mean(), fake_logits.detach().mean())
 
     def adaptive_weight(self, perceptual_loss: Tensor, generator_loss: Tensor, last_layer: Tensor) -> Tensor:
-        """How much the generator loss counts, so that it pulls about as hard as the perceptual one.
+        """Return the weight at which the generator loss has about the gradient of the perceptual loss.
 
         It takes two more backward passes, from each loss to ``last_layer``; the graph stays for the one that follows.
 
@@ -267,7 +267,7 @@ class TokenizerLoss(nn.Module):
 
 
 def frame_weights(context_frames: int, future_frames: int, balanced: bool) -> tuple[float, float]:
-    """What context and future count: their shares of all frames where ``balanced``, otherwise 1 each.
+    """Return the weights of context and future: their shares of all frames where ``balanced``, else 1 each.
 
     Source: official ``balanced_loss``; same.
     """

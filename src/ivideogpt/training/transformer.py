@@ -25,7 +25,7 @@ from ivideogpt.worldmodel.world_model import WorldModel
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerTraining:
-    """How a transformer is trained.
+    """Training settings of a transformer.
 
     Attributes:
         steps: updates.
@@ -208,7 +208,7 @@ def add_gradients(
 
 
 class Learner(nn.Module):
-    """What is trained of a world model, as one module whose forward pass gives the losses."""
+    """Trained parts of a world model, as one module whose forward pass returns the losses."""
 
     def __init__(self, model: WorldModel) -> None:
         """Takes transformer and heads; the tokenizer is no part of it."""

@@ -105,7 +105,7 @@ def _check_networks(path: Path, state: dict[str, Tensor], found: dict[str, Tenso
 
 
 def _check_config(path: Path, config: TokenizerConfig) -> None:
-    """What the weights do not show."""
+    """Settings that the weights do not show."""
     values = load_json(path)
     if values.get("_class_name") != "VQModel":
         kind = values.get("_class_name", "no known class")

@@ -190,7 +190,7 @@ class WorldModel(nn.Module):
 
     @property
     def has_tokens(self) -> bool:
-        """Whether this is a token model."""
+        """True for a token model, False for a picture model."""
         return self.pictures is None
 
     def require_tokens(self, purpose: str) -> None:
