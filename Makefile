@@ -30,8 +30,8 @@ train-demo: .venv/pusht.stamp  ## train the token model of PushT again, from sim
 eval-demo: .venv/pusht.stamp  ## measure the shipped model on fresh episodes (SEEDS=20000:20020)
 	.venv/bin/ivideogpt evaluate pusht-64 --protocol pusht --seeds $(SEEDS)
 
-test: .venv/all.stamp  ## run the test suite
-	.venv/bin/python -m pytest
+test: .venv/all.stamp  ## run the test suite, a process for each of up to four cores
+	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/all.stamp  ## check style, format and types
 	.venv/bin/ruff check .

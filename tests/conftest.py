@@ -1,5 +1,6 @@
 """Tiny world models with random weights, the same in every run, and pictures and actions to feed them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,11 @@ from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.world_model import WorldModel
+
+# Each worker of a parallel run takes one thread, and so do the processes that its tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 # 8x8 context tokens, 2x2 dynamics tokens
 CONDITIONAL = TokenizerConfig(
