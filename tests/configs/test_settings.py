@@ -1,6 +1,9 @@
-"""Settings that official scripts need: no clipping, a constant rate, weight decay of the tokenizer."""
+"""Settings that official scripts need: no clipping, a constant rate, weight decay of the tokenizer; a new preset."""
 
 import json
+import sys
+from dataclasses import replace
+from types import ModuleType
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from torch import nn
 
 from ivideogpt.cli import main
 from ivideogpt.commands.training_stages import find_tokenizer
+from ivideogpt.configs.registry import PRESETS, find_preset
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 
 
@@ -23,6 +27,22 @@ def train(folder, run, *settings, command="train-tokenizer", steps=2):
     words = [command, "debug", "--data", f"{folder}/tok-data", "--run", str(run), "--steps", str(steps)]
     words += ["--tokenizer", f"{folder}/tok"] if command == "train-transformer" else []
     assert main([*words, *settings]) == 0
+
+
+def test_a_new_preset_is_a_function_and_a_row(folder, tmp_path, monkeypatch):
+    def dummy():
+        debug = find_preset("debug")
+        return replace(debug, tokenizer=replace(debug.tokenizer, batch_size=3))
+
+    module = ModuleType("ivideogpt.configs.dummy")
+    module.dummy = dummy
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(PRESETS["training"], "my-preset", "dummy:dummy")
+    words = ["train-tokenizer", "my-preset", "--data", f"{folder}/tok-data", "--run", str(tmp_path / "run")]
+    assert main([*words, "--steps", "1", "--tokenizer.learning-rate", "2e-3"]) == 0
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert (settings["preset"], settings["tokenizer.batch_size"]) == ("my-preset", 3)
+    assert settings["tokenizer.learning_rate"] == 0.002
 
 
 @pytest.mark.parametrize("command", ["train-tokenizer", "train-transformer"])

@@ -1,11 +1,14 @@
 """Drawing tokens: the right frequencies, and random numbers that depend on nothing but row and step."""
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 
 from ivideogpt import Sampling, UserError
-from ivideogpt.decoding.sampling import RandomStreams
+from ivideogpt.decoding.sampling import FILTERS, RandomStreams
 
 LAST = 1 - 2**-24  # the largest float32 below 1
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.5, -3.0, 0.0, 1.0, -0.5])
@@ -26,6 +29,26 @@ def assert_frequencies(counts, probabilities):
     statistic = ((counts[possible] - expected) ** 2 / expected).sum().item()
     freedom = int(possible.sum()) - 1
     assert statistic < freedom + 4.3 * (2 * freedom) ** 0.5 + 16, statistic
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinP(Sampling):
+    """Only ids with at least this share of the likeliest id's probability."""
+
+    min_p: float | None = None
+
+
+def test_a_new_sampling_rule_is_a_field_a_function_and_a_row(monkeypatch):
+    def keep_min_p(scores, p):
+        return scores.masked_fill(scores < scores.amax(dim=-1, keepdim=True) + math.log(p), -torch.inf)
+
+    monkeypatch.setitem(FILTERS, "min_p", keep_min_p)
+    probabilities = LOGITS.softmax(dim=0)
+    kept = torch.where(probabilities >= 0.2 * probabilities.max(), probabilities, 0)
+    assert 1 < (kept > 0).sum() < len(LOGITS)
+    assert_frequencies(drawn(MinP(top_k=None, min_p=0.2)), kept / kept.sum())
+    both = torch.where(probabilities >= probabilities.topk(2).values[-1], probabilities, 0)
+    assert_frequencies(drawn(MinP(top_k=2, min_p=0.2)), both / both.sum())
 
 
 # Frequencies

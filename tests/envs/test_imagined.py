@@ -219,7 +219,7 @@ def test_a_termination_head_is_kept_in_a_checkpoint_beside_the_others(build, tmp
     assert action_free.action_dim == 4 and not action_free.heads.action_linear.weight.any()
 
 
-def test_functions_pay_end_and_judge_instead_of_heads(model_of, starts) -> None:
+def test_a_new_reward_is_a_function_and_so_is_success(model_of, starts) -> None:
     environments = rows(
         model_of("plain"),
         starts,

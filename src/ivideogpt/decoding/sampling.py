@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -113,15 +113,35 @@ class Sampling:
         log_probabilities = self.log_probabilities(logits)
         return log_probabilities.gather(-1, index[..., None])[..., 0], entropy(log_probabilities)
 
-    def _mask_unlikely(self, scores: Tensor) -> Tensor:
-        if self.top_k is not None and self.top_k < scores.shape[-1]:
-            least = scores.topk(self.top_k, dim=-1).values[:, -1:]
-            scores = scores.masked_fill(scores < least, -torch.inf)
-        if self.top_p is not None and self.top_p < 1:
-            ordered, order = scores.softmax(dim=-1).sort(dim=-1, descending=True)
-            outside = ordered.cumsum(dim=-1) - ordered >= self.top_p
-            scores = scores.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
+    def _mask_unlikely(self, log_probabilities: Tensor) -> Tensor:
+        """Return log-probabilities ``[b v]`` with minus infinity where a filter of this rule removes an id."""
+        for name, keep_likely in FILTERS.items():
+            value = getattr(self, name, None)
+            if value is not None:
+                log_probabilities = keep_likely(log_probabilities, value)
+        return log_probabilities
+
+
+def keep_top_k(scores: Tensor, k: int) -> Tensor:
+    """Return scores ``[b v]`` with minus infinity for all but the k largest of a row."""
+    if k >= scores.shape[-1]:
         return scores
+    least = scores.topk(k, dim=-1).values[:, -1:]
+    return scores.masked_fill(scores < least, -torch.inf)
+
+
+def keep_top_p(scores: Tensor, p: float) -> Tensor:
+    """Return scores ``[b v]`` with minus infinity for all but the likeliest ids that together have probability p."""
+    if p >= 1:
+        return scores
+    ordered, order = scores.softmax(dim=-1).sort(dim=-1, descending=True)
+    outside = ordered.cumsum(dim=-1) - ordered >= p
+    return scores.masked_fill(torch.zeros_like(outside).scatter(-1, order, outside), -torch.inf)
+
+
+#: Filters of sampling, applied in this order: the field of `Sampling` that sets one, and its function of scores
+#: ``[b v]`` and the field's value. A new rule is a field, a function and a row.
+FILTERS: dict[str, Callable[[Tensor, Any], Tensor]] = {"top_k": keep_top_k, "top_p": keep_top_p}
 
 
 @dataclass(frozen=True)

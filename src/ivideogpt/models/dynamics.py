@@ -1,13 +1,15 @@
 """The dynamics network: a transformer over tokens with its inputs, its heads and its losses.
 
 A sequence is the tokens of the context frames and then, for each future frame, a separator and the frame's tokens (see
-`TokenLayout`). Each position reads the embedding of its token. The action that leads to a frame joins the frame's
-separator. A forecast, where there is one, joins the position before each token that it predicts.
+`TokenLayout`). Each position reads the embedding of its token. The action that leads to a frame is added to the
+frame's separator, or as `ACTION_CONDITIONING` says. A forecast, where there is one, is added one position before the
+token that it predicts.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +33,7 @@ class HeadsConfig:
     Attributes:
         action_dim: numbers in an action; 0: action-free.
         action_frequencies: sines and cosines of this many octaves join each number of the action; 0 is official.
+        action_conditioning: a name of `ACTION_CONDITIONING`: the positions of a frame that the action is added to.
         slots: size of a learned embedding of a token's position in its frame; 0 is official.
         forecast_grid: side of the token grid that a `Forecast` reads; 0, no forecast, is official.
         forecast_frames: frames that the forecast reads.
@@ -43,6 +46,7 @@ class HeadsConfig:
 
     action_dim: int = 0
     action_frequencies: int = 0
+    action_conditioning: str = "separator"
     slots: int = 0
     forecast_grid: int = 0
     forecast_frames: int = 2
@@ -60,13 +64,39 @@ class HeadsConfig:
         """
         check_at_least(self, action_dim=0, action_frequencies=0, slots=0, forecast_grid=0)
         check_at_least(self, forecast_frames=1, forecast_width=2, forecast_blocks=0)
-        if self.action_dim == 0 and (self.action_frequencies or self.action_reconstruction):
+        if self.action_conditioning not in ACTION_CONDITIONING:
+            raise UserError(
+                f"action_conditioning is {self.action_conditioning!r}; expected one of {', '.join(ACTION_CONDITIONING)}"
+            )
+        options = self.action_frequencies, self.action_reconstruction, self.action_conditioning != "separator"
+        if self.action_dim == 0 and any(options):
             raise UserError("action options were given for a model with action_dim 0; set action_dim")
 
     @property
     def action_features(self) -> int:
         """Width of the input of the action layer."""
         return self.action_dim * (1 + 2 * self.action_frequencies)
+
+
+def add_to_separator(action: Tensor, tokens: int) -> Tensor:
+    """Return ``[b 1+tokens d]``: the embedded action ``[b d]`` at the separator, zeros at the tokens.
+
+    Source: thuml/iVideoGPT ``HeadModelWithAction``; same.
+    """
+    return F.pad(action[:, None], (0, 0, 0, tokens))
+
+
+def add_to_all_tokens(action: Tensor, tokens: int) -> Tensor:
+    """Return ``[b 1+tokens d]``: the embedded action ``[b d]`` at the separator and at every token of the frame."""
+    return repeat(action, "b d -> b n d", n=1 + tokens)
+
+
+#: Action conditioning by name: the embedded action ``[b d]`` and the number of tokens of a frame, to what is added to
+#: the embeddings of the frame's separator and tokens, ``[b 1+tokens d]``.
+ACTION_CONDITIONING: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "separator": add_to_separator,
+    "all_tokens": add_to_all_tokens,
+}
 
 
 class Heads(nn.Module):
@@ -218,13 +248,14 @@ class Dynamics(nn.Module):
 
         Args:
             forecast: ``[b m d]``, see `forecast`; added one position before the token that it predicts.
-            action: ``[b a]`` in model units, or None; added to the separator, as in the official model.
+            action: ``[b a]`` in model units, or None; added as `ACTION_CONDITIONING` says.
         """
         inputs = None if forecast is None else F.pad(forecast, (0, 0, 0, 1))
         if action is None:
             return inputs
-        embedded = self.heads.action_linear(self.heads.action_features(action.to(self.dtype)))[:, None]
-        embedded = F.pad(embedded, (0, 0, 0, self.layout.dynamics_tokens))
+        embedded = self.heads.action_linear(self.heads.action_features(action.to(self.dtype)))
+        add_action = ACTION_CONDITIONING[self.heads.config.action_conditioning]
+        embedded = add_action(embedded, self.layout.dynamics_tokens)
         return embedded if inputs is None else inputs + embedded
 
     def history(self, ids: Tensor, frames: int) -> Tensor:

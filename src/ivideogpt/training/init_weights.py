@@ -25,7 +25,8 @@ class ModelShape:
     Attributes:
         transformer: its shape; ``vocab_size`` becomes that of the tokenizer.
         actions: conditioned on actions, where the data has some.
-        action_frequencies, slots, action_reconstruction: see ``HeadsConfig``; slots: whether there are any.
+        action_frequencies, action_conditioning, slots, action_reconstruction: see ``HeadsConfig``; slots: whether there
+            are any.
         forecast_width, forecast_blocks: of a forecast; width 0: none.
         rewards: with a reward head, where the data has rewards.
         symlog_rewards: it is trained on symlog(reward).
@@ -36,6 +37,7 @@ class ModelShape:
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     actions: bool = True
     action_frequencies: int = 0
+    action_conditioning: str = "separator"
     slots: bool = False
     action_reconstruction: bool = False
     forecast_width: int = 0
@@ -53,6 +55,7 @@ class ModelShape:
             self,
             transformer=replace(initial.transformer.config, attention_dropout=dropout),
             action_frequencies=heads.action_frequencies if heads.action_dim else self.action_frequencies,
+            action_conditioning=heads.action_conditioning if heads.action_dim else self.action_conditioning,
             slots=heads.slots > 0,
             action_reconstruction=heads.action_reconstruction or self.action_reconstruction,
             forecast_width=heads.forecast_width if heads.forecast_grid else 0,
@@ -69,6 +72,7 @@ class ModelShape:
         return HeadsConfig(
             action_dim=dim,
             action_frequencies=self.action_frequencies if dim else 0,
+            action_conditioning=self.action_conditioning if dim else "separator",
             slots=1 + max(layout.context_tokens, layout.dynamics_tokens) if self.slots else 0,
             forecast_grid=tokenizer.config.dynamics_grid if self.forecast_width else 0,
             forecast_width=self.forecast_width or HeadsConfig.forecast_width,

@@ -207,7 +207,8 @@ def config_from_json(values: Any, where: str) -> WorldModelConfig:
 
 def has_official_heads(config: HeadsConfig) -> bool:
     """Return whether the official format has a place for all the heads."""
-    return not (config.action_frequencies or config.slots or config.forecast_grid or config.termination)
+    ours = config.action_frequencies or config.slots or config.forecast_grid or config.termination
+    return not ours and config.action_conditioning == "separator"
 
 
 # Names
