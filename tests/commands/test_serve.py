@@ -51,6 +51,7 @@ def test_a_missing_extra_is_one_sentence(refused, monkeypatch, package):
     ("words", "sentence"),
     [
         (["--port", "70000"], "port is 70000; expected 0 to 65535"),
+        (["--sessions", "0"], "sessions is 0; expected 1 to 256"),
         (["--host", "no such host"], "host is 'no such host', which is no address"),
         (["--host", "192.0.2.1"], "192.0.2.1:0 cannot be listened on"),
         (["--data", "nowhere.npz"], "there is no file or folder nowhere.npz"),

@@ -21,7 +21,8 @@ from websockets.sync.client import connect
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.serve import guard, library, players
-from ivideogpt.serve.app import create_app, server_of
+from ivideogpt.serve.app import create_app
+from ivideogpt.serve.connections import server_of
 from ivideogpt.serve.players import Players
 from ivideogpt.serve.protocol import decode_frame
 from ivideogpt.worldmodel.world_model import WorldModel

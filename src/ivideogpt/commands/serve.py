@@ -33,6 +33,7 @@ def serve(
     browser: bool = True,
     device: str = "auto",
     int8: bool = False,
+    sessions: int = 8,
 ) -> int:
     """Play a world in the browser: choose an episode, act, and see what the model imagines, frame by frame.
 
@@ -45,6 +46,7 @@ def serve(
         browser: open the page.
         device: auto, cpu or cuda.
         int8: on a CPU, imagine with weights of 8 bits: faster, a little less exact.
+        sessions: players at a time, 1 to 256. They share one thread that computes; each may take 256 MiB of frames.
 
     Returns:
         0, after Ctrl-C.
@@ -56,11 +58,13 @@ def serve(
     except ModuleNotFoundError as error:
         raise MissingExtraError(str(error.name), "serve") from error
     from ivideogpt.core.checkpoint import resolve_checkpoint
-    from ivideogpt.serve.app import create_app, server_of
-    from ivideogpt.serve.guard import Access
+    from ivideogpt.serve.app import create_app
+    from ivideogpt.serve.connections import server_of
+    from ivideogpt.serve.guard import Access, Limits
     from ivideogpt.worldmodel.shipped import SHIPPED
     from ivideogpt.worldmodel.world_model import WorldModel
 
+    limits = Limits.of(sessions)
     # First of all: a port that is taken is told before a model is loaded.
     listening = _listening(host, port)
     with listening:
@@ -68,7 +72,7 @@ def serve(
         model = WorldModel.from_pretrained(folder, device=device, int8=int8)
         episodes = _episodes(data, folder, model.resolution)
         access = Access.of(host)
-        app = create_app(model, episodes, name=Path(checkpoint).name, access=access)
+        app = create_app(model, episodes, name=Path(checkpoint).name, access=access, limits=limits)
         address = _address(host, listening.getsockname()[1], access)
         print(f"{model.config.name or checkpoint} with {len(episodes)} episodes to start from: {address}", flush=True)
         print("Ctrl-C ends it", flush=True)

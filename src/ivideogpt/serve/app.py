@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import io
 import tempfile
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvicorn
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -32,13 +33,12 @@ from ivideogpt.serve.worlds import Actions
 from ivideogpt.worldmodel.world_model import WorldModel
 
 _STATIC = Path(__file__).parent / "static"
-_UPLOAD_SECONDS = 120.0
+# Time of an upload: so many seconds at most, and so many before its rate counts.
+_UPLOAD_SECONDS, _UPLOAD_GRACE = 120.0, 10.0
 # Videos are for looking at: at this rate, and enlarged as far as this many bytes of frames allow.
 _FPS, _SHORTEST_SIDE, _VIDEO_BYTES = 10.0, 256, 128 * 2**20
-# Of a message that is not even read; the protocol's own limit is far below.
-_MESSAGE_BYTES = 2**20
-# Uploads and downloads at a time.
-_MOST_FILES = 4
+# Downloads at a time.
+_MOST_DOWNLOADS = 4
 
 
 def create_app(
@@ -61,7 +61,8 @@ def create_app(
     Raises:
         UserError: an episode does not fit the model.
     """
-    server = _Server(model, episodes, name or "world model", limits or Limits())
+    limits = limits or Limits()
+    server = _Server(model, episodes, name or "world model", limits)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -74,7 +75,7 @@ def create_app(
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, access=access or Access())
-    app.state.players = server.players
+    app.state.players, app.state.limits = server.players, limits
     app.get("/healthz")(server.health)
     app.get("/api/world")(server.world)
     app.get("/api/episodes/{identity}/picture")(server.picture)
@@ -89,22 +90,6 @@ def create_app(
     return app
 
 
-def server_of(app: FastAPI) -> uvicorn.Server:
-    """Make the server that runs the application; give its ``run`` a listening socket."""
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws_max_size=_MESSAGE_BYTES,
-        ws_per_message_deflate=False,  # pictures of noise hardly shrink, and it takes time of the one loop
-        limit_concurrency=128,
-        timeout_graceful_shutdown=3,
-    )
-    return uvicorn.Server(config)
-
-
 class _Server:
     """The handlers of the routes, and what they share."""
 
@@ -113,7 +98,8 @@ class _Server:
         self._library = Library(model, episodes, limits)
         self.players = Players(model, self._library, limits)
         # One file is read or written at a time: each may take much memory, and players need the processor too.
-        self._turn, self._files = asyncio.Lock(), 0
+        self._turn, self._downloads = asyncio.Lock(), 0
+        self._arriving: Counter[str] = Counter()
 
     # Handlers; FastAPI reads their parameters
 
@@ -151,12 +137,12 @@ class _Server:
         return Response(await asyncio.to_thread(png, frames[frame]), media_type="image/png")
 
     async def upload(self, request: Request, name: str = "") -> dict[str, object]:
-        with self._waiting(), tempfile.TemporaryDirectory(prefix="ivideogpt-", ignore_cleanup_errors=True) as folder:
+        with (
+            self._arrival(request.client.host if request.client else ""),
+            tempfile.TemporaryDirectory(prefix="ivideogpt-", ignore_cleanup_errors=True) as folder,
+        ):
             path = Path(folder) / "upload.npz"  # read_episode goes by the ending; the others do not
-            try:
-                await asyncio.wait_for(_receive(request, path, self._limits.upload_bytes), _UPLOAD_SECONDS)
-            except asyncio.TimeoutError:
-                raise Refused(400, f"the upload took more than {_UPLOAD_SECONDS:.0f} s; send less") from None
+            await _receive(request, path, self._limits)
             # Only now: a browser that is still sending does not hear an answer.
             kind_of(name := _plain_name(name))
             self._library.check_room()
@@ -189,31 +175,58 @@ class _Server:
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
-        """For as long as a file is taken in or given out."""
-        if self._files >= _MOST_FILES:
-            raise Refused(429, "several files are being read or written; try again in a while")
-        self._files += 1
+        """Count a download while it is made."""
+        if self._downloads >= _MOST_DOWNLOADS:
+            raise Refused(429, "several downloads are being made; try again in a while")
+        self._downloads += 1
         try:
             yield
         finally:
-            self._files -= 1
+            self._downloads -= 1
+
+    @contextlib.contextmanager
+    def _arrival(self, address: str) -> Iterator[None]:
+        """Count an upload while it arrives and is read; one address has a share of all of them."""
+        limits = self._limits
+        if self._arriving.total() >= limits.uploads_arriving or self._arriving[address] >= limits.uploads_of_address:
+            raise Refused(429, "several files are being uploaded; try again in a while")
+        self._arriving[address] += 1
+        try:
+            yield
+        finally:
+            self._arriving[address] -= 1
+            self._arriving += Counter()  # drops the zeros
 
 
-async def _receive(request: Request, path: Path, most: int) -> None:
-    """Writes the body into a file, and no more of it than ``most`` bytes, whatever its headers say."""
+async def _receive(request: Request, path: Path, limits: Limits) -> None:
+    """Write the body into a file.
+
+    No more bytes are written than an upload may have, whatever its headers say.
+
+    Raises:
+        Refused: it is too large, empty, broken off, or too slow.
+    """
+    most = limits.upload_bytes
     too_large = Refused(413, f"the file has more than {most} bytes; upload a part of it")
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared[:20]) > 8 * most:
         raise too_large
-    length = 0
+    length, began = 0, time.monotonic()
+    chunks = aiter(request.stream())
     try:
         with path.open("wb") as file:
-            async for chunk in request.stream():
+            while True:
+                patience = min(_UPLOAD_SECONDS, _UPLOAD_GRACE + length / limits.upload_bytes_per_second)
+                chunk = await asyncio.wait_for(anext(chunks, None), began + patience - time.monotonic())
+                if chunk is None:
+                    break
                 length += len(chunk)
                 if length <= most:
                     file.write(chunk)
                 elif length > 8 * most:
                     raise too_large
+    except asyncio.TimeoutError:
+        raise Refused(408, f"the upload is too slow: {length} bytes came in {patience:.0f} s; send less") from None
     except ClientDisconnect:
         raise Refused(400, "the upload was broken off; send it again") from None
     # Read to its end all the same: a browser that is still sending does not hear an answer.

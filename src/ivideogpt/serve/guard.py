@@ -12,10 +12,10 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
+from ivideogpt.core.errors import UserError
 from ivideogpt.serve.protocol import FOREIGN, NO_TOKEN, HangUp, Refused
 
 Scope = MutableMapping[str, Any]
@@ -26,6 +26,7 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 # A host and a port as they stand in a header: nothing that could end the header or a policy.
 _AUTHORITY = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?")
 _LOGGER = logging.getLogger("ivideogpt.serve")
+MOST_SESSIONS = 256
 # A page that loads its parts and pictures of all episodes asks this much at once.
 _REQUESTS_PER_SECOND, _REQUESTS_AT_ONCE = 50.0, 500.0
 
@@ -50,6 +51,14 @@ class Limits:
         decoded_bytes: of one uploaded archive, unpacked.
         picture_pixels: of one uploaded picture.
         total_pixels: of all pictures of one upload.
+        uploads_arriving: bodies of uploads that are on their way at a time.
+        uploads_of_address: the same of one address.
+        upload_bytes_per_second: at least so many bytes of an upload arrive, after the first ten seconds.
+        header_bytes: of one request.
+        header_seconds: from the start of a connection, or the answer before, to the end of a request's header.
+        request_seconds: from there to the end of the answer.
+        connections: at a time.
+        connections_of_address: the same of one address.
     """
 
     steps: int = 2000
@@ -67,6 +76,28 @@ class Limits:
     decoded_bytes: int = 128 * 2**20
     picture_pixels: int = 10_000_000
     total_pixels: int = 2_000_000_000
+    uploads_arriving: int = 16
+    uploads_of_address: int = 8
+    upload_bytes_per_second: int = 16 * 2**10
+    header_bytes: int = 32 * 2**10
+    header_seconds: float = 10.0
+    request_seconds: float = 300.0
+    connections: int = 128
+    connections_of_address: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises UserError where there is room for no session."""
+        if not 1 <= self.sessions <= MOST_SESSIONS:
+            raise UserError(f"sessions is {self.sessions}; expected 1 to {MOST_SESSIONS}")
+
+    @classmethod
+    def of(cls, sessions: int) -> Limits:
+        """Return the limits of a server for so many players; a browser opens up to seven connections for each.
+
+        Raises:
+            UserError: ``sessions`` is out of range.
+        """
+        return cls(sessions=sessions, connections=max(128, 16 * sessions), connections_of_address=max(64, 8 * sessions))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,11 +273,15 @@ def _headers(scope: Scope) -> dict[str, str]:
 
 
 def _cookie(headers: dict[str, str], name: str) -> str:
-    try:
-        cookies = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return ""
-    return cookies[name].value if name in cookies else ""
+    """Return the value of a cookie, or an empty text.
+
+    Cookies know no ports: those of other programs on this host come too, in forms that `http.cookies` does not read.
+    """
+    for part in headers.get("cookie", "").split(";"):
+        key, _, value = part.strip().partition("=")
+        if key.strip() == name:
+            return value.strip().strip('"')
+    return ""
 
 
 def _is_address(name: str) -> bool:
