@@ -35,7 +35,7 @@ from ivideogpt.worldmodel.world_model import WorldModel
 _STATIC = Path(__file__).parent / "static"
 # Time of an upload: so many seconds at most, and so many before its rate counts.
 _UPLOAD_SECONDS, _UPLOAD_GRACE = 120.0, 10.0
-# Videos are for looking at: at this rate, and enlarged as far as this many bytes of frames allow.
+# Frames a second of a video, and its enlargement: to this shortest side, as far as the bytes of frames allow.
 _FPS, _SHORTEST_SIDE, _VIDEO_BYTES = 10.0, 256, 128 * 2**20
 # Downloads at a time.
 _MOST_DOWNLOADS = 4
@@ -49,14 +49,14 @@ def create_app(
     limits: Limits | None = None,
     access: Access | None = None,
 ) -> FastAPI:
-    """The server.
+    """Create the server.
 
     Args:
-        model: what imagines; in evaluation mode.
-        episodes: what worlds may begin from, beside uploads.
-        name: of the model, where its configuration has none.
+        model: in evaluation mode.
+        episodes: recordings from which worlds begin, beside uploads.
+        name: of the model, if its configuration has none.
         limits: of one player and of all; default: `Limits()`.
-        access: who may use it; default: this machine, without a token.
+        access: rules of access; default: this machine, without a token.
 
     Raises:
         UserError: an episode does not fit the model.
@@ -91,7 +91,7 @@ def create_app(
 
 
 class _Server:
-    """The handlers of the routes, and what they share."""
+    """The handlers of the routes, and their shared state."""
 
     def __init__(self, model: WorldModel, episodes: Iterable[Episode], name: str, limits: Limits) -> None:
         self._model, self._name, self._limits = model, model.config.name or name, limits
@@ -143,7 +143,7 @@ class _Server:
         ):
             path = Path(folder) / "upload.npz"  # read_episode goes by the ending; the others do not
             await _receive(request, path, self._limits)
-            # Only now: a browser that is still sending does not hear an answer.
+            # After the body: a browser that is still sending does not read an answer.
             kind_of(name := _plain_name(name))
             self._library.check_room()
             async with self._turn:
@@ -229,7 +229,7 @@ async def _receive(request: Request, path: Path, limits: Limits) -> None:
         raise Refused(408, f"the upload is too slow: {length} bytes came in {patience:.0f} s; send less") from None
     except ClientDisconnect:
         raise Refused(400, "the upload was broken off; send it again") from None
-    # Read to its end all the same: a browser that is still sending does not hear an answer.
+    # Read to the end: a browser that is still sending does not read an answer.
     if length > most:
         raise too_large
     if not length:
@@ -237,7 +237,7 @@ async def _receive(request: Request, path: Path, limits: Limits) -> None:
 
 
 def _plain_name(name: str) -> str:
-    """The last part of a file's name, without anything that could disturb a page or a terminal."""
+    """Return the last part of a file's name, without characters that could disturb a page or a terminal."""
     name = name.replace("\\", "/").rpartition("/")[2]
     name = "".join(letter for letter in name if letter.isprintable()).strip()
     if not name:

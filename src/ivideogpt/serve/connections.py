@@ -61,7 +61,7 @@ class LimitedProtocol(H11Protocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Parse ``data``, and start another clock where a header is complete."""
+        """Parse ``data``, and start the clock of the request when a header is complete."""
         super().data_received(data)
         self._watch()
 
@@ -71,7 +71,7 @@ class LimitedProtocol(H11Protocol):
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """Say what is wrong with a header, in the form of every other error."""
+        """Answer a malformed header with an error in the form of all others."""
         buffered = len(self.conn.trailing_data[0])
         if buffered > self._limits.header_bytes:
             most = self._limits.header_bytes
@@ -80,7 +80,7 @@ class LimitedProtocol(H11Protocol):
             self._refuse("400 Bad Request", "the request is no HTTP; open the address in a browser")
 
     def handle_websocket_upgrade(self, event: Any) -> None:
-        """Hand the connection on, without a deadline."""
+        """Continue as a websocket, without a deadline."""
         self._stop_watch()
         super().handle_websocket_upgrade(event)
 
@@ -92,7 +92,7 @@ class LimitedProtocol(H11Protocol):
     # Parts
 
     def _watch(self) -> None:
-        """Set the deadline of what is waited for now, unless it is set already."""
+        """Set the deadline of the current phase, unless it is set already."""
         in_request = self.cycle is not None and not self.cycle.response_complete
         if in_request is self._in_request or self.transport.is_closing() or self.transport.get_protocol() is not self:
             return

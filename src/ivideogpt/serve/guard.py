@@ -1,4 +1,4 @@
-"""Who may ask, and how much: Host and Origin, the token, rates and limits; security headers on every answer."""
+"""Access to the server: Host and Origin, the token, rates and limits; security headers on every answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _AUTHORITY = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>\d{1,5}))?")
 _LOGGER = logging.getLogger("ivideogpt.serve")
 MOST_SESSIONS = 256
-# A page that loads its parts and pictures of all episodes asks this much at once.
+# Requests of a page that loads its files and pictures of all episodes.
 _REQUESTS_PER_SECOND, _REQUESTS_AT_ONCE = 50.0, 500.0
 
 
@@ -44,16 +44,16 @@ class Limits:
         worlds: of one player.
         messages_per_second: of one player.
         sessions: players at a time.
-        idle_seconds: after which a session without messages, or an unused upload, is forgotten.
+        idle_seconds: until a session without messages, or an unused upload, is dropped.
         uploads: episodes kept at a time.
         upload_memory: bytes of frames of all uploads.
         session_memory: bytes of frames of one player; it may lower ``steps``.
         decoded_bytes: of one uploaded archive, unpacked.
         picture_pixels: of one uploaded picture.
         total_pixels: of all pictures of one upload.
-        uploads_arriving: bodies of uploads that are on their way at a time.
+        uploads_arriving: uploads in progress at a time.
         uploads_of_address: the same of one address.
-        upload_bytes_per_second: at least so many bytes of an upload arrive, after the first ten seconds.
+        upload_bytes_per_second: least rate of an upload, after the first ten seconds.
         header_bytes: of one request.
         header_seconds: from the start of a connection, or the answer before, to the end of a request's header.
         request_seconds: from there to the end of the answer.
@@ -86,7 +86,11 @@ class Limits:
     connections_of_address: int = 64
 
     def __post_init__(self) -> None:
-        """Raises UserError where there is room for no session."""
+        """Check the number of sessions.
+
+        Raises:
+            UserError: it is out of range.
+        """
         if not 1 <= self.sessions <= MOST_SESSIONS:
             raise UserError(f"sessions is {self.sessions}; expected 1 to {MOST_SESSIONS}")
 
@@ -143,15 +147,15 @@ class Access:
 
 
 class Rate:
-    """So many things a second, and a second's worth (or ``at_once``) in one go."""
+    """Limit of events a second; as many as a second's worth, or ``at_once``, may come together."""
 
     def __init__(self, per_second: float, at_once: float | None = None) -> None:
-        """Starts with nothing used."""
+        """Begin with the full allowance."""
         self._per_second, self._at_once = per_second, at_once or per_second
         self._left, self._before = self._at_once, time.monotonic()
 
     def allows(self) -> bool:
-        """Counts one thing; False where it is too much."""
+        """Count one event; return False if it is too much."""
         now = time.monotonic()
         self._left = min(self._at_once, self._left + (now - self._before) * self._per_second)
         self._before = now
@@ -163,14 +167,14 @@ class Rate:
 
 @dataclass
 class Guard:
-    """The outermost layer of the application: lets through what may pass and answers the rest itself."""
+    """The outermost layer of the application: passes allowed requests on and answers the others itself."""
 
     app: Callable[[Scope, Receive, Send], Awaitable[None]]
     access: Access
     rate: Rate = field(default_factory=lambda: Rate(_REQUESTS_PER_SECOND, _REQUESTS_AT_ONCE))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one request or websocket."""
+        """Handle one request or websocket."""
         if scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["type"] == "http":
@@ -248,7 +252,7 @@ def is_loopback(host: str) -> bool:
 
 
 async def answer(send: Send, status: int, sentence: str) -> None:
-    """Sends ``{"error": sentence}``."""
+    """Send ``{"error": sentence}``."""
     body = json.dumps({"error": sentence}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -256,7 +260,7 @@ async def answer(send: Send, status: int, sentence: str) -> None:
 
 
 async def hang_up(send: Send, why: HangUp) -> None:
-    """Tells a websocket why, and closes it."""
+    """Send the reason over a websocket, and close it."""
     text = json.dumps({"type": "error", "message": str(why), "fatal": True})
     await send({"type": "websocket.send", "text": text})
     reason = str(why).encode("ascii", "replace")[:120].decode()  # a close frame has room for 123 bytes
@@ -264,7 +268,7 @@ async def hang_up(send: Send, why: HangUp) -> None:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    """Headers by lower-case name; those that came twice are joined, which no check accepts as a host or origin."""
+    """Return headers by lower-case name; repeated ones are joined, which no check accepts as a host or origin."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
@@ -310,7 +314,7 @@ def _security_headers(path: str, host: str) -> list[tuple[bytes, bytes]]:
 
 
 async def _welcome(send: Send, access: Access) -> None:
-    """Changes the token of the address into a cookie, and leads on to the page.
+    """Change the token of the address into a cookie, and lead on to the page.
 
     Not as a redirect: a browser that came from another site would not send the cookie along.
     """

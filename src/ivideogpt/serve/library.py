@@ -1,4 +1,4 @@
-"""The episodes that worlds begin from: those given at the start, and uploads, which expire."""
+"""Episodes from which worlds begin: those of the start, and uploads, which expire."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Entry:
     last_used: float
 
     def about(self) -> dict[str, object]:
-        """As in ``/api/world``."""
+        """Return the entry as in ``/api/world``."""
         return {
             "id": self.id,
             "name": self.name,
@@ -45,7 +45,7 @@ class Library:
     """All episodes, by id."""
 
     def __init__(self, model: WorldModel, episodes: Iterable[Episode], limits: Limits) -> None:
-        """Makes the given episodes fit the model.
+        """Convert the episodes to what the model takes.
 
         Raises:
             UserError: one of them is too short, or has other actions.
@@ -57,14 +57,14 @@ class Library:
             self._entries[str(index)] = Entry(str(index), name, fitted(model, episode, name), False, time.monotonic())
 
     def about(self) -> list[dict[str, object]]:
-        """All episodes as in ``/api/world``."""
+        """Return all episodes as in ``/api/world``."""
         return [entry.about() for entry in self._entries.values()]
 
     def get(self, identity: str) -> Episode:
-        """An episode, which counts as used now.
+        """Return an episode, and mark it as used now.
 
         Raises:
-            Refused: with 404; there is none of that id.
+            Refused: with status 404; there is no episode of this id.
         """
         entry = self._entries.get(identity)
         if entry is None:
@@ -73,13 +73,17 @@ class Library:
         return entry.episode
 
     def check_room(self, more: int = 0) -> None:
-        """Raises Refused, with 429, where there is no room for an upload of ``more`` bytes."""
+        """Check that there is room for an upload of ``more`` bytes.
+
+        Raises:
+            Refused: with status 429; there is none.
+        """
         uploads = [entry.episode.frames.nbytes for entry in self._entries.values() if entry.uploaded]
         if len(uploads) >= self._limits.uploads or sum(uploads) + more > self._limits.upload_memory:
             raise Refused(429, "there are as many uploads as the server keeps; wait until one expires")
 
     def add(self, name: str, episode: Episode) -> Entry:
-        """Keeps an upload that was made to fit.
+        """Store an upload that was converted by `fitted`.
 
         Raises:
             Refused: there is no room for it.
@@ -90,7 +94,7 @@ class Library:
         return entry
 
     def sweep(self, in_use: set[str]) -> None:
-        """Forgets uploads that nobody used for the session time."""
+        """Drop uploads that were not used for the session time; those ``in_use`` stay."""
         now = time.monotonic()
         for entry in list(self._entries.values()):
             if entry.id in in_use:
@@ -100,7 +104,7 @@ class Library:
 
 
 def fitted(model: WorldModel, episode: Episode, name: str) -> Episode:
-    """The episode as the model takes it: its size, and every ``frame_stride``-th frame.
+    """Return the episode as the model takes it: at its size, and every ``frame_stride``-th frame.
 
     Raises:
         UserError: too few frames, or actions of another dimension.
@@ -121,7 +125,7 @@ def fitted(model: WorldModel, episode: Episode, name: str) -> Episode:
 
 
 def png(frame: np.ndarray) -> bytes:
-    """A frame uint8 ``[h w 3]`` as a PNG."""
+    """Return a frame uint8 ``[h w 3]`` as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Players: their sessions, which outlive a connection, and what is said on a connection; the thread that computes."""
+"""Sessions of players, which outlive a connection, the messages of a connection, and the thread that computes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from ivideogpt.worldmodel.world_model import WorldModel
 
 T = TypeVar("T")
 _LOGGER = logging.getLogger("ivideogpt.serve")
-# Messages that were read and not yet followed; more wait in the socket.
+# Messages that were read and not yet handled; more wait in the socket.
 _MOST_WAITING = 16
-# A client that does not read its own goodbye is not waited for.
+# Seconds to wait for a client that does not read the closing message.
 _GOODBYE_SECONDS = 2.0
 
 
@@ -38,23 +38,22 @@ class Compute:
     """
 
     def __init__(self) -> None:
-        """Starts no thread yet."""
+        """Prepare the pool; the thread starts with the first job."""
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Runs a job and returns its result.
+        """Run a job and return its result.
 
-        Where the caller is cancelled, a waiting job is dropped and a running one completed; jobs that are given later
-        run after it.
+        If the caller is cancelled, a waiting job is dropped and a running one completes. Later jobs run after it.
 
         Raises:
-            UserError: what the job raised.
-            HangUp: it failed in another way; the traceback is logged.
+            UserError: raised by the job.
+            HangUp: the job failed in another way; the traceback is logged.
         """
         return await asyncio.get_running_loop().run_in_executor(self._executor, _logged, function, *arguments)
 
     def close(self) -> None:
-        """Drops the waiting jobs."""
+        """Drop the waiting jobs."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
@@ -72,7 +71,7 @@ class Connection:
     """One websocket of a player."""
 
     def __init__(self, websocket: WebSocket) -> None:
-        """Nothing is waiting yet."""
+        """Begin without waiting messages."""
         self.websocket = websocket
         self.waiting: asyncio.Queue[Message] = asyncio.Queue(_MOST_WAITING)
         self.steps_in_flight = 0
@@ -85,28 +84,28 @@ class Connection:
         return self.steps_in_flight > 0 or not self.waiting.empty()
 
     def end(self, why: HangUp) -> None:
-        """Ends it soon."""
+        """End the connection with this reason, unless it has one already."""
         if not self.ended.done():
             self.ended.set_result(why)
 
     async def say(self, **message: object) -> None:
-        """Sends a text message."""
+        """Send a text message."""
         await self._send(text=json.dumps(message, allow_nan=False))
 
     async def refuse(self, why: UserError, request: int | None) -> None:
-        """Sends an error that leaves everything as it is."""
+        """Send an error; nothing else changes."""
         await self.answer(request, type="error", message=str(why))
 
     async def answer(self, request: int | None, **message: object) -> None:
-        """Sends a text message that repeats the number of the one it answers, where that had one."""
+        """Send a text message that repeats the request number of the message that it answers, if it had one."""
         await self.say(**message, **({} if request is None else {"request": request}))
 
     async def show(self, kind: str, step: int, seen: Seen, side: int, world: int | None, request: int | None) -> None:
-        """Sends a frame; a client that does not read is waited for."""
+        """Send a frame; wait for a client that does not read."""
         header = {"type": "frame", "kind": kind, "world": world, "step": step, "request": request}
         header |= {"height": side, "width": side}
         header |= {key: value for key, value in vars(seen).items() if key != "picture"}
-        await asyncio.sleep(0)  # sending does not wait while the socket has room: others must get their turn
+        await asyncio.sleep(0)  # Sending does not wait while the socket has room, but other players need their turn.
         await self._send(bytes=protocol.encode_frame(header, seen.picture))
 
     async def _send(self, **content: str | bytes) -> None:
@@ -128,11 +127,11 @@ class Player:
     last_used: float = field(default_factory=time.monotonic)
 
     def state(self) -> dict[str, Any] | None:
-        """STATE of the protocol, or None where nothing is open."""
+        """Return STATE of the protocol, or None where nothing is open."""
         return None if self.worlds is None else self.worlds.state()
 
     def opened(self) -> Worlds:
-        """The worlds.
+        """Return the open worlds.
 
         Raises:
             UserError: nothing is open.
@@ -142,7 +141,7 @@ class Player:
         return self.worlds
 
     def close(self) -> None:
-        """Lets go of the worlds."""
+        """Free the worlds."""
         if self.worlds is not None:
             self.worlds.close()
         self.worlds = None
@@ -152,7 +151,7 @@ class Players:
     """All players."""
 
     def __init__(self, model: WorldModel, library: Library, limits: Limits) -> None:
-        """Nobody is there yet."""
+        """Begin without players."""
         self._model, self._library, self._limits = model, library, limits
         self._players: dict[str, Player] = {}
         self._compute = Compute()
@@ -160,27 +159,27 @@ class Players:
         self.most_steps = min(limits.steps, steps_within(model, limits.session_memory // limits.worlds))
 
     def __len__(self) -> int:
-        """Number of sessions."""
+        """Return the number of sessions."""
         return len(self._players)
 
     def get(self, identity: str) -> Player:
-        """The player of a session.
+        """Return the player of a session.
 
         Raises:
-            Refused: with 404; there is none of that id.
+            Refused: with status 404; there is no session of this id.
         """
         if identity not in self._players:
             raise Refused(404, "there is no such session; it may have expired")
         return self._players[identity]
 
     def close(self) -> None:
-        """Forgets everything."""
+        """Close all sessions."""
         for player in list(self._players.values()):
             self._forget(player)
         self._compute.close()
 
     async def watch(self) -> None:
-        """Forgets idle sessions and uploads, for ever."""
+        """Close idle sessions and drop old uploads, until cancelled."""
         while True:
             await asyncio.sleep(min(self._limits.idle_seconds / 4, 15))
             now = time.monotonic()
@@ -195,7 +194,7 @@ class Players:
             self._library.sweep({player.worlds.episode_id for player in self._players.values() if player.worlds})
 
     async def talk(self, websocket: WebSocket, session: str | None) -> None:
-        """Serves one connection until it ends."""
+        """Serve one connection until it ends."""
         await websocket.accept()
         try:
             player, resumed = self._admitted(session)
@@ -246,7 +245,7 @@ class Players:
             player.connection, player.last_used = None, time.monotonic()
             if player.worlds is None or (isinstance(why, HangUp) and why.code == protocol.FAILED):
                 self._forget(player)
-        # Anything may go wrong with a connection that is about to end; nothing of that matters any more.
+        # Errors of a connection that ends anyway do not matter.
         with contextlib.suppress(Exception):
             if isinstance(why, HangUp):
                 await asyncio.wait_for(hang_up(connection.websocket.send, why), _GOODBYE_SECONDS)
@@ -257,7 +256,7 @@ class Players:
         self._players.pop(player.id, None)
 
     async def _listen(self, player: Player, connection: Connection) -> None:
-        """Reads messages; returns where the client has gone."""
+        """Read messages until the client has gone."""
         await connection.greeted.wait()
         rate = Rate(self._limits.messages_per_second)
         while True:
@@ -279,8 +278,8 @@ class Players:
             await connection.waiting.put(message)
 
     async def _answer(self, player: Player, connection: Connection, resumed: bool) -> None:
-        """Follows messages in their order."""
-        # As a job, so that it comes after what an earlier connection left running.
+        """Handle messages in their order."""
+        # As a job, so that it comes after running jobs of an earlier connection.
         state = await self._compute.run(player.state)
         await connection.say(type="hello", session=player.id, resumed=resumed, state=state)
         connection.greeted.set()
@@ -334,7 +333,7 @@ class Players:
         player.settings, player.worlds = settings, worlds
 
     async def _step(self, worlds: Worlds, connection: Connection, message: protocol.Step) -> None:
-        # All of them before the first frame: a refused message changes nothing.
+        # Check all actions before the first frame: a refused message changes nothing.
         actions = {index: worlds.action_for(message, index) for index in worlds.chosen(message.world)}
         for index, action in actions.items():
             seen = await self._compute.run(worlds.step, index, action)

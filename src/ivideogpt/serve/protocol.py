@@ -1,7 +1,7 @@
-"""What travels on the websocket: messages of a client as frozen dataclasses, frames as bytes. See docs/serving.md.
+"""Messages of the websocket: those of a client as frozen dataclasses, frames as bytes. See docs/serving.md.
 
-A message without the right form raises `HangUp`, which ends the connection. One that has it and cannot be followed is a
-plain `UserError`, raised where that is found out.
+A malformed message raises `HangUp`, which ends the connection. A well-formed message that cannot be followed raises a
+plain `UserError` later.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _MOST_NUMBERS, _MOST_BRACKETS = 4096, 250
 
 
 class HangUp(UserError):
-    """The connection ends: one sentence for the client, and a close code."""
+    """Reason to end a connection: one sentence for the client, and a close code."""
 
     def __init__(self, code: int, sentence: str) -> None:
-        """Keeps the close ``code`` beside the ``sentence``."""
+        """Store the close ``code`` beside the ``sentence``."""
         super().__init__(sentence)
         self.code = code
 
 
 class Refused(UserError):
-    """An HTTP request is refused: one sentence, and a status."""
+    """Refusal of an HTTP request: one sentence, and a status."""
 
     def __init__(self, status: int, sentence: str) -> None:
-        """Keeps the ``status`` beside the ``sentence``."""
+        """Store the ``status`` beside the ``sentence``."""
         super().__init__(sentence)
         self.status = status
 
@@ -51,9 +51,9 @@ class Settings:
 
     Attributes:
         temperature: 0.01 to 10.
-        top_k: only the k likeliest tokens can be drawn; 0: all.
-        greedy: the likeliest token is taken.
-        seed: of the next world that is opened.
+        top_k: only the k likeliest tokens can be sampled; 0: all.
+        greedy: take the likeliest token.
+        seed: of the next world.
     """
 
     temperature: float = 1.0
@@ -62,7 +62,11 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises UserError where a value is out of range."""
+        """Check the values.
+
+        Raises:
+            UserError: a value is out of range.
+        """
         for name, low, high in (("temperature", 0.01, 10), ("top_k", 0, 10**6), ("seed", 0, 2**31 - 1)):
             value = getattr(self, name)
             if not low <= value <= high:
@@ -70,13 +74,13 @@ class Settings:
 
     @classmethod
     def of(cls, model: WorldModel) -> Settings:
-        """Return the sampling rule of the checkpoint, where a player of ``model`` starts."""
+        """Return the sampling rule of the checkpoint, with which a player begins."""
         sampling = model.config.sampling
         return cls(temperature=sampling.temperature, top_k=sampling.top_k or 0, greedy=sampling.greedy)
 
     @property
     def sampling(self) -> Sampling:
-        """The same for a session."""
+        """The sampling rule for a session."""
         return Sampling(temperature=self.temperature, top_k=self.top_k or None, greedy=self.greedy)
 
 
@@ -89,7 +93,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Open(Message):
-    """A new world from frames ``start ...`` of an episode; ``settings`` holds those that change."""
+    """Open a new world at frame ``start`` of an episode; ``settings`` has those that change."""
 
     episode: str
     start: int = 0
@@ -98,7 +102,7 @@ class Open(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Message):
-    """One imagined frame of ``world`` ("all": of each); ``action`` in raw units, "episode": what was done there."""
+    """Imagine one frame of ``world`` ("all": of each); ``action`` in raw units, or "episode": the recorded one."""
 
     world: int | str = 0
     action: tuple[float, ...] | str | None = None
@@ -114,40 +118,44 @@ class Rewind(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Fork(Message):
-    """A second world like the first."""
+    """Open a second world that begins like the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Join(Message):
-    """Only world ``keep`` stays."""
+    """Close all worlds but ``keep``."""
 
     keep: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeSettings(Message):
-    """Other ``settings``, those that change, from the next step on."""
+    """Change some ``settings`` for the next steps."""
 
     settings: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Show(Message):
-    """``count`` frames of ``world`` again, from step ``first`` on."""
+    """Send ``count`` frames of ``world`` again, from step ``first`` on."""
 
     first: int
     count: int
     world: int = 0
 
     def __post_init__(self) -> None:
-        """Raises HangUp where all worlds are asked for."""
+        """Check that one world is named.
+
+        Raises:
+            HangUp: ``world`` is no number.
+        """
         if not isinstance(self.world, int):
             raise HangUp(MALFORMED, f"world of show is {self.world!r}; expected a whole number")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth(Message):
-    """``count`` true frames of the episode, from step ``first`` on."""
+    """Send ``count`` true frames of the episode, from step ``first`` on."""
 
     first: int
     count: int
@@ -166,20 +174,20 @@ TYPES: Mapping[str, type[Message]] = {
 
 
 def parse(text: str | None, limit: int) -> Message:
-    """Reads a message of a client.
+    """Parse a message of a client.
 
     Args:
         text: of the message; None: it was binary.
-        limit: most bytes it may have.
+        limit: most bytes of the message.
 
     Raises:
-        HangUp: it has not the form of any message.
+        HangUp: it is malformed.
     """
     if text is None:
         raise HangUp(MALFORMED, "a binary message came; expected JSON text")
     if len(text) > limit or len(text.encode(errors="replace")) > limit:
         raise HangUp(MALFORMED, f"a message of more than {limit} bytes came; send less at a time")
-    if text.count("[") + text.count("{") > _MOST_BRACKETS:  # before a parser that calls itself sees it
+    if text.count("[") + text.count("{") > _MOST_BRACKETS:  # before the recursive parser reads it
         raise HangUp(MALFORMED, "a message came that is nested too deeply; expected a flat JSON object")
     try:
         values = json.loads(text, parse_constant=_no_constant)
@@ -196,13 +204,13 @@ def parse(text: str | None, limit: int) -> Message:
 
 
 def encode_frame(header: Mapping[str, object], picture: bytes) -> bytes:
-    """A frame as it travels: the length of the header (uint32, little endian), the header as JSON, the picture."""
+    """Return a frame as bytes: length of the header (uint32, little endian), header as JSON, picture."""
     text = json.dumps(header, allow_nan=False, separators=(",", ":")).encode()
     return struct.pack("<I", len(text)) + text + picture
 
 
 def decode_frame(message: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and picture of a frame: what a client does."""
+    """Return header and picture of a frame, as a client reads it."""
     (length,) = struct.unpack_from("<I", message)
     return json.loads(message[4 : 4 + length]), message[4 + length :]
 
@@ -271,10 +279,10 @@ def _action(name: str, value: object) -> tuple[float, ...] | str | None:
 def _settings(name: str, value: object) -> dict[str, float]:
     if not isinstance(value, dict):
         _wrong(name, value, "an object")
-    known = [entry.name for entry in fields(Settings)]
+    names = [entry.name for entry in fields(Settings)]
     for key, item in value.items():
-        if key not in known:
-            raise HangUp(MALFORMED, f"{name} has an unknown {_shown(key)}; {suggestion(key[:40], known)}")
+        if key not in names:
+            raise HangUp(MALFORMED, f"{name} has an unknown {_shown(key)}; {suggestion(key[:40], names)}")
         if key == "greedy" and not isinstance(item, bool):
             _wrong(key, item, "true or false")
         elif key == "temperature":
@@ -299,5 +307,5 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
 
 
 def finite(value: float | None) -> float | None:
-    """The value, or None where it is not finite: JSON has no NaN."""
+    """Return the value, or None if it is not finite: JSON has no NaN."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Reads an uploaded file into an Episode, in limited memory: sizes are checked before, and counted while, reading.
+"""Reader of uploaded files, in limited memory: sizes are checked before reading and counted while reading.
 
 Nothing is unpickled, nothing is written under a name from the file, and no file makes the reader open another.
 """
@@ -33,22 +33,22 @@ KINDS = (".npz", ".mp4", ".gif", ".zip")
 # How far behind these names in an MP4 a number of samples stands, and how large it may be: FFmpeg takes 70 bytes each.
 _SAMPLE_COUNTS, _MOST_SAMPLES = {b"stsz": 8, b"stz2": 8, b"trun": 4}, 2_000_000
 _PICTURES = (".png", ".jpg", ".jpeg")
-# What the libraries that read files raise where a file is damaged: found by giving them thousands of damaged ones.
+# Exceptions of the libraries on damaged files, collected from thousands of damaged files.
 _DAMAGED = (
     *(OSError, ValueError, EOFError, SyntaxError, RuntimeError, TypeError, LookupError, ArithmeticError, MemoryError),
     *(struct.error, zlib.error, zipfile.BadZipFile, tokenize.TokenError),
 )
 # Where a zip ends: signature, numbers of disks and entries, size and place of the directory, length of a comment.
 _END, _END_64, _END_LENGTH, _MOST_COMMENT = b"PK\x05\x06", b"PK\x06\x07", 22, 2**16
-# Room for a directory entry of 100 bytes for each frame, and for what else there may be.
+# Room for a directory entry of 100 bytes for each frame, and for other entries.
 _DIRECTORY_BYTES = 2**20
 
 
 def kind_of(name: str) -> str:
-    """The ending of an uploaded file's name.
+    """Return the ending of an uploaded file's name.
 
     Raises:
-        Refused: with 415; it is no kind that is read here.
+        Refused: with status 415; this kind of file is not read.
     """
     kind = Path(name).suffix.lower()
     if kind not in KINDS:
@@ -57,13 +57,13 @@ def kind_of(name: str) -> str:
 
 
 def read_upload(path: Path, name: str, size: int, limits: Limits) -> Episode:
-    """Reads one uploaded file.
+    """Read one uploaded file.
 
     Args:
-        path: where its bytes are.
-        name: what the user calls it; it tells the kind.
+        path: file with its bytes.
+        name: given by the user; its ending tells the kind.
         size: side of the frames in pixels, as the model takes them.
-        limits: on what is in it.
+        limits: of its content.
 
     Raises:
         UserError: it is damaged, too large, or no recording.
@@ -84,7 +84,7 @@ def read_upload(path: Path, name: str, size: int, limits: Limits) -> Episode:
 
 
 def resized(frame: np.ndarray, size: int) -> np.ndarray:
-    """A frame uint8 ``[h w 3]`` as ``[size size 3]``; antialiased like the frames of ``predict``, to rounding.
+    """Resize a frame uint8 ``[h w 3]`` to ``[size size 3]``, antialiased like frames of ``predict``, up to rounding.
 
     Pillow, not PyTorch: uploads are read beside the thread that computes.
     """
@@ -143,7 +143,7 @@ def _video(file: IO[bytes], name: str, limits: Limits) -> Iterator[np.ndarray]:
 
 
 def _check_boxes(file: IO[bytes], name: str) -> None:
-    """Refuses an MP4 that states so many samples that opening it would take much memory, whatever its length."""
+    """Refuse an MP4 that states so many samples that opening it would take much memory, whatever its length."""
     length, place = file.seek(0, io.SEEK_END), 0
     while place < length:
         file.seek(place)
@@ -163,8 +163,8 @@ def _check_samples(box: bytes, name: str) -> None:
     if b"cmov" in box:
         raise UserError(f"{name} has a packed header, which is not read here; convert it again")
     for mark, offset in _SAMPLE_COUNTS.items():
-        for found in re.finditer(mark, box):
-            count = int.from_bytes(box[found.end() + offset : found.end() + offset + 4], "big")
+        for match in re.finditer(mark, box):
+            count = int.from_bytes(box[match.end() + offset : match.end() + offset + 4], "big")
             if count > _MOST_SAMPLES:
                 raise UserError(f"{name} states {count} samples in one track; upload a part of it")
 
@@ -220,7 +220,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _opened_zip(file: IO[bytes], name: str, limits: Limits) -> zipfile.ZipFile:
-    """The archive, if the sizes that it states are within the limits; an entry never gives more than it states."""
+    """Open the archive if its stated sizes are within the limits; an entry never gives more than it states."""
     _check_directory(file, name)
     archive = zipfile.ZipFile(file)
     total = 0
@@ -235,7 +235,7 @@ def _opened_zip(file: IO[bytes], name: str, limits: Limits) -> zipfile.ZipFile:
 
 
 def _check_directory(file: IO[bytes], name: str) -> None:
-    """Refuses a zip with a directory so long that reading it would take much memory."""
+    """Refuse a zip with a directory so long that reading it would take much memory."""
     length = file.seek(0, io.SEEK_END)
     file.seek(max(length - _END_LENGTH - _MOST_COMMENT - 20, 0))
     tail = file.read()
@@ -275,7 +275,7 @@ def _read_npz(path: Path, name: str, size: int, limits: Limits) -> Episode:
 
 
 def _check_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, limits: Limits) -> None:
-    """Refuses an array that claims to be larger than what is stored of it, and Python objects."""
+    """Refuse an array that claims to be larger than its stored bytes, and Python objects."""
     with archive.open(entry) as packed:
         readers: dict[tuple[int, int], Any] = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
         version = npy.read_magic(packed)

@@ -1,4 +1,4 @@
-"""One player's worlds, over `Session`. Whatever calls the model here runs on the compute thread only."""
+"""The worlds of a player, each with a `Session`. Functions that call the model run on the compute thread only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ivideogpt.serve.protocol import Open, Settings, Show, Step, Truth, finite
 from ivideogpt.worldmodel.session import Session
 from ivideogpt.worldmodel.world_model import WorldModel
 
-#: How far outside its range an action may lie, in widths of the range.
+#: Widths of its range by which an action may lie outside it.
 BEYOND = 10
 MOST_SHOWN = 64
-# float32 as the session keeps it, and uint8 as it is shown
+# float32 in the session, and uint8 as it is sent
 _BYTES_A_VALUE = 5
 
 
@@ -38,7 +38,7 @@ class Actions:
 
     @classmethod
     def of(cls, model: WorldModel) -> Actions:
-        """The actions of ``model``."""
+        """Return the actions of ``model``."""
         config, dim = model.config, model.action_dim
         space, mean, std = config.action_space, config.action_mean, config.action_std
         if len(mean) == len(std) == dim:
@@ -56,7 +56,11 @@ class Actions:
         )
 
     def check(self, action: tuple[float, ...] | None) -> None:
-        """Raises UserError where the model cannot be given ``action``."""
+        """Check an action in raw units.
+
+        Raises:
+            UserError: the model does not take it.
+        """
         if action is None:
             if self.dim:
                 raise UserError(f"action is null; this model needs {self.dim} numbers")
@@ -72,7 +76,16 @@ class Actions:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """One frame that was shown: its picture ``[h w 3]`` as bytes, and what its header says."""
+    """One frame that was sent: its picture ``[h w 3]`` as bytes, and the values of its header.
+
+    Attributes:
+        picture: bytes of uint8 ``[h w 3]``.
+        action: in raw units, or None.
+        entropy: mean entropy of the tokens in bits, or None.
+        reward: expected reward of the action, or None.
+        psnr: against the recorded frame of the same step in dB, or None.
+        milliseconds: computing time of the model, or None.
+    """
 
     picture: bytes
     action: tuple[float, ...] | None = None
@@ -84,7 +97,7 @@ class Seen:
 
 @dataclass
 class World:
-    """A session of one row, and all its frames as they were shown; ``seen`` begins with the context."""
+    """A session of one row, and all its frames as they were sent; ``seen`` begins with the context."""
 
     session: Session
     seen: list[Seen]
@@ -111,22 +124,22 @@ class Worlds:
 
     @classmethod
     def open(cls, model: WorldModel, message: Open, episode: Episode, settings: Settings, most_steps: int) -> Worlds:
-        """Encodes the context.
+        """Open a world: encode its context.
 
         Args:
             model: the world model.
-            message: what was asked for.
+            message: the request.
             episode: at the model's size.
-            settings: how tokens are drawn.
+            settings: of sampling.
             most_steps: of each world.
 
         Raises:
             UserError: the episode has not enough frames after ``start``.
         """
-        known = known_frames(model)
-        if not 0 <= message.start <= len(episode) - known:
-            raise UserError(f"start is {message.start}; expected 0 to {len(episode) - known} in this episode")
-        frames = episode.frames[message.start : message.start + known]
+        count = known_frames(model)
+        if not 0 <= message.start <= len(episode) - count:
+            raise UserError(f"start is {message.start}; expected 0 to {len(episode) - count} in this episode")
+        frames = episode.frames[message.start : message.start + count]
         if model.config.goal_conditioned:
             frames = np.concatenate([episode.frames[-1:], frames])
         worlds = cls(model, Actions.of(model), message.episode, episode, message.start, settings, most_steps)
@@ -135,7 +148,7 @@ class Worlds:
         return worlds
 
     def state(self) -> dict[str, Any]:
-        """STATE of the protocol."""
+        """Return STATE of the protocol."""
         return {
             "episode": self.episode_id,
             "start": self.start,
@@ -145,10 +158,10 @@ class Worlds:
         }
 
     def close(self) -> None:
-        """Lets go of all memory, whoever still knows this object."""
+        """Free all memory, also if this object is still referenced."""
         self.worlds.clear()
 
-    # What was recorded
+    # The recording
 
     @property
     def true_steps(self) -> int:
@@ -156,7 +169,7 @@ class Worlds:
         return len(self.episode) - self.start - known_frames(self.model)
 
     def true_index(self, step: int) -> int:
-        """Index of the true frame of ``step``; step 0 is the last context frame."""
+        """Return the index of the true frame of ``step``; step 0 is the last context frame."""
         return self.start + known_frames(self.model) - 1 + step
 
     def true_action(self, step: int) -> tuple[float, ...] | None:
@@ -167,7 +180,7 @@ class Worlds:
         return tuple(self.episode.actions[index].tolist())
 
     def truth(self, message: Truth) -> list[tuple[int, Seen]]:
-        """True frames, by step.
+        """Return true frames with their steps.
 
         Raises:
             UserError: none of them exists, or too many were asked for.
@@ -187,7 +200,7 @@ class Worlds:
     # Worlds
 
     def chosen(self, world: int | str) -> list[int]:
-        """Indices of the worlds that a message means.
+        """Return the indices of the worlds that a message names.
 
         Raises:
             UserError: there is no such world.
@@ -199,7 +212,7 @@ class Worlds:
         return [world]
 
     def show(self, message: Show) -> list[tuple[int, Seen]]:
-        """Frames of a world again, by step.
+        """Return existing frames of a world with their steps.
 
         Raises:
             UserError: there is no such world or frame, or too many were asked for.
@@ -213,7 +226,7 @@ class Worlds:
         return [(step, world.seen[step + context - 1]) for step in steps]
 
     def action_for(self, message: Step, index: int) -> tuple[float, ...] | None:
-        """The action that a step of world ``index`` is to be given, in raw units.
+        """Return the action of the next step of world ``index``, in raw units.
 
         Raises:
             UserError: the world is at its end, or there is no such action.
@@ -233,10 +246,10 @@ class Worlds:
         return action
 
     def step(self, index: int, action: tuple[float, ...] | None) -> Seen:
-        """Imagines one frame of world ``index``.
+        """Imagine one frame of world ``index``.
 
         Raises:
-            UserError: the model's numbers are not finite; the world is as before.
+            UserError: the frame is not finite; the world does not change.
         """
         began = time.perf_counter()
         world = self.worlds[index]
@@ -248,29 +261,33 @@ class Worlds:
             world.session.rewind(1)
             raise UserError("the model's numbers overflowed; give an action nearer to its range")
         frame = step.frames[0].cpu()
-        likeness = None
+        similarity = None
         if world.steps <= self.true_steps:
             true = _pixels(self.episode.frames[self.true_index(world.steps)][None])
-            likeness = float(psnr(frame[None, None], true))
+            similarity = float(psnr(frame[None, None], true))
         seen = Seen(
             picture=(frame * 255).round().byte().permute(1, 2, 0).contiguous().numpy().tobytes(),
             action=action,
             entropy=finite(float(step.entropies.mean()) / math.log(2)),
             reward=None if step.rewards is None else finite(float(step.rewards[0])),
-            psnr=likeness,
+            psnr=similarity,
             milliseconds=round(1000 * (time.perf_counter() - began), 2),
         )
         world.seen.append(seen)
         return seen
 
     def check_rewind(self, indices: list[int], step: int) -> None:
-        """Raises UserError where none of the worlds has been at ``step``."""
+        """Check that one of the worlds has reached ``step``.
+
+        Raises:
+            UserError: none has.
+        """
         most = max(self.worlds[index].steps for index in indices)
         if not 0 <= step <= most:
             raise UserError(f"step is {step}; expected 0 to {most}, the steps made so far")
 
     def rewind(self, index: int, step: int) -> None:
-        """Forgets the steps of world ``index`` after ``step``."""
+        """Remove the steps of world ``index`` after ``step``."""
         world = self.worlds[index]
         back = world.steps - step
         if back > 0:
@@ -278,10 +295,10 @@ class Worlds:
             del world.seen[-back:]
 
     def fork(self, most: int) -> None:
-        """A second world like the first, with random numbers of its own.
+        """Open a second world that begins like the first, with its own random numbers.
 
         Raises:
-            UserError: there are as many worlds as there may be.
+            UserError: there are ``most`` worlds already.
         """
         if len(self.worlds) >= most:
             raise UserError(f"there are {len(self.worlds)} worlds already, as many as there may be; join them first")
@@ -290,7 +307,7 @@ class Worlds:
         self.worlds.append(World(parent.session.fork(1, first=self.forks), list(parent.seen)))
 
     def join(self, keep: int) -> None:
-        """Only world ``keep`` stays.
+        """Close all worlds but ``keep``.
 
         Raises:
             UserError: there is no such world.
@@ -298,13 +315,13 @@ class Worlds:
         self.worlds[:] = [self.worlds[index] for index in self.chosen(keep)]
 
     def change(self, settings: Settings) -> None:
-        """Draws tokens in another way from the next step on."""
+        """Change the sampling of the next steps."""
         self.settings = settings
         for world in self.worlds:
             world.session.sampling = settings.sampling
 
     def recording(self, index: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """All frames of world ``index`` so far: uint8 ``[t h w 3]``, actions float32 ``[t a]``, and c.
+        """Return all frames of world ``index``, uint8 ``[t h w 3]``, their actions, float32 ``[t a]``, and c.
 
         As in an episode: row i of the actions leads from frame i to i + 1, and the last row is padding. Rows within the
         context are the recorded ones, or zero.
@@ -329,7 +346,7 @@ class Worlds:
 
 
 def known_frames(model: WorldModel) -> int:
-    """Frames of an episode that lie before the first imagined one; a goal is taken from its end."""
+    """Return the number of recorded frames before the first imagined one; a goal is the last frame of the episode."""
     return model.context_frames - 1 if model.config.goal_conditioned else model.context_frames
 
 
@@ -340,7 +357,7 @@ def steps_within(model: WorldModel, budget: int) -> int:
 
 
 def changed(settings: Settings, changes: Any) -> Settings:
-    """The settings with some of them changed.
+    """Return the settings with changes.
 
     Raises:
         UserError: a value is out of range.
@@ -356,5 +373,5 @@ def _asked(first: int, count: int, low: int, high: int) -> range:
 
 
 def _pixels(frames: np.ndarray) -> Tensor:
-    """Frames uint8 ``[t h w 3]`` as ``[1 t c h w]`` in [0, 1]."""
+    """Return frames uint8 ``[t h w 3]`` as float ``[1 t c h w]`` in [0, 1]."""
     return torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)[None].float() / 255
