@@ -10,10 +10,11 @@ CPU_TORCH = $(shell command -v nvidia-smi >/dev/null || { \
 	$(PYTHON) -c "import urllib.request as u; u.urlopen('$(TORCH_INDEX)/torch/', timeout=3)" 2>/dev/null \
 	&& echo --extra-index-url $(TORCH_INDEX); })
 
-INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(CPU_TORCH)
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(CPU_TORCH)
+INSTALL = .venv/bin/python $(PIP_INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo play test lint train-demo eval-demo
+.PHONY: help demo play test lint train-demo eval-demo maniskill libero
 
 help:  ## list what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +33,12 @@ eval-demo: .venv/pusht.stamp  ## measure the shipped model on fresh episodes (SE
 
 test: .venv/all.stamp  ## run the test suite, a process for each of up to four cores
 	.venv/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+maniskill: .venv-maniskill/done.stamp  ## install ManiSkill into .venv-maniskill (2 GB), and say whether it can draw here
+	.venv-maniskill/bin/python -m ivideogpt.envs.maniskill
+
+libero: .venv-libero/done.stamp  ## install LIBERO into .venv-libero (3 GB)
+	@echo "run: .venv-libero/bin/ivideogpt collect libero_spatial/0 --episodes 5 --out stores/libero"
 
 lint: .venv/all.stamp  ## check style, format and types
 	.venv/bin/ruff check .
@@ -56,3 +63,9 @@ lint: .venv/all.stamp  ## check style, format and types
 .venv/all.stamp: .venv/core.stamp Makefile
 	$(INSTALL) --editable '.[$(EXTRAS)]'
 	@touch .venv/pusht.stamp .venv/serve.stamp $@
+
+.venv-maniskill/done.stamp .venv-libero/done.stamp: .venv-%/done.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-$*
+	@echo "installing into .venv-$* (minutes, the first time)"
+	.venv-$*/bin/python $(PIP_INSTALL) --editable '.[data,train,rl,$*]' pytest pytest-timeout pytest-xdist
+	@touch $@

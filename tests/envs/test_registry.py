@@ -1,5 +1,6 @@
 """One registry of environments: every name resolves in one place, and what cannot be is one sentence."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,28 @@ def test_names_of_tasks_are_understood_as_people_write_them() -> None:
     for name in ("pusht", "reacher", "CartPole-v1"):
         assert canonical_name(name) == name
     assert canonical_name("PushT") == "pusht" and find_environment("CartPole-v1") is None
+
+
+def test_tasks_of_maniskill_and_libero_are_understood_as_people_write_them() -> None:
+    spellings = ("maniskill/pick_cube", "maniskill/pick-cube", "pick_cube", "PickCube-v1", "maniskill/PickCube-v1")
+    assert {canonical_name(name) for name in spellings} == {"maniskill/pick-cube"}
+    assert canonical_name("PushT-v1") == "maniskill/push-t"
+    assert {canonical_name(name) for name in ("libero_spatial", "libero-spatial")} == {"libero_spatial"}
+    assert {canonical_name(name) for name in ("libero_90/89", "LIBERO-90/89")} == {"libero_90/89"}
+    with pytest.raises(UserError, match="libero_spatial has the tasks libero_spatial/0 to libero_spatial/9"):
+        canonical_name("libero_spatial/10")
+
+
+@pytest.mark.parametrize(("package", "name"), [("mani_skill", "pick_cube"), ("libero", "libero_spatial")])
+def test_a_simulator_that_is_not_installed_is_one_sentence(package: str, name: str, monkeypatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == package else find(module))
+    match = find_environment(name)
+    assert match is not None
+    sys.modules.pop(module := match[1].entry_point.partition(":")[0], None)
+    with pytest.raises(UserError, match=rf"is not installed; run: pip install 'ivideogpt\[{match[1].extra}\]'"):
+        make(name)
+    sys.modules.pop(module, None)
 
 
 def test_an_environment_of_a_users_own_is_found_by_module_and_id_or_class(dummy) -> None:

@@ -12,6 +12,7 @@ import importlib
 import os
 import platform
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,16 @@ def _egl_devices() -> int:
 class OffscreenCamera:
     """A fixed camera of a MuJoCo scene; to be used by the thread that made it."""
 
-    def __init__(self, model: Any, name: str, *, size: int, shadow_size: int, samples: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        name: str,
+        *,
+        size: int,
+        shadow_size: int,
+        samples: int,
+        hidden_groups: Sequence[int] = (),
+    ) -> None:
         """Make an OpenGL context.
 
         Args:
@@ -94,6 +104,7 @@ class OffscreenCamera:
             size: side of the square picture in pixels.
             shadow_size: side of the shadow map in pixels; 0: no shadows.
             samples: for each pixel, against jagged edges; 0: one.
+            hidden_groups: groups of shapes that are not drawn, such as those of the collision meshes.
 
         Raises:
             UserError: there is no OpenGL, or it cannot draw such pictures.
@@ -103,16 +114,16 @@ class OffscreenCamera:
         import mujoco
 
         self._mujoco: Any = mujoco
-        self._model = model
-        self._size = size
+        self._model, self._name, self._size = model, name, size
         model.vis.quality.shadowsize, model.vis.quality.offsamples = shadow_size, samples
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         self._scene = self._mujoco.MjvScene(model, _MOST_SHAPES)
         self._option = self._mujoco.MjvOption()
+        for group in hidden_groups:
+            self._option.geomgroup[group] = 0
         self._rectangle = self._mujoco.MjrRect(0, 0, size, size)
         self._camera = self._mujoco.MjvCamera()
         self._camera.type = self._mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = model.camera(name).id
         self._gl: Any = None
         self._renderer: Any = None
         try:
@@ -131,13 +142,15 @@ class OffscreenCamera:
         atexit.register(_close_all)
         _OPEN.add(self)
 
-    def draw(self, data: Any) -> np.ndarray:
+    def draw(self, data: Any, camera: str | None = None) -> np.ndarray:
         """Return the picture, uint8 ``[size size 3]``, in OpenGL's order of rows: the lowest first.
 
         Args:
             data: ``mujoco.MjData`` of the scene.
+            camera: name of another camera of the scene to draw from; None: the one of the constructor.
         """
         library = self._mujoco
+        self._camera.fixedcamid = self._model.camera(camera or self._name).id
         _free_dropped()
         self._gl.make_current()
         everything = library.mjtCatBit.mjCAT_ALL

@@ -1,8 +1,8 @@
 """Environments by name. A new environment is one file and one row of ``ENVIRONMENTS``.
 
-A name is one of ours ("pusht", "metaworld/hammer", or plain "hammer"), an id that gymnasium knows ("CarRacing-v3"), or
-"module:Name": an id that importing the module registers, or a class in it. Packages of environments, and gymnasium
-itself, are imported when they are used, not here.
+A name is one of ours ("pusht", "metaworld/hammer", or plain "hammer", "maniskill/pick-cube", "libero_spatial"), an id
+that gymnasium knows ("CarRacing-v3"), or "module:Name": an id that importing the module registers, or a class in it.
+Packages of environments, and gymnasium itself, are imported when they are used, not here.
 """
 
 from __future__ import annotations
@@ -41,6 +41,22 @@ _TASK_NAMES = """
 #: Every task of Meta-World.
 ALL_METAWORLD_TASKS = tuple(_TASK_NAMES.split())
 _METAWORLD = "metaworld/"
+_MANISKILL = "maniskill/"
+#: The five tasks of ManiSkill, by their name here: the simulator's id, steps of an episode, and other arguments.
+MANISKILL_TASKS: dict[str, dict[str, Any]] = {
+    "pick-cube": {"task": "PickCube-v1", "steps": 50},
+    "lift-peg-upright": {"task": "LiftPegUpright-v1", "steps": 100, "action_repeat": 2},
+    "peg-insertion-side": {
+        "task": "PegInsertionSide-v1",
+        "steps": 100,
+        "action_repeat": 2,
+        "control_mode": "pd_joint_delta_pos",
+    },
+    "push-t": {"task": "PushT-v1", "steps": 50, "action_repeat": 2},
+    "stack-cube": {"task": "StackCube-v1", "steps": 50},
+}
+#: The suites of LIBERO, and the number of tasks of each.
+LIBERO_SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +69,8 @@ class EnvironmentSpec:
         extra: of ivideogpt, that installs its packages.
         max_steps: where gymnasium truncates an episode; None: the environment does it.
         options: arguments of the class, unless the caller gives others.
+        preset: of reinforcement learning, where none is named; "": the default.
+        demonstrations: of the environment, a folder in the folder of all demonstrations; "": the task's name.
     """
 
     id: str
@@ -60,6 +78,20 @@ class EnvironmentSpec:
     extra: str
     max_steps: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = ""
+    demonstrations: str = ""
+
+
+def _libero(suite: str, task_id: int | None) -> EnvironmentSpec:
+    options = {"suite": suite} | ({} if task_id is None else {"task_id": task_id})
+    return EnvironmentSpec(
+        id="ivideogpt/LIBERO-v0",
+        entry_point="ivideogpt.envs.libero:Libero",
+        extra="libero",
+        options=options,
+        preset="libero",
+        demonstrations=suite,
+    )
 
 
 #: Every environment of this package, by its name.
@@ -77,20 +109,44 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
         )
         for task in ALL_METAWORLD_TASKS
     },
+    **{
+        _MANISKILL + task: EnvironmentSpec(
+            id="ivideogpt/ManiSkill-v0",
+            entry_point="ivideogpt.envs.maniskill:ManiSkill",
+            extra="maniskill",
+            options=options,
+            preset="maniskill",
+        )
+        for task, options in MANISKILL_TASKS.items()
+    },
+    # a suite, whose episodes are of all its tasks, and each of its tasks
+    **{suite: _libero(suite, None) for suite in LIBERO_SUITES},
+    **{
+        f"{suite}/{number}": _libero(suite, number) for suite, count in LIBERO_SUITES.items() for number in range(count)
+    },
 }
+_MANISKILL_IDS = {options["task"].lower(): task for task, options in MANISKILL_TASKS.items()}
 
 
 def find_environment(name: str) -> tuple[str, EnvironmentSpec] | None:
     """Find an environment of this package.
 
     Args:
-        name: as people write it: "PushT", "plate_slide", "plate-slide-v3" and "metaworld/plate-slide" are understood.
+        name: as people write it: "PushT", "plate_slide", "plate-slide-v3", "metaworld/plate-slide",
+            "maniskill/pick_cube", "PickCube-v1", "libero_spatial" and "libero-spatial/3" are understood.
 
     Returns:
         Its key in ``ENVIRONMENTS`` and its row, or None.
     """
     plain = name.lower().replace("_", "-")
-    for key in (name, plain, _METAWORLD + plain.removeprefix(_METAWORLD).removesuffix("-v3")):
+    maniskill = plain.removeprefix(_MANISKILL)
+    for key in (
+        name,
+        plain,
+        plain.replace("-", "_"),
+        _METAWORLD + plain.removeprefix(_METAWORLD).removesuffix("-v3"),
+        _MANISKILL + _MANISKILL_IDS.get(maniskill, maniskill),
+    ):
         if key in ENVIRONMENTS:
             return key, ENVIRONMENTS[key]
     return None
@@ -113,14 +169,19 @@ def canonical_name(name: str) -> str:
         return name
     if module:
         raise UserError(f"module {module!r} registers no environment {attribute!r} and has no class of that name")
+    if (suite := name.replace("-", "_").partition("/")[0]) in LIBERO_SUITES:
+        raise UserError(
+            f"there is no task {name!r}; {suite} has the tasks {suite}/0 to {suite}/{LIBERO_SUITES[suite] - 1}"
+        )
     near = closest(name, [*ENVIRONMENTS, *registered])
     if near is None and (task := closest(name.removesuffix("-v3"), ALL_METAWORLD_TASKS)):
         near = _METAWORLD + task
     if near:
         raise UserError(f"there is no environment {name!r}; did you mean {near!r}?")
     raise UserError(
-        f"there is no environment {name!r}; expected pusht, reacher, a task of Meta-World such as plate-slide, an id "
-        "that gymnasium knows, or module:Name"
+        f"there is no environment {name!r}; expected pusht, reacher, a task of Meta-World such as plate-slide, one of "
+        "ManiSkill such as maniskill/pick_cube, a suite of LIBERO such as libero_spatial, an id that gymnasium knows, "
+        "or module:Name"
     )
 
 

@@ -1,0 +1,327 @@
+"""ManiSkill: five tasks of a robot arm on a table, drawn by SAPIEN, which needs a Vulkan driver.
+
+Physics, rewards and success checks are those of the package mani-skill. One camera is drawn, at the size that is asked
+for. ``rendering_problem()`` says whether this machine can draw, and what to install where it cannot.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ivideogpt.core.config import suggestion
+from ivideogpt.core.errors import MissingExtraError, UserError
+from ivideogpt.envs.registry import MANISKILL_TASKS
+
+if importlib.util.find_spec("mani_skill") is None:
+    raise MissingExtraError("mani-skill", "maniskill")
+# Assets are never asked for on standard input: the five tasks come with the package.
+os.environ.setdefault("MS_SKIP_ASSET_DOWNLOAD_PROMPT", "1")
+
+import gymnasium  # noqa: E402
+
+#: Cameras: "render" sees the whole scene from the front, as ManiSkill's videos; "base" from above; "hand" at the wrist.
+MANISKILL_CAMERAS = {"render": "render_camera", "base": "base_camera", "hand": "hand_camera"}
+MANISKILL_REWARDS = ("normalized_dense", "dense", "sparse")
+#: Render backends by the names that ManiSkill takes.
+RENDER_BACKENDS = {
+    "auto": "",
+    "cpu": "sapien_cpu",
+    "sapien_cpu": "sapien_cpu",
+    "gpu": "sapien_cuda",
+    "cuda": "sapien_cuda",
+    "sapien_cuda": "sapien_cuda",
+}
+_CONTROL_MODE = "pd_ee_delta_pose"
+_INSTALL = (
+    "SAPIEN needs a Vulkan driver: on a processor Mesa 24.3 or newer (Debian 12: add bookworm-backports to "
+    "/etc/apt/sources.list.d, then apt-get install -t bookworm-backports mesa-vulkan-drivers), on an NVIDIA card its "
+    "driver with Vulkan; VK_ICD_FILENAMES may name the driver's file (docs/maniskill.md)"
+)
+
+
+@functools.cache
+def rendering_problem(backend: str = "sapien_cpu") -> str:
+    """Return "" where SAPIEN can draw with a backend here, else a sentence that says what to install.
+
+    The device's own ``can_render`` is False for Mesa's processor driver, so a renderer is made.
+
+    Args:
+        backend: "sapien_cpu" or "sapien_cuda".
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without a system-wide libvulkan SAPIEN takes its own, and says so
+        import sapien
+
+        try:
+            sapien.render.RenderSystem(sapien.Device("cpu" if backend == "sapien_cpu" else "cuda"))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            return f"ManiSkill cannot draw with {backend} here ({reason}). {_INSTALL}"
+    return ""
+
+
+def choose_render_backend(name: str = "auto") -> str:
+    """Return the render backend of a name; "auto" is the graphics card, else the processor.
+
+    Raises:
+        UserError: there is no such backend, or it cannot draw here.
+    """
+    if name not in RENDER_BACKENDS:
+        raise UserError(f"there is no render_backend {name!r}; {suggestion(name, RENDER_BACKENDS)}")
+    candidates = (RENDER_BACKENDS[name],) if RENDER_BACKENDS[name] else ("sapien_cuda", "sapien_cpu")
+    for backend in candidates:
+        if not rendering_problem(backend):
+            return backend
+    raise UserError(rendering_problem(candidates[-1]))
+
+
+def maniskill_id(task: str) -> str:
+    """Return ManiSkill's id of a task, such as "PickCube-v1" for "pick_cube".
+
+    Raises:
+        UserError: it is none of the five.
+    """
+    ids = {options["task"]: options["task"] for options in MANISKILL_TASKS.values()}
+    plain = task.replace("_", "-").lower().removeprefix("maniskill/")
+    by_name = {name.lower(): name for name in ids} | {name: row["task"] for name, row in MANISKILL_TASKS.items()}
+    if plain not in by_name:
+        raise UserError(f"there is no ManiSkill task {task!r} here; {suggestion(plain, [*MANISKILL_TASKS, *ids])}")
+    return by_name[plain]
+
+
+class ManiSkill(gymnasium.Env):
+    """One task of ManiSkill from pixels, 20 / ``action_repeat`` steps a second.
+
+    Observation: uint8 ``[size size 3]``, RGB. The goal of PickCube, which ManiSkill hides from sensors, is shown.
+    Action: float32 ``[a]``, clipped to -1 to 1. "pd_ee_delta_pose": the hand along x, y, z (1: 10 cm), its rotation
+    (1: 0.1 rad) and the fingers (1: open; PushT has a stick instead, so 6 numbers, else 7). "pd_joint_delta_pos": the
+    seven joints and the fingers, 8 numbers.
+    Reward: ManiSkill's, summed over the repeated action; "normalized_dense" is 0 to 1 a simulator step.
+    Terminated: never, unless ``terminate_on_success``: a positive reward each step makes an agent avoid an early end.
+    Truncated after ``steps``.
+    Info: ``success`` bool, ``state`` float64 ``[s]`` (the state observation: robot, hand, objects, goal), and the
+    checks of the task (``is_grasped``, ...).
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        seed: int | None = None,
+        size: int = 64,
+        steps: int = 50,
+        action_repeat: int = 1,
+        camera: str = "render",
+        show_goal: bool = True,
+        control_mode: str = _CONTROL_MODE,
+        reward_mode: str = "normalized_dense",
+        success_bonus: float = 0.0,
+        terminate_on_success: bool = False,
+        render_backend: str = "auto",
+        sim_backend: str = "physx_cpu",
+        render_mode: str | None = None,
+    ) -> None:
+        """Build the environment; ``reset`` must come next.
+
+        Args:
+            task: ManiSkill's id, or its name here, see ``MANISKILL_TASKS``.
+            seed: of the first reset that gives none.
+            size: side of the picture in pixels.
+            steps: actions of an episode.
+            action_repeat: control steps (1/20 s) of an action.
+            camera: a key of ``MANISKILL_CAMERAS``; only this one is drawn. "hand": PegInsertionSide and StackCube.
+            show_goal: draw what ManiSkill hides from sensors: the goal of PickCube.
+            control_mode: of the robot.
+            reward_mode: one of ``MANISKILL_REWARDS``.
+            success_bonus: added to the reward of a step that succeeded.
+            terminate_on_success: end the episode there, as ManiSkill does.
+            render_backend: auto, sapien_cpu (or cpu) or sapien_cuda (or gpu).
+            sim_backend: of the physics, physx_cpu or physx_cuda.
+            render_mode: "rgb_array" (``render()`` returns the last observation) or None.
+
+        Raises:
+            UserError: there is no such task, camera or mode, a number is out of range, or it cannot be drawn here.
+        """
+        for name, value in (("size", size), ("steps", steps), ("action_repeat", action_repeat)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"{name} is {value!r}; expected a whole number of at least 1")
+        if not math.isfinite(success_bonus):
+            raise UserError(f"success_bonus is {success_bonus}; expected a finite number")
+        if camera not in MANISKILL_CAMERAS:
+            raise UserError(f"there is no camera {camera!r}; {suggestion(camera, MANISKILL_CAMERAS)}")
+        if reward_mode not in MANISKILL_REWARDS:
+            raise UserError(f"there is no reward_mode {reward_mode!r}; {suggestion(reward_mode, MANISKILL_REWARDS)}")
+        self.task = maniskill_id(task)
+        self.steps, self.action_repeat = steps, action_repeat
+        self.control_mode, self.render_mode = control_mode, render_mode
+        self.success_bonus, self.terminate_on_success = float(success_bonus), terminate_on_success
+        self._camera, self._show_goal = camera, show_goal
+        self._simulator = _make_simulator(
+            self.task,
+            size=size,
+            control_mode=control_mode,
+            reward_mode=reward_mode,
+            render_backend=choose_render_backend(render_backend),
+            sim_backend=sim_backend,
+        )
+        if self._find_camera() is None:
+            raise UserError(f"{self.task} has no camera {camera!r}; choose render or base")
+        self.observation_space = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
+        width = self._simulator.single_action_space.shape[0]
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (width,), np.float32)
+        self.metadata = self.metadata | {"render_fps": self._simulator.control_freq / action_repeat}
+        self._first_seed = seed
+        self._steps_left = 0
+        self._picture: np.ndarray | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Place robot, objects and goal at random; the same seed gives the same places.
+
+        Args:
+            seed: of this and all later draws.
+            options: not used.
+        """
+        seed = self._first_seed if seed is None else seed
+        self._first_seed = None
+        super().reset(seed=seed)
+        state, _ = self._simulator.reset(seed=int(self.np_random.integers(2**31)) if seed is None else seed)
+        self._steps_left = self.steps
+        return self._draw(), self._info(state, {}, success=False)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Take ``action`` for ``action_repeat`` control steps.
+
+        Raises:
+            UserError: the action is not a row of finite numbers, or the episode is over.
+        """
+        if not self._steps_left:
+            raise UserError(f"the episode is over after {self.steps} steps or has not begun; call reset first")
+        clipped = np.asarray(action, np.float32)
+        if clipped.shape != self.action_space.shape or not np.isfinite(clipped).all():
+            width = self.action_space.shape[0]  # type: ignore[index]
+            raise UserError(f"the action is {clipped.tolist()}; expected {width} finite numbers, -1 to 1")
+        clipped = np.clip(clipped, -1.0, 1.0)
+        total, success = 0.0, False
+        for _ in range(self.action_repeat):
+            state, reward, _, _, details = self._simulator.step(clipped)
+            total += float(reward)
+            success = success or bool(details["success"])
+        if success:
+            total += self.success_bonus
+        terminated = success and self.terminate_on_success
+        self._steps_left = 0 if terminated else self._steps_left - 1
+        truncated = not self._steps_left and not terminated
+        return self._draw(), total, terminated, truncated, self._info(state, details, success=success)
+
+    def set_simulator_state(self, state: Mapping[str, Any]) -> np.ndarray:
+        """Put robot and objects into a recorded state and return the picture.
+
+        Args:
+            state: ``actors`` and ``articulations``, each name with a row of numbers ``[n]``, as in ManiSkill's files.
+
+        Raises:
+            UserError: the state is of another scene.
+        """
+        import torch
+
+        try:
+            parts = {
+                kind: {name: torch.as_tensor(np.array(row, np.float32))[None] for name, row in rows.items()}
+                for kind, rows in state.items()
+            }
+            self._simulator.set_state_dict(parts)
+        except (KeyError, RuntimeError, ValueError, IndexError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"a recorded state does not fit {self.task} ({type(error).__name__}: {reason}); give one of this task"
+            ) from error
+        return self._draw()
+
+    def simulator_state(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return the state of the simulator, as ``set_simulator_state`` takes it."""
+        state = self._simulator.get_state_dict()
+        return {
+            kind: {name: row[0].cpu().numpy().astype(np.float32) for name, row in state[kind].items()}
+            for kind in ("actors", "articulations")
+        }
+
+    def render(self) -> np.ndarray | None:
+        """Return the last observation, or None without a render mode."""
+        return self._picture.copy() if self.render_mode and self._picture is not None else None
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._simulator.close()
+
+    def _find_camera(self) -> Any:
+        simulator, name = self._simulator, MANISKILL_CAMERAS[self._camera]
+        cameras = simulator._human_render_cameras if self._camera == "render" else simulator._sensors
+        return cameras.get(name)
+
+    def _draw(self) -> np.ndarray:
+        simulator, camera = self._simulator, self._find_camera()
+        for hidden in simulator._hidden_objects:
+            hidden.show_visual() if self._show_goal else hidden.hide_visual()
+        is_render = self._camera == "render"
+        simulator.scene.update_render(update_sensors=not is_render, update_human_render_cameras=is_render)
+        camera.capture()
+        colors = camera.get_obs(rgb=True, depth=False, position=False, segmentation=False)["rgb"]
+        self._picture = np.ascontiguousarray(colors[0].cpu().numpy())
+        return self._picture.copy()
+
+    def _info(self, state: Any, details: Mapping[str, Any], *, success: bool) -> dict[str, Any]:
+        checks = {name: bool(value[0]) for name, value in details.items() if _is_check(value)}
+        return checks | {"success": success, "state": state[0].cpu().numpy().astype(np.float64)}
+
+
+def _is_check(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.dtype == torch.bool and value.numel() == 1
+
+
+def _make_simulator(
+    task: str, *, size: int, control_mode: str, reward_mode: str, render_backend: str, sim_backend: str
+) -> Any:
+    """Make one of ManiSkill's environments, without the wrappers that it comes in."""
+    camera = {"width": size, "height": size}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mani_skill.envs  # noqa: F401  (registers the tasks)
+        from mani_skill.utils.logging_utils import logger
+
+        logger.setLevel(logging.ERROR)
+        try:
+            # Observations of the state: no sensor is drawn, so that the wrist camera of some robots costs nothing.
+            return gymnasium.make(
+                task,
+                num_envs=1,
+                obs_mode="state",
+                control_mode=control_mode,
+                reward_mode=reward_mode,
+                sensor_configs=dict(camera),
+                human_render_camera_configs=dict(camera),
+                render_backend=render_backend,
+                sim_backend=sim_backend,
+            ).unwrapped
+        except (AssertionError, KeyError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{task} cannot be made with control_mode {control_mode!r} and reward_mode {reward_mode!r} "
+                f"({type(error).__name__}: {reason}); {_CONTROL_MODE} and pd_joint_delta_pos are control modes"
+            ) from error
+
+
+if __name__ == "__main__":  # python -m ivideogpt.envs.maniskill
+    print(rendering_problem() or "ManiSkill can draw here with render_backend=sapien_cpu")
