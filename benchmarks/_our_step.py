@@ -22,13 +22,11 @@ from ivideogpt.metrics.perceptual import PerceptualDistance
 from ivideogpt.models.discriminator import DiscriminatorConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
-from ivideogpt.training.accumulator import add_discriminator_gradients, descend
-from ivideogpt.training.accumulator import add_gradients as add_gradients_of_tokenizer
 from ivideogpt.training.distributed_forward import forward_pass
 from ivideogpt.training.token_batches import LiveTokens, TokenBatch
-from ivideogpt.training.tokenizer import TokenizerTraining
+from ivideogpt.training.tokenizer import TokenizerTrainer, TokenizerTraining
 from ivideogpt.training.tokenizer_loss import TokenizerLoss, last_layer_of
-from ivideogpt.training.transformer import Learner, TransformerTraining, add_gradients
+from ivideogpt.training.transformer import TransformerTraining, accumulate_gradients
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -82,7 +80,7 @@ class OurTransformer:
     def __init__(self, model: WorldModel, training: TransformerTraining, clip: Clip, device: str, folder: Path) -> None:
         self.model, self.training, self.device, self.folder = model.to(device), training, device, folder
         model.tokenizer.requires_grad_(False)
-        self.learner = Learner(model)
+        self.learner = model.dynamics
         rates = {"learning_rate": training.learning_rate, "betas": training.betas}
         self.optimizer = adamw(self.learner, weight_decay=training.weight_decay, **rates)
         self.live = iter(LiveTokens(model, OneClip(clip, model.action_dim)))  # type: ignore[arg-type]
@@ -93,7 +91,7 @@ class OurTransformer:
         """The loss in float32, without dropout, of live tokens."""
         self.learner.eval()
         with torch.no_grad():
-            return self.learner(next(self.live), None).tokens.item()
+            return self.learner(*next(self.live)).tokens.item()
 
     def step(self, precision: Precision, *, kept_tokens: bool, compiled: bool) -> Callable[[], None]:
         """One update, on tokens made as they come or kept."""
@@ -105,7 +103,7 @@ class OurTransformer:
             self.learner.train()
             batch = self._kept() if kept_tokens else next(self.live)
             self.optimizer.zero_grad(set_to_none=True)
-            figures = add_gradients(self.training, forward, run, batch, None)
+            figures = accumulate_gradients(self.training, forward, run, batch, None)
             if self.training.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.learner.parameters(), self.training.clip_norm)
             self.optimizer.step()
@@ -132,9 +130,6 @@ class OurTokenizer:
         self.training, self.frames, self.device, self.folder = training, frames, device, folder
         self.tokenizer = tokenizer.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = objective.to(device)
-        rates = {"learning_rate": training.learning_rate, "betas": training.betas}
-        modules = [self.tokenizer, *([objective.network] if objective.network else [])]
-        self.optimizers = [adamw(module, weight_decay=training.weight_decay, **rates) for module in modules]
 
     def loss(self) -> float:
         """The tokenizer's loss in float32, without dropout."""
@@ -148,27 +143,15 @@ class OurTokenizer:
     def step(self, precision: Precision, *, compiled: bool) -> Callable[[], None]:
         """One update of the tokenizer and, where there is one, of the discriminator."""
         run = Run(self.folder / f"{precision}-{compiled}", device=self.device, precision=precision, log_every=0)
-        forward = forward_pass(self.tokenizer, run, compile=compiled)
-
-        layer, count, network = (
-            last_layer_of(self.tokenizer),
-            self.tokenizer.config.context_frames,
-            self.objective.network,
-        )
+        trainer = TokenizerTrainer(replace(self.training, compile=compiled), self.tokenizer, self.objective, run)
 
         def update() -> None:
             self.tokenizer.train()
             self.objective.train()
-            frames, rate, clip_norm = self.frames.to(self.device), self.training.learning_rate, self.training.clip_norm
-            self.optimizers[0].zero_grad(set_to_none=True)
-            figures, found = add_gradients_of_tokenizer(
-                forward, self.objective, run, frames, count, layer, step=0, quantized=True, parts=1
-            )
-            descend(self.optimizers[0], self.tokenizer, rate, clip_norm)
-            if network is not None:
-                self.optimizers[1].zero_grad(set_to_none=True)
-                figures |= add_discriminator_gradients(self.objective, run, found, frames, parts=1)
-                descend(self.optimizers[1], network, rate, clip_norm, run.ranks)
-            run.log(1, **figures)
+            frames = self.frames.to(self.device)
+            metrics, reconstruction = trainer.generator_step(frames, 0)
+            if self.objective.network is not None:
+                metrics |= trainer.discriminator_step(frames, reconstruction, 0)
+            run.log(1, **metrics)
 
         return update

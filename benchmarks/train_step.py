@@ -180,7 +180,7 @@ def transformer_sides(options: Options, wanted: set[bool], folder: Path) -> dict
     device, recipe = str(choose_device(options.device)), options.recipe()
     training, tokenizer = recipe.transformer, new_tokenizer(recipe.tokenizer.tokenizer)
     count, length = tokenizer.config.context_frames, training.clip_frames
-    heads = recipe.model.heads(tokenizer, options.action_dim, rewards=False)
+    heads = recipe.model.fitted_heads(tokenizer, options.action_dim, rewards=False)
     config = WorldModelConfig(context_frames=count, clip_frames=length, heads=heads)
     model = new_world_model(recipe.model, config, tokenizer).eval()
     frames = pictures(options.batch, length, tokenizer.config.resolution)

@@ -40,10 +40,8 @@ SAME_NAMES = {
     "train_transformer",
     "tasks",  # the shards of each importer
     # debts
-    "Clips",
     "Encoder",
     "Step",
-    "add_gradients",
     "collect",
     "decode_frame",
     "facts",
@@ -66,9 +64,6 @@ SMALL_MODULES = {
     # debts
     "configs/registry.py",
     "envs/record/moving_square.py",
-    "training/codebook_ema.py",
-    "training/color_weights.py",
-    "training/static_patch_loss.py",
 }
 
 PACKAGE = Path(__file__).parents[1] / "src" / "ivideogpt"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ivideogpt.cli import main
-from ivideogpt.commands.run_settings import data_facts, keep_settings
+from ivideogpt.commands.run_settings import data_facts, keep_settings, kept_recipe
 from ivideogpt.configs.registry import find_preset
 from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
@@ -153,3 +153,26 @@ def test_a_run_goes_on_from_its_folder_alone_and_refuses_other_settings(tmp_path
     assert "was begun with the preset debug, not robot-64" in capsys.readouterr().err
     assert main(["train-tokenizer", "--run", "new"]) == 2
     assert "a new run needs a preset; expected one of debug" in capsys.readouterr().err
+
+
+def test_settings_of_an_older_version_are_read_under_their_new_names(tmp_path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    kept = {
+        "preset": "debug",
+        "model.action_frequencies": 3,
+        "model.slots": True,
+        "model.action_reconstruction": True,
+        "model.forecast_width": 0,
+        "model.forecast_blocks": 2,
+        "model.rewards": True,
+        "model.terminations": False,
+    }
+    (folder / "settings.json").write_text(json.dumps(kept))
+    preset, heads = find_preset("debug").model.heads, kept_recipe(folder, None).model.heads
+    assert heads == replace(
+        preset, action_frequencies=3, action_reconstruction=True, forecast_grid=0, forecast_blocks=2
+    )
+    (folder / "settings.json").write_text(json.dumps(kept | {"model.forecast_width": 24, "model.slots": False}))
+    heads = kept_recipe(folder, None).model.heads
+    assert (heads.forecast_grid, heads.forecast_width, heads.slots) == (preset.forecast_grid, 24, 0)

@@ -77,7 +77,12 @@ def test_a_model_starts_from_another_one(trained, tmp_path) -> None:
 def test_a_model_keeps_the_shape_of_the_one_it_starts_from(trained, tmp_path) -> None:
     words = ("train-transformer", "debug", "--data", trained / "t", "--steps", 1)
     assert run(*words, "--tokenizer", trained / "tok", "--run", tmp_path / "a") == 0
-    other = ("model.slots=false", "model.forecast_width=0", "model.forecast_blocks=2", "model.symlog_rewards=true")
+    other = (
+        "model.heads.slots=0",
+        "model.heads.forecast_grid=0",
+        "model.heads.forecast_blocks=2",
+        "model.symlog_rewards=true",
+    )
     assert run(*words, "--init", tmp_path / "a", "--run", tmp_path / "b", *other) == 0
     first, second = (WorldModel.from_pretrained(tmp_path / name) for name in "ab")
     assert first.config.heads == second.config.heads and not second.config.symlog_rewards

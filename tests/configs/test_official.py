@@ -105,7 +105,7 @@ def test_transformers_train_as_published(name, published):
     assert sizes == ((24, 1024, 16, 4096, 1024) if medium else (12, 768, 12, 3072, 1024))
     assert recipe.model.actions == flags["action_conditioned"]
     assert recipe.model.goal_conditioned == flags["goal_conditioned"]
-    assert recipe.model.rewards == flags["reward_prediction"]
+    assert recipe.model.heads.reward == flags["reward_prediction"]
     assert training.log_every == flags["log_steps"] and training.save_every == flags["checkpointing_steps"]
     assert recipe.augmentation_of("transformer") == augmentation(flags)
     assert recipe.tokenizer.tokenizer.context_frames == flags["context_length"]

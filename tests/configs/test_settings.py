@@ -51,10 +51,10 @@ def test_gradients_are_not_clipped_where_there_is_no_norm(command, folder, tmp_p
     clip = nn.utils.clip_grad_norm_
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda *given, **named: (called.append(1), clip(*given, **named)))
     part = command.removeprefix("train-")
-    train(folder, tmp_path / "none", f"{part}.clip_norm=null", "forecasts=[]", "model.forecast_width=0",
+    train(folder, tmp_path / "none", f"{part}.clip_norm=null", "forecasts=[]", "model.heads.forecast_grid=0",
           "transformer.imagined_share=0", command=command)  # fmt: skip
     assert not called
-    train(folder, tmp_path / "some", f"{part}.clip_norm=1.0", "forecasts=[]", "model.forecast_width=0",
+    train(folder, tmp_path / "some", f"{part}.clip_norm=1.0", "forecasts=[]", "model.heads.forecast_grid=0",
           "transformer.imagined_share=0", command=command)  # fmt: skip
     assert called
 

@@ -47,7 +47,9 @@ def explained(lived, tmp_path, *, late: bool) -> float:
     config = debug().world_model
     scratch = replace(
         config.scratch,
-        model=replace(config.scratch.model, action_frequencies=2, symlog_rewards=True),
+        model=replace(
+            config.scratch.model, heads=replace(config.scratch.model.heads, action_frequencies=2), symlog_rewards=True
+        ),
         transformer=replace(config.scratch.transformer, steps=2),
     )
     run = Run(tmp_path, device="cpu", log_every=0)

@@ -7,7 +7,7 @@ import torch
 from einops import repeat
 
 from ivideogpt import Sampling, UserError, WorldModel
-from ivideogpt.models.dynamics import ACTION_CONDITIONING, HeadsConfig
+from ivideogpt.models.dynamics import ACTION_CONDITIONING, Heads, HeadsConfig
 
 
 def add_to_odd_tokens(action, tokens):
@@ -58,4 +58,4 @@ def test_an_unknown_one_is_refused():
     with pytest.raises(UserError, match="action_conditioning is 'nowhere'; expected one of separator, all_tokens"):
         HeadsConfig(action_dim=2, action_conditioning="nowhere")
     with pytest.raises(UserError, match="set action_dim"):
-        HeadsConfig(action_conditioning="all_tokens")
+        Heads(HeadsConfig(action_conditioning="all_tokens"), hidden_size=8)

@@ -19,6 +19,7 @@ from ivideogpt.data.clips import ClipSpec
 from ivideogpt.data.episode_files import load_episodes
 from ivideogpt.data.loader import ClipLoader
 from ivideogpt.envs.record.moving_square import collect_squares
+from ivideogpt.models.dynamics import HeadsConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import TransformerConfig
@@ -121,14 +122,19 @@ def new_model(shape: TokenizerConfig) -> WorldModel:
     transformer = TransformerConfig(
         hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, max_positions=tokenizer.layout.length(2, 3)
     )
-    forecast = {} if shape.conditional else {"forecast_width": 16, "forecast_blocks": 1}
-    model_shape = ModelShape(
-        transformer=transformer, rewards=True, action_reconstruction=True, terminations=True, **forecast
+    heads = HeadsConfig(
+        forecast_grid=0 if shape.conditional else shape.dynamics_grid,
+        forecast_width=16,
+        forecast_blocks=1,
+        reward=True,
+        action_reconstruction=True,
+        termination=True,
     )
+    model_shape = ModelShape(transformer=transformer, heads=heads)
     config = WorldModelConfig(
         context_frames=2,
         clip_frames=5,
-        heads=model_shape.heads(tokenizer, action_dim=1, rewards=True),
+        heads=model_shape.fitted_heads(tokenizer, action_dim=1, rewards=True),
         action_mean=(1.5,),
         action_std=(0.5,),
     )

@@ -21,7 +21,7 @@ from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.transformer import Transformer, TransformerConfig
 from ivideogpt.training.lora import LoraTraining, adapters, merged_model, trained_share
 from ivideogpt.training.token_batches import TokenBatch
-from ivideogpt.training.transformer import Learner, TransformerTraining, train_transformer
+from ivideogpt.training.transformer import TransformerTraining, train_transformer
 from ivideogpt.worldmodel.world_model import WorldModel
 
 pytest.importorskip("peft", reason="adapters need the extra train")
@@ -106,7 +106,7 @@ def test_an_optimizer_of_a_model_with_adapters_holds_what_is_trained_and_nothing
     model = build("conditional")
     heads = sum(weight.numel() for weight in model.heads.parameters())
     with adapters(model.transformer, LoraTraining(rank=3)):
-        groups = adamw(Learner(model), learning_rate=1e-3, weight_decay=0.1).param_groups
+        groups = adamw(model.dynamics, learning_rate=1e-3, weight_decay=0.1).param_groups
         held = [weight for group in groups for weight in group["params"]]
         assert all(weight.requires_grad for weight in held)
         ends = 2 * (model.layout.vocab_size + 32)

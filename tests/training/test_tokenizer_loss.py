@@ -15,7 +15,7 @@ from ivideogpt.core.training_state import flatten, unflatten
 from ivideogpt.models.discriminator import Discriminator, DiscriminatorConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer, Reconstruction
 from ivideogpt.models.tokenizer_config import TokenizerConfig
-from ivideogpt.training.codebook_usage import CodebookUsage, freeze_codebooks
+from ivideogpt.training.codebooks import CodebookUsage, freeze_codebooks
 from ivideogpt.training.tokenizer_loss import TokenizerLoss, TokenizerLossConfig, frame_weights, last_layer_of
 from ivideogpt.training.weight_average import ExponentialAverage
 

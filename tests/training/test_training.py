@@ -22,12 +22,11 @@ from ivideogpt.models.dynamics import Heads, HeadsConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
-from ivideogpt.training.color_weights import RareColours
 from ivideogpt.training.token_batches import LiveTokens, StoredTokens, TokenBatch
 from ivideogpt.training.token_forecast import ForecastTraining, train_forecast
 from ivideogpt.training.tokenize_store import tokenize
 from ivideogpt.training.tokenizer import TokenizerTraining, train_tokenizer
-from ivideogpt.training.tokenizer_loss import TokenizerLossConfig
+from ivideogpt.training.tokenizer_loss import RareColours, TokenizerLossConfig
 from ivideogpt.training.transformer import TransformerTraining, partly_imagined, train_transformer
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.world_model import WorldModel

@@ -2,43 +2,73 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
+import json
+import operator
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import tyro
 
-from ivideogpt.core.config import suggestion
+from ivideogpt.configs.official_flags import CONVERSIONS, UNUSED, Flag, Given, official_flags
+from ivideogpt.core.config import suggestion, to_dict
 from ivideogpt.core.errors import UserError
 
 if TYPE_CHECKING:
-    from ivideogpt.configs.migration_table import Flag
+    from ivideogpt.configs.recipe import Recipe
 
+#: The command for each official program; words in capitals are targets of the table, PRESET is the nearest preset.
+COMMANDS = {
+    "train_tokenizer.py": "train-tokenizer PRESET",
+    "train_gpt.py": "train-transformer PRESET --tokenizer TOKENIZER",
+    "train_gpt.py --eval_only": "evaluate CHECKPOINT",
+    "inference/predict.py": "predict CHECKPOINT --input INPUT",
+    "datasets/oxe_data_converter.py": "convert oxe NAME SRC DST",
+    "datasets/preprocess_bair.py": "convert bair SRC DST",
+    "datasets/preprocess_robonet.py": "convert robonet SRC DST",
+    "datasets/preprocess_vp2.py": "convert vp2 NAME SRC DST",
+    "mbrl/train_metaworld_mbpo.py": "mbrl official",
+    "mbrl/train_metaworld_drq.py": "mbrl official --no-imagination",
+}
 # Programs that start several processes ("torch.distributed.run" too), and their options for the number.
 _LAUNCHERS = ("accelerate", "torchrun", "run", "launch")
 _COUNTS = ("--num_processes", "--num-processes", "--nproc_per_node", "--nproc-per-node")
-# {path to preprocessed_OXE} or <path>: something to be filled in.
-_PLACEHOLDER = re.compile(r"\{[^{}\n]*\}|<[^<>\n]*>")
+_PLACEHOLDER = re.compile(r"\{[^{}\n]*\}|<[^<>\n]*>")  # {path to preprocessed_OXE} or <path>
 
 
-class OfficialCommand(NamedTuple):
-    """A pasted command: its program, assignments before it, number of processes, and what was typed."""
+@dataclass(frozen=True)
+class OfficialCommand:
+    """A pasted command: its program, assignments before it, number of processes, and the flags that were typed."""
 
     program: str
-    flags: Mapping[str, Flag]
-    environment: tuple[str, ...]
+    environment: Sequence[str]
     processes: int | None
     typed: Mapping[str, Any]
 
     @property
-    def given(self) -> dict[str, Any]:
-        """All flags, those that were not typed at their official defaults."""
-        return {name: flag.default for name, flag in self.flags.items()} | dict(self.typed)
+    def flags(self) -> Mapping[str, Flag]:
+        """The flags of the program."""
+        table = official_flags()
+        if self.program.startswith("mbrl/"):
+            return table["mbrl/cfgs/mbpo_config.yaml"]
+        if self.program == "train_gpt.py --eval_only":
+            return {name: replace(flag, target="") for name, flag in table["train_gpt.py"].items()} | table[
+                self.program
+            ]
+        return table[self.program]
+
+    def given(self, *, stores: str = "stores", gpus: int = 1) -> dict[str, Any]:
+        """Return all flags, those not typed at their official defaults, and what conversions need beside them."""
+        defaults = {name: flag.default for name, flag in self.flags.items()}
+        return defaults | dict(self.typed) | {"typed": self.typed, "stores": stores, "gpus": gpus}
 
 
 def migrate(
@@ -61,35 +91,29 @@ def migrate(
 
     if gpus is not None and gpus < 1:
         raise UserError(f"gpus is {gpus}; expected at least 1")
-    translations = []
+    runs = []
     for official in read_commands(_read_script(command)):
         words, notes = translate(official, stores=stores, gpus=gpus or official.processes or GPUS)
-        translations.append((official, _launched(official, list(map(str, words)))))
-        launcher, words = translations[-1][1]
-        shown = shlex.join([*official.environment, *(launcher or ["ivideogpt"])])
+        launcher = ["ivideogpt"]
+        if (official.processes or 1) > 1 and words[0].startswith("train-"):
+            launcher = ["torchrun", "--nproc-per-node", str(official.processes), "-m", "ivideogpt"]
+            place = words.index("--run")  # torchrun would take it for its own option
+            words[place : place + 2] = [f"run={words[place + 1]}"]
+        shown = shlex.join([*official.environment, *launcher])
         for word in words:
             shown += (" \\\n    " if word.startswith(("--", "run=")) else " ") + shlex.quote(word)
-        print("\n" * (len(translations) > 1) + "\n".join([shown, *(f"# {note}" for note in notes)]))
-    for _, (_, words) in translations if run else ():
-        for match in (_PLACEHOLDER.search(word) for word in words if "=" not in word):
-            if match is not None:
-                raise UserError(f"{match[0]} stands for something; put it in before the command is run")
-    for official, (launcher, words) in translations if run else ():
+        print("\n" * bool(runs) + "\n".join([shown, *(f"# {note}" for note in notes)]))
+        runs.append((official, launcher, words))
+    for _, _, words in runs if run else ():
+        if missing := next(filter(None, (_PLACEHOLDER.search(word) for word in words if "=" not in word)), None):
+            raise UserError(f"{missing[0]} stands for something; put it in before the command is run")
+    for official, launcher, words in runs if run else ():
         print(f"ivideogpt {words[0]} ...", flush=True)
-        module = ["torch.distributed.run", *launcher[1:]] if launcher else ["ivideogpt"]
+        module = ["torch.distributed.run" if launcher[0] == "torchrun" else "ivideogpt", *launcher[1:]]
         environment = os.environ | dict(pair.split("=", 1) for pair in official.environment)
         if code := subprocess.run([sys.executable, "-m", *module, *words], env=environment, check=False).returncode:
             return code
     return 0
-
-
-def _launched(official: OfficialCommand, words: list[str]) -> tuple[list[str], list[str]]:
-    """Return the launcher of several processes, if any, and the words after it."""
-    if (official.processes or 1) == 1 or not words[0].startswith("train-"):
-        return [], words
-    place = words.index("--run")  # torchrun would take it for its own option
-    words[place : place + 2] = [f"run={words[place + 1]}"]
-    return ["torchrun", "--nproc-per-node", str(official.processes), "-m", "ivideogpt"], words
 
 
 # Reading
@@ -116,46 +140,32 @@ def read_commands(text: str) -> list[OfficialCommand]:
         UserError: there is no official program, or a flag or a value that the program does not take.
     """
     joined = _PLACEHOLDER.sub(lambda match: re.sub(r"\s+", "_", match[0]), re.sub(r"\\\s*\n", " ", text))
-    commands = []
+    programs, commands = [program for program in COMMANDS if program.endswith(".py")], []
     for line in joined.splitlines():
         try:
             words = shlex.split(line, comments=True)
         except ValueError as error:
-            raise UserError(
-                f"{line.strip()!r} cannot be read ({error}); paste the command as a shell takes it"
-            ) from None
+            reason = f"{line.strip()!r} cannot be read ({error})"
+            raise UserError(f"{reason}; paste the command as a shell takes it") from None
         place = next((index for index, word in enumerate(words) if word.endswith(".py")), None)
         if place is not None:
-            commands.append(_read_command(words[:place], words[place], words[place + 1 :]))
+            script, name, launcher = words[place], words[place].rpartition("/")[2], words[:place]
+            program = next((program for program in programs if program.rpartition("/")[2] == name), None)
+            if name == "run_control.py":
+                raise UserError(f"{script} has no counterpart here yet: planning on VP2 is planned")
+            if program is None:
+                raise UserError(f"{script} is no official program; {suggestion(script, programs)}")
+            typed = _read_flags(program, words[place + 1 :])
+            program += " --eval_only" if typed.get("eval_only") else ""
+            count = next((i for i, word in enumerate(launcher) if not re.fullmatch(r"[A-Za-z_]\w*=.*", word)), place)
+            commands.append(OfficialCommand(program, launcher[:count], _processes(launcher), typed))
     if not commands:
-        raise UserError(f"there is no official program in it; expected one of {', '.join(_programs())}")
+        raise UserError(f"there is no official program in it; expected one of {', '.join(programs)}")
     return commands
 
 
-def _programs() -> dict[str, Mapping[str, Flag]]:
-    from ivideogpt.configs.migration_table import PROGRAMS
-    from ivideogpt.configs.migration_table_mbrl import MBRL_KEYS, MBRL_PROGRAMS
-
-    return {**PROGRAMS, **dict.fromkeys(MBRL_PROGRAMS, MBRL_KEYS)}
-
-
-def _read_command(before: Sequence[str], script: str, after: Sequence[str]) -> OfficialCommand:
-    from ivideogpt.configs.migration_table import PLANNED
-
-    programs, name = _programs(), script.rpartition("/")[2]
-    for planned, purpose in PLANNED.items():
-        if planned.rpartition("/")[2] == name:
-            raise UserError(f"{script} has no counterpart here yet: {purpose} is planned")
-    program = next((program for program in programs if program.rpartition("/")[2] == name), None)
-    if program is None:
-        raise UserError(f"{script} is no official program; {suggestion(script, programs)}")
-    first = next((i for i, word in enumerate(before) if not re.fullmatch(r"[A-Za-z_]\w*=.*", word, re.S)), len(before))
-    read = _read_keys if program.startswith("mbrl/") else _read_flags
-    flags = programs[program]
-    return OfficialCommand(program, flags, tuple(before[:first]), _processes(before), read(program, flags, after))
-
-
 def _processes(launcher: Sequence[str]) -> int | None:
+    """Return the number of processes; None: the launcher does not say it."""
     if not any(word.rpartition("/")[2].rpartition(".")[2] in _LAUNCHERS for word in launcher):
         return 1
     for word, following in zip(launcher, [*launcher[1:], ""], strict=True):
@@ -168,76 +178,132 @@ def _processes(launcher: Sequence[str]) -> int | None:
     return None
 
 
-def _read_flags(program: str, flags: Mapping[str, Flag], words: Sequence[str]) -> dict[str, Any]:
-    typed: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--"):
-            raise UserError(f"{program} takes no {word!r}; expected a flag, such as --{next(iter(flags))}")
-        if name not in flags:
-            raise UserError(f"{program} has no flag --{name}; {suggestion(name, flags)}")
-        if flags[name].is_switch:
-            if equals:
-                raise UserError(f"--{name} of {program} stands alone; leave out {value!r}")
-            typed[name] = True
-        elif not equals and (not rest or rest[0].startswith("--")):
-            raise UserError(f"--{name} of {program} needs a value; give one")
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message.removeprefix('argument ')}; docs/migrating.md lists what it takes")
+
+
+def _read_flags(program: str, words: Sequence[str]) -> dict[str, Any]:
+    """Return the values that were typed, by flag; keys ``name=value`` of a configuration are read as flags."""
+    flags, of_keys = OfficialCommand(program, (), None, {}).flags, program.startswith("mbrl/")
+    kinds: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+    # The official programs take any text but the empty one for true; the official configuration does not.
+    kinds["bool"] = (lambda text: {"true": True, "false": False}[text.lower()]) if of_keys else bool
+    parser = _Parser(prog=program, allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
+    for flag in flags.values():
+        if flag.type == "switch":
+            parser.add_argument(f"--{flag.name}", dest=flag.name, action="store_true")
         else:
-            typed[name] = _value(flags[name], value if equals else rest.pop(0), f"--{name}")
-    return typed
+            parser.add_argument(f"--{flag.name}", dest=flag.name, type=str)
+    if of_keys and (wrong := next((word for word in words if word.startswith("-")), None)):
+        raise UserError(f"{program} takes no {wrong!r}; expected keys, such as {next(iter(flags))}=...")
+    typed, rest = parser.parse_known_args([f"--{word.lstrip('+')}" for word in words] if of_keys else words)
+    if rest:
+        name = rest[0].lstrip("-").partition("=")[0]
+        raise UserError(f"{program} takes no {rest[0]!r}; {suggestion(name, flags)}")
+    values = vars(typed)
+    for name, text in values.items():
+        if text is not True:
+            try:
+                is_null = of_keys and text.lower() in ("null", "none", "")
+                values[name] = None if is_null else kinds[flags[name].type](text)
+            except (ValueError, KeyError):
+                kind = {"int": "a whole number", "float": "a number"}.get(flags[name].type, "true or false")
+                raise UserError(f"{name} is {text!r}; expected {kind}") from None
+    return values
 
 
-def _read_keys(program: str, keys: Mapping[str, Flag], words: Sequence[str]) -> dict[str, Any]:
-    typed: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.lstrip("+").partition("=")
-        if not equals or name.startswith("-"):
-            raise UserError(f"{program} takes no {word!r}; expected keys, such as {next(iter(keys))}=...")
-        if name not in keys:
-            raise UserError(f"{program} has no key {name}; {suggestion(name, keys)}")
-        if keys[name].type is bool and text.lower() not in ("true", "false", "null", "none", ""):
-            raise UserError(f"{name} is {text!r}; expected true or false")
-        is_none = text.lower() in ("null", "none", "")
-        is_true = text.lower() == "true"
-        typed[name] = None if is_none else is_true if keys[name].type is bool else _value(keys[name], text, name)
-    return typed
-
-
-def _value(flag: Flag, text: str, shown: str) -> Any:
-    try:
-        # The official programs take any text but the empty one for true.
-        return bool(text) if flag.type is bool else flag.type(text)
-    except ValueError:
-        kind = "a whole number" if flag.type is int else "a number"
-        raise UserError(f"{shown} is {text!r}; expected {kind}") from None
+def replacements(official: OfficialCommand, given: Given) -> dict[str, Any]:
+    """Return the value of each target of a command; ``given`` is what `OfficialCommand.given` returns."""
+    values: dict[str, Any] = {}
+    for flag in official.flags.values():
+        value, conversions = given[flag.name], flag.convert.split()
+        if not flag.target or ("typed" in conversions and official.typed.get(flag.name) is None):
+            continue
+        for name in conversions:
+            value = value if name == "typed" or value is UNUSED else CONVERSIONS[name](value, given)
+        if value is not UNUSED:
+            prefix = flag.target.removesuffix("*")
+            values |= {flag.target: value} if prefix == flag.target else {prefix + name: x for name, x in value.items()}
+    return values
 
 
 # Translation
 
 
-def translate(official: OfficialCommand, *, stores: str, gpus: int) -> tuple[list[Any], list[str]]:
-    """Return the words after ``ivideogpt``, and notes on what is gone or taken for granted, a sentence each.
+def translate(official: OfficialCommand, *, stores: str, gpus: int) -> tuple[list[str], list[str]]:
+    """Return the words after ``ivideogpt``, and notes on what is gone or differs, a sentence each.
 
     Raises:
-        UserError: a value has no counterpart here.
+        UserError: a value has no counterpart here, or a flag is missing.
     """
-    from ivideogpt.commands import migrate_programs as programs
+    flags, program, dashes = official.flags, official.program, "" if official.program.startswith("mbrl/") else "--"
+    given, notes, words = official.given(stores=stores, gpus=gpus), list[str](), COMMANDS[program].split()
+    values = replacements(official, given)
+    for index, word in enumerate(words):
+        if word.isupper() and word != "PRESET":
+            if values.get(word) is None:
+                name = next(name for name, flag in flags.items() if flag.target in (word, "*"))
+                raise UserError(f"{dashes}{name} of {program} is missing; give it")
+            words[index] = str(values[word])
+    settings = {name: value for name, value in values.items() if name[:2] != "--" and not name.isupper()}
+    if "PRESET" in words:
+        training: Literal["tokenizer", "transformer"] = "tokenizer" if "tokenizer" in program else "transformer"
+        size = settings[f"{training}.batch_size"]
+        notes.append(f"batches are of {size} clips, those of {gpus} official GPUs together; --gpus N changes it")
+        words[1], settings = nearest_preset(training, given, settings)
+    if "--data" in values:
+        where = values["--data"]
+        notes.append(f"{where} holds what ivideogpt convert wrote; the files of the official converters are not read")
+    options = {name: value for name, value in values.items() if name[:2] == "--" and value}
+    for name in sorted(options, key=lambda name: name not in ("--data", "--mixture")):
+        words += [name, str(options[name])]
+    words += [f"{name}={x if isinstance(x, str) else json.dumps(x)}" for name, x in settings.items()]
+    for flag in map(flags.__getitem__, official.typed):
+        if not flag.ours:
+            notes.append(f"{dashes}{flag.name} is gone: {flag.note}")
+        elif flag.note or not flag.target:
+            notes.append(f"{dashes}{flag.name}: " + "; ".join(filter(None, (flag.ours, flag.note))))
+    return words, notes
 
-    typed, flags, given = dict(official.typed), official.flags, official.given | {"gpus": gpus, "stores": stores}
-    dashes = "--"
-    if official.program.startswith("mbrl/"):
-        dashes = ""
-        words, notes = programs.translate_mbrl(official.program, typed, flags, given)
-    elif official.program == "train_tokenizer.py":
-        words, notes = programs.translate_train_tokenizer(typed, flags, given)
-    elif official.program == "train_gpt.py":
-        program = programs.translate_evaluate if given["eval_only"] else programs.translate_train_transformer
-        words, notes = program(typed, flags, given)
-    elif official.program == "inference/predict.py":
-        words, notes = programs.translate_predict(typed, flags, given)
-    else:
-        words, notes = programs.translate_convert(official.program, typed, flags, given)
-    gone = [name for name in official.typed if not official.flags[name].ours]
-    return words, [*notes, *(f"{dashes}{name} is gone: {official.flags[name].note}" for name in gone)]
+
+def differences(
+    recipe: Recipe, training: Literal["tokenizer", "transformer"], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings that a recipe has otherwise in one training."""
+    tree = to_dict(recipe)
+    if recipe.augmentation_of(training) is None:
+        tree["augmentation"] = None
+    before = {name: functools.reduce(operator.getitem, name.split("."), tree) for name in settings}
+    different = {name: value for name, value in settings.items() if before[name] != value}
+    if "augmentation" in different and recipe.augment_only not in (None, training):
+        different["augment_only"] = None
+    return different
+
+
+def nearest_preset(
+    training: Literal["tokenizer", "transformer"], given: Given, settings: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Return the official preset with the fewest settings to change, and these; the data decide between equals.
+
+    Raises:
+        UserError: there is no preset of this resolution, or the settings do not fit together.
+    """
+    from ivideogpt.commands.arguments import assign
+    from ivideogpt.configs.official import OFFICIAL
+
+    candidates = []
+    for name, official in OFFICIAL.items():
+        recipe = official.recipe()
+        if recipe.tokenizer.tokenizer.resolution == given["resolution"]:
+            different = differences(recipe, training, settings)
+            data = official.tokenizer_data if training == "tokenizer" else official.transformer_data
+            distance = len(different) + 0.5 * (data != given["oxe_data_mixes_type"])
+            distance += recipe.tokenizer.tokenizer.context_frames != given["context_length"]
+            candidates.append((distance, name, different))
+    if not candidates:
+        raise UserError(f"resolution is {given['resolution']}; the official presets are for 64 and 256")
+    _, name, different = min(candidates, key=lambda candidate: candidate[0])
+    texts = {setting: x if isinstance(x, str) else json.dumps(x) for setting, x in different.items()}
+    assign(OFFICIAL[name].recipe(), texts)  # checks them
+    return name, different

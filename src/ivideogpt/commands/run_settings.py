@@ -17,10 +17,22 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.data.mixture_reader import OpenMixture, OpenSource
 from ivideogpt.data.mixtures import Mixture, MixtureSource, absolute_path
 from ivideogpt.data.tokens import TokenStore
+from ivideogpt.models.dynamics import HeadsConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 
 SETTINGS = "settings.json"
 _DATA, _PRESET = "data", "preset"
+#: Names of settings in runs of older versions, with the names that they have now.
+_RENAMED = {
+    "model.action_frequencies": "model.heads.action_frequencies",
+    "model.action_conditioning": "model.heads.action_conditioning",
+    "model.slots": "model.heads.slots",
+    "model.action_reconstruction": "model.heads.action_reconstruction",
+    "model.forecast_width": "model.heads.forecast_width",
+    "model.forecast_blocks": "model.heads.forecast_blocks",
+    "model.rewards": "model.heads.reward",
+    "model.terminations": "model.heads.termination",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +153,7 @@ def kept_recipe(folder: Path | None, preset: str | None) -> Recipe:
         if preset is None:
             raise UserError(f"a new run needs a preset; expected one of {', '.join(PRESETS['training'])}")
         return find_preset(preset)
-    kept = load_json(path)
+    kept = _load_settings(path)
     earlier = kept.get(_PRESET, preset)
     if earlier is None:
         raise UserError(f"{path} does not name the preset of the run; give the preset")
@@ -153,6 +165,21 @@ def kept_recipe(folder: Path | None, preset: str | None) -> Recipe:
         if name not in (_DATA, _PRESET):
             _set_path(tree, name, value)
     return from_dict(Recipe, tree, where=str(path))
+
+
+def _load_settings(path: Path) -> dict[str, Any]:
+    """Load settings.json, with today's names of the settings."""
+    kept = load_json(path)
+    if not _RENAMED.keys() & kept.keys():
+        return kept
+    heads = {_RENAMED[name]: kept.pop(name) for name in _RENAMED if name in kept}
+    preset = kept.get(_PRESET)
+    sizes = find_preset(preset).model.heads if preset in PRESETS["training"] else HeadsConfig()
+    # Both were switches; any size above 0 stands for that of the tokenizer.
+    heads["model.heads.slots"] = (sizes.slots or 1) if heads.get("model.heads.slots") else 0
+    heads["model.heads.forecast_grid"] = (sizes.forecast_grid or 1) if heads.get("model.heads.forecast_width") else 0
+    heads["model.heads.forecast_width"] = heads.get("model.heads.forecast_width") or sizes.forecast_width
+    return kept | heads
 
 
 def _set_path(tree: dict[str, Any], path: str, value: object) -> None:
@@ -201,7 +228,7 @@ def keep_settings(
     """
     path = folder / SETTINGS
     if path.is_file():
-        kept = load_json(path)
+        kept = _load_settings(path)
         preset = preset or kept.get(_PRESET)
         before = _settings(Recipe(), part) | kept  # a setting that did not exist then had today's default
         for name, value in _settings(recipe, part).items():

@@ -202,9 +202,9 @@ def transformer_stage(
         config.clip_frames, context_frames=context, size=tokenizer.config.resolution, rewards=False
     )
     opened = OpenMixture(mixture, spec)
-    paid = recipe.model.rewards and opened.has_rewards
+    paid = recipe.model.heads.reward and opened.has_rewards
     # A head that a model starts from stays, also where these data teach it nothing.
-    rewards = paid or (recipe.model.rewards and initial is not None and initial.config.heads.reward)
+    rewards = paid or (recipe.model.heads.reward and initial is not None and initial.config.heads.reward)
     model = _model(recipe, about or WorldModelConfig(), opened, tokenizer, rewards, initial)
     if initial is not None:
         fresh = start_from(model, initial)
@@ -281,7 +281,7 @@ def _model(
     rewards: bool,
     initial: WorldModel | None,
 ) -> WorldModel:
-    heads = recipe.model.heads(tokenizer, opened.action_width, rewards)
+    heads = recipe.model.fitted_heads(tokenizer, opened.action_width, rewards)
     mean, std = _action_units(opened) if heads.action_dim else ((), ())
     if initial is not None and initial.action_dim == heads.action_dim:
         # An action layer that is taken over keeps the units that it was trained on.

@@ -8,6 +8,7 @@ from ivideogpt.configs.robot import debug_recipe
 from ivideogpt.mbrl.config import MbrlConfig
 from ivideogpt.mbrl.imagined_episodes import ImaginationConfig
 from ivideogpt.mbrl.world_model_source import ScratchTraining, WorldModelTraining
+from ivideogpt.models.dynamics import HeadsConfig
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import TransformerConfig
 from ivideogpt.policies.drqv2 import AgentConfig
@@ -109,11 +110,14 @@ def reacher() -> MbrlConfig:
         forecasts=(ForecastTraining(steps=400, batch_size=32),),
         model=ModelShape(
             transformer=transformer,
-            action_frequencies=2,
-            slots=True,
-            forecast_width=64,
-            rewards=True,
-            terminations=True,
+            heads=HeadsConfig(
+                action_frequencies=2,
+                slots=tokenizer.layout.slot_count,
+                forecast_grid=tokenizer.dynamics_grid,
+                forecast_width=64,
+                reward=True,
+                termination=True,
+            ),
         ),
         transformer=TransformerTraining(steps=250, batch_size=8, clip_frames=8, warmup_steps=20, reward_weight=20.0),
     )
@@ -164,7 +168,7 @@ def reacher() -> MbrlConfig:
 def debug() -> MbrlConfig:
     """Return a run of seconds that goes through everything; the agent learns nothing useful."""
     recipe = debug_recipe()
-    model = replace(recipe.model, rewards=True, terminations=True)
+    heads = replace(recipe.model.heads, reward=True, termination=True)
     return MbrlConfig(
         task="reacher",
         environment_options={"size": 16, "steps": 10},
@@ -191,7 +195,7 @@ def debug() -> MbrlConfig:
             scratch=ScratchTraining(
                 tokenizer=recipe.tokenizer,
                 forecasts=recipe.forecasts,
-                model=model,
+                model=replace(recipe.model, heads=heads),
                 transformer=replace(recipe.transformer, imagined_share=0.0),
             ),
         ),

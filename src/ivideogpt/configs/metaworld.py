@@ -25,7 +25,10 @@ def metaworld_recipe() -> Recipe:
         recipe,
         tokenizer=training,
         model=replace(
-            recipe.model, transformer=transformer, action_frequencies=2, forecast_width=128, symlog_rewards=True
+            recipe.model,
+            transformer=transformer,
+            heads=replace(recipe.model.heads, action_frequencies=2, forecast_width=128),
+            symlog_rewards=True,
         ),
         forecasts=(ForecastTraining(steps=4_000), ForecastTraining(steps=2_500, unroll=3, learning_rate=1e-3)),
         transformer=replace(recipe.transformer, steps=3_200),

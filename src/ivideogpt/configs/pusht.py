@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ivideogpt.configs.recipe import Recipe
+from ivideogpt.models.dynamics import HeadsConfig
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import TransformerConfig
 from ivideogpt.training.init_weights import ModelShape
@@ -16,7 +17,7 @@ TEMPERATURE = 0.85
 
 
 def pusht_tokenizer() -> TokenizerConfig:
-    """8x8 codes a frame, one network for all frames, a fixed background."""
+    """Return a tokenizer of 8x8 codes a frame, with one network for all frames and a fixed background."""
     return TokenizerConfig(
         resolution=64,
         block_channels=(64, 128),
@@ -35,8 +36,9 @@ def pusht_tokenizer() -> TokenizerConfig:
 
 
 def pusht_model() -> ModelShape:
-    """A token knows its place, a forecast tells it what to expect there; small: each pass of a frame reads all."""
-    layout = pusht_tokenizer().layout
+    """Return a small transformer with a forecast and an embedding of positions in a frame."""
+    tokenizer = pusht_tokenizer()
+    layout = tokenizer.layout
     return ModelShape(
         transformer=TransformerConfig(
             vocab_size=layout.vocab_size,
@@ -46,16 +48,19 @@ def pusht_model() -> ModelShape:
             num_heads=2,
             max_positions=layout.length(CONTEXT_FRAMES, 14),
         ),
-        action_frequencies=4,
-        slots=True,
-        forecast_width=96,
-        forecast_blocks=4,
-        rewards=True,
+        heads=HeadsConfig(
+            action_frequencies=4,
+            slots=layout.slot_count,
+            forecast_grid=tokenizer.dynamics_grid,
+            forecast_width=96,
+            forecast_blocks=4,
+            reward=True,
+        ),
     )
 
 
 def pusht_recipe() -> Recipe:
-    """The shipped model's."""
+    """Return the settings of the shipped model."""
     return Recipe(
         tokenizer=TokenizerTraining(
             tokenizer=pusht_tokenizer(),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ivideogpt.configs.pusht import pusht_recipe, pusht_tokenizer
 from ivideogpt.configs.recipe import Recipe
+from ivideogpt.models.dynamics import HeadsConfig
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import TransformerConfig
 from ivideogpt.training.init_weights import ModelShape
@@ -15,7 +16,7 @@ from ivideogpt.training.transformer import TransformerTraining
 
 
 def robot_recipe() -> Recipe:
-    """The shape of the shipped model, for one scene that a camera sees from a fixed place."""
+    """Return the shape of the shipped model, for one scene that a camera sees from a fixed place."""
     recipe = pusht_recipe()
     tokenizer = replace(pusht_tokenizer(), context_codes=1024, dynamics_codes=1024)
     transformer = replace(recipe.model.transformer, vocab_size=tokenizer.layout.vocab_size)
@@ -29,7 +30,7 @@ def robot_recipe() -> Recipe:
 
 
 def debug_recipe() -> Recipe:
-    """Seconds for everything; what it learns is of no use."""
+    """Return a training of seconds; the model is of no use."""
     tokenizer = TokenizerConfig(
         resolution=16,
         block_channels=(8, 8),
@@ -56,7 +57,16 @@ def debug_recipe() -> Recipe:
         tokenizer=TokenizerTraining(
             tokenizer=tokenizer, steps=20, batch_size=4, horizon=4, warmup_steps=2, continuous_steps=4, save_every=10
         ),
-        model=ModelShape(transformer=transformer, slots=True, forecast_width=16, forecast_blocks=1, rewards=True),
+        model=ModelShape(
+            transformer=transformer,
+            heads=HeadsConfig(
+                slots=tokenizer.layout.slot_count,
+                forecast_grid=tokenizer.dynamics_grid,
+                forecast_width=16,
+                forecast_blocks=1,
+                reward=True,
+            ),
+        ),
         forecasts=(ForecastTraining(steps=4, batch_size=4, unroll=1, save_every=10),),
         transformer=TransformerTraining(
             steps=20, batch_size=4, clip_frames=6, warmup_steps=2, imagined_share=0.15, imagined_run=1.2, save_every=10

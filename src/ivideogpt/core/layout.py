@@ -63,6 +63,11 @@ class TokenLayout:
         """Positions of one future frame: its separator and its tokens."""
         return 1 + self.dynamics_tokens
 
+    @property
+    def slot_count(self) -> int:
+        """Number of positions in a frame of either kind, its separator included; see ``slots``."""
+        return 1 + max(self.context_tokens, self.dynamics_tokens)
+
     def context_length(self, context_frames: int) -> int:
         """Return the positions of the context frames alone, without the separator of the first future frame."""
         return (self.context_tokens + 1) * context_frames - 1

@@ -16,11 +16,9 @@ from ivideogpt.mbrl.replay_buffer import ReplayBuffer, Segments
 from ivideogpt.mbrl.world_model_batches import as_floats, tokenise_segments
 from ivideogpt.mbrl.world_model_source import WorldModelTraining, train_from_scratch
 from ivideogpt.metrics.perceptual import load_perceptual
-from ivideogpt.training.accumulator import add_gradients as add_tokenizer_gradients
-from ivideogpt.training.accumulator import descend
-from ivideogpt.training.codebook_usage import freeze_codebooks
+from ivideogpt.training.codebooks import freeze_codebooks
 from ivideogpt.training.tokenizer_loss import TokenizerLoss, last_layer_of
-from ivideogpt.training.transformer import Learner
+from ivideogpt.training.transformer import total_loss
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -59,9 +57,8 @@ class WorldModelLearner:
         freeze_codebooks(model.tokenizer)
 
         # transformer and heads
-        self._learner = Learner(model)
         self._optimizer = adamw(
-            self._learner, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.999)
+            model.dynamics, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.999)
         )
 
         # tokenizer
@@ -119,23 +116,15 @@ class WorldModelLearner:
         batch = tokenise_segments(model, segments, raw_actions=not config.actions_in_model_units)
 
         # losses
-        self._learner.train()
+        model.dynamics.train()
         self._optimizer.zero_grad(set_to_none=True)
         with self.run.autocast():
-            losses = self._learner(batch, None)
-        loss = losses.tokens
-        if losses.rewards is not None:
-            loss = loss + config.reward_weight * losses.rewards
-        if losses.terminations is not None:
-            loss = loss + config.termination_weight * losses.terminations
-        if losses.actions is not None:
-            loss = loss + config.action_reconstruction_weight * losses.actions
-        if losses.forecast is not None:
-            loss = loss + config.forecast_weight * losses.forecast
+            losses = model.dynamics(*batch)
+        loss = total_loss(losses, config)
 
         # update
         loss.backward()
-        nn.utils.clip_grad_norm_(self._learner.parameters(), config.max_grad_norm)
+        nn.utils.clip_grad_norm_(model.dynamics.parameters(), config.max_grad_norm)
         self._optimizer.step()
         model.eval()  # no dropout while imagining
         parts = {"loss": loss, **losses._asdict()}
@@ -152,20 +141,15 @@ class WorldModelLearner:
 
         # loss and update
         tokenizer.train()
-        metrics, _ = add_tokenizer_gradients(
-            tokenizer,
-            self._tokenizer_loss,
-            self.run,
-            frames,
-            context,
-            last_layer_of(tokenizer),
-            step=0,
-            quantized=True,
-            parts=1,
-        )
-        descend(self._tokenizer_optimizer, tokenizer, config.tokenizer_learning_rate, config.max_grad_norm)
+        true = frames[:, :context], frames[:, context:]
+        with self.run.autocast():
+            reconstruction = tokenizer(frames)
+            losses = self._tokenizer_loss.generator(reconstruction, *true, step=0, last_layer=last_layer_of(tokenizer))
+        losses.total.backward()
+        nn.utils.clip_grad_norm_(tokenizer.parameters(), config.max_grad_norm)
+        self._tokenizer_optimizer.step()
         self._tokenizer_optimizer.zero_grad(set_to_none=True)
-        return metrics
+        return {"loss": losses.total.detach(), **losses.figures()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights and optimizers; nothing where there is no model yet."""

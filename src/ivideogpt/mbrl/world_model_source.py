@@ -184,7 +184,7 @@ def train_from_scratch(replay: ReplayBuffer, config: ScratchTraining, run: Run, 
         context_frames=tokenizer.config.context_frames,
         clip_frames=config.transformer.clip_frames,
         symlog_rewards=config.model.symlog_rewards,
-        heads=config.model.heads(tokenizer, first.actions.shape[1], rewards=True),
+        heads=config.model.fitted_heads(tokenizer, first.actions.shape[1], rewards=True),
         metadata={"made_from": f"{replay.episodes} first episodes"},
     )
     model = new_world_model(config.model, about, tokenizer, seed=config.transformer.seed)

@@ -60,7 +60,7 @@ class HeadsConfig:
         """Check the options.
 
         Raises:
-            UserError: a number is out of range, or an option needs actions and there are none.
+            UserError: a number is out of range.
         """
         check_at_least(self, action_dim=0, action_frequencies=0, slots=0, forecast_grid=0)
         check_at_least(self, forecast_frames=1, forecast_width=2, forecast_blocks=0)
@@ -68,9 +68,6 @@ class HeadsConfig:
             raise UserError(
                 f"action_conditioning is {self.action_conditioning!r}; expected one of {', '.join(ACTION_CONDITIONING)}"
             )
-        options = self.action_frequencies, self.action_reconstruction, self.action_conditioning != "separator"
-        if self.action_dim == 0 and any(options):
-            raise UserError("action options were given for a model with action_dim 0; set action_dim")
 
     @property
     def action_features(self) -> int:
@@ -106,8 +103,20 @@ class Heads(nn.Module):
     """
 
     def __init__(self, config: HeadsConfig, hidden_size: int, codes: int = 0) -> None:
-        """Create the layers; ``codes`` is the size of the codebook, needed for a forecast."""
+        """Create the layers.
+
+        Args:
+            config: the options.
+            hidden_size: width of the transformer.
+            codes: size of the codebook, needed for a forecast.
+
+        Raises:
+            UserError: an option needs actions and there are none.
+        """
         super().__init__()
+        options = config.action_frequencies, config.action_reconstruction, config.action_conditioning != "separator"
+        if config.action_dim == 0 and any(options):
+            raise UserError("action options were given for a model with action_dim 0; set action_dim")
         self.config = config
         if config.action_dim:
             self.action_linear = nn.Linear(config.action_features, hidden_size)
@@ -474,9 +483,10 @@ class Dynamics(nn.Module):
                 f"the transformer has {self.transformer.config.vocab_size} ids and the tokenizer {layout.vocab_size}; "
                 "expected a pair that was trained together"
             )
-        slots = 1 + max(layout.context_tokens, layout.dynamics_tokens)
-        if config.slots not in (0, slots):
-            raise UserError(f"slots is {config.slots}; expected 0, or {slots}: a separator and each token of a frame")
+        if config.slots not in (0, layout.slot_count):
+            raise UserError(
+                f"slots is {config.slots}; expected 0, or {layout.slot_count}: a separator and each token of a frame"
+            )
         if config.forecast_grid:
             if not self.shared_codebook:
                 raise UserError("a forecast needs a tokenizer with one codebook for all frames; set forecast_grid to 0")

@@ -1,4 +1,4 @@
-"""A new world model around a trained tokenizer: its shape, and weights to start training from."""
+"""Shape and first weights of a new world model around a trained tokenizer."""
 
 from __future__ import annotations
 
@@ -20,73 +20,68 @@ QUIET = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """A world model but for what its tokenizer and its data fix: ids, dimension of the actions, rewards.
+    """Shape of a new world model, except what its tokenizer and its data determine.
 
     Attributes:
         transformer: its shape; ``vocab_size`` becomes that of the tokenizer.
-        actions: conditioned on actions, where the data has some.
-        action_frequencies, action_conditioning, slots, action_reconstruction: see ``HeadsConfig``; slots: whether there
-            are any.
-        forecast_width, forecast_blocks: of a forecast; width 0: none.
-        rewards: with a reward head, where the data has rewards.
-        symlog_rewards: it is trained on symlog(reward).
-        terminations: with a head that says whether a step is the last; only reinforcement learning trains it.
+        heads: its heads. ``action_dim`` becomes that of the data. Where ``slots`` or ``forecast_grid`` is not 0, it
+            becomes that of the tokenizer. ``reward`` holds where the data have rewards, and the action options where
+            they have actions. Only reinforcement learning trains ``termination``.
+        actions: condition on the actions of the data.
+        symlog_rewards: train the reward head on symlog(reward).
         goal_conditioned: the context is [goal, last frame].
     """
 
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
     actions: bool = True
-    action_frequencies: int = 0
-    action_conditioning: str = "separator"
-    slots: bool = False
-    action_reconstruction: bool = False
-    forecast_width: int = 0
-    forecast_blocks: int = 3
-    rewards: bool = False
     symlog_rewards: bool = False
-    terminations: bool = False
     goal_conditioned: bool = False
 
     def like(self, initial: WorldModel) -> ModelShape:
-        """The shape of ``initial``; what it lacks of actions and rewards is as here, and dropout is as here."""
-        config, heads = initial.config, initial.config.heads
+        """Return the shape of ``initial`` with the heads that only this shape has, and with its own dropout."""
+        config, own, heads = initial.config, self.heads, initial.config.heads
         dropout = self.transformer.attention_dropout
         return replace(
             self,
             transformer=replace(initial.transformer.config, attention_dropout=dropout),
-            action_frequencies=heads.action_frequencies if heads.action_dim else self.action_frequencies,
-            action_conditioning=heads.action_conditioning if heads.action_dim else self.action_conditioning,
-            slots=heads.slots > 0,
-            action_reconstruction=heads.action_reconstruction or self.action_reconstruction,
-            forecast_width=heads.forecast_width if heads.forecast_grid else 0,
-            forecast_blocks=heads.forecast_blocks,
-            rewards=heads.reward or self.rewards,
+            heads=replace(
+                heads,
+                action_frequencies=heads.action_frequencies if heads.action_dim else own.action_frequencies,
+                action_conditioning=heads.action_conditioning if heads.action_dim else own.action_conditioning,
+                action_reconstruction=heads.action_reconstruction or own.action_reconstruction,
+                reward=heads.reward or own.reward,
+                termination=heads.termination or own.termination,
+            ),
             symlog_rewards=config.symlog_rewards if heads.reward else self.symlog_rewards,
-            terminations=heads.termination or self.terminations,
             goal_conditioned=config.goal_conditioned,
         )
 
-    def heads(self, tokenizer: CompressiveTokenizer, action_dim: int, rewards: bool) -> HeadsConfig:
-        """The heads for a tokenizer and for data with actions of ``action_dim`` numbers (0: none)."""
-        layout, dim = tokenizer.layout, action_dim if self.actions else 0
-        return HeadsConfig(
-            action_dim=dim,
-            action_frequencies=self.action_frequencies if dim else 0,
-            action_conditioning=self.action_conditioning if dim else "separator",
-            slots=1 + max(layout.context_tokens, layout.dynamics_tokens) if self.slots else 0,
-            forecast_grid=tokenizer.config.dynamics_grid if self.forecast_width else 0,
-            forecast_width=self.forecast_width or HeadsConfig.forecast_width,
-            forecast_blocks=self.forecast_blocks,
-            reward=self.rewards and rewards,
-            action_reconstruction=self.action_reconstruction and dim > 0,
-            termination=self.terminations,
+    def fitted_heads(self, tokenizer: CompressiveTokenizer, action_dim: int, rewards: bool) -> HeadsConfig:
+        """Return the heads for a tokenizer and data.
+
+        Args:
+            tokenizer: of the model.
+            action_dim: numbers in an action of the data; 0: none.
+            rewards: the data have rewards.
+        """
+        heads, action_dim = self.heads, action_dim if self.actions else 0
+        return replace(
+            heads,
+            action_dim=action_dim,
+            action_frequencies=heads.action_frequencies if action_dim else 0,
+            action_conditioning=heads.action_conditioning if action_dim else "separator",
+            action_reconstruction=heads.action_reconstruction and action_dim > 0,
+            slots=tokenizer.layout.slot_count if heads.slots else 0,
+            forecast_grid=tokenizer.config.dynamics_grid if heads.forecast_grid else 0,
+            reward=heads.reward and rewards,
         )
 
 
 def new_world_model(
     shape: ModelShape, config: WorldModelConfig, tokenizer: CompressiveTokenizer, *, seed: int = 0
 ) -> WorldModel:
-    """A world model with a new transformer.
+    """Make a world model with a new transformer.
 
     Args:
         shape: of the transformer.
@@ -116,7 +111,7 @@ def new_world_model(
 
 
 def start_from(model: WorldModel, initial: WorldModel) -> list[str]:
-    """Copies the weights of ``initial`` that ``model`` has a place for; returns the names of those that stay new.
+    """Copy the weights of ``initial`` that ``model`` has a place for; return the names of those that stay new.
 
     Raises:
         UserError: the transformers differ.
@@ -130,8 +125,10 @@ def start_from(model: WorldModel, initial: WorldModel) -> list[str]:
             "its shape is another"
         )
     model.transformer.load_state_dict(other)
-    heads, found = model.heads.state_dict(), initial.heads.state_dict()
-    fitting = {name: found[name] for name, value in heads.items() if name in found and found[name].shape == value.shape}
+    heads, trained = model.heads.state_dict(), initial.heads.state_dict()
+    fitting = {
+        name: trained[name] for name, value in heads.items() if name in trained and trained[name].shape == value.shape
+    }
     model.heads.load_state_dict(heads | fitting)
     return sorted(heads.keys() - fitting.keys())
 

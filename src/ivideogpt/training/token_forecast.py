@@ -1,4 +1,4 @@
-"""Trains the forecast of a world model alone: a first guess at one frame costs a fraction of a transformer's clip."""
+"""Training of the forecast of a world model alone: one frame costs a fraction of a transformer's clip."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
 from ivideogpt.core.run import Run
+from ivideogpt.models.dynamics import Dynamics
 from ivideogpt.training.token_batches import TokenBatches
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -46,18 +47,22 @@ class ForecastTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
+        """Check the numbers.
+
+        Raises:
+            UserError: a number is out of range; the message names it.
+        """
         check_at_least(self, steps=1, batch_size=1, unroll=0, learning_rate=0, warmup_steps=0, seed=0)
 
     def clip_frames(self, context_frames: int) -> int:
-        """Frames of the clips it trains on."""
+        """Return the number of frames of the clips it trains on."""
         return context_frames + 1 + self.unroll
 
 
 def train_forecast(
     config: ForecastTraining, model: WorldModel, batches: TokenBatches, run: Run, *, until: int | None = None
 ) -> WorldModel:
-    """Trains, or goes on where ``run`` stopped; the tokenizer and the transformer's layers stay as they are.
+    """Train a forecast, or continue where ``run`` stopped; tokenizer and layers of the transformer stay as they are.
 
     Args:
         config: the settings; the schedule spans ``config.steps``.
@@ -69,55 +74,75 @@ def train_forecast(
     Returns:
         The same model, in evaluation mode.
     """
+    # networks
     model.to(run.device)
     model.tokenizer.requires_grad_(False)
-    back = model.config.heads.forecast_frames
-    learner = ForecastLearner(model)
-    optimizer = adamw(learner, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
+    dynamics, back = model.dynamics, model.config.heads.forecast_frames
+    network = ForecastNetwork(dynamics)
+    optimizer = adamw(network, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     schedule = cosine(
         config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps, final_ratio=config.final_ratio
     )
-    parts = {"learner": learner, "optimizer": optimizer, "batches": batches}
+
+    # training state
+    parts = {"learner": network, "optimizer": optimizer, "batches": batches}
     done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
-    forward = run.ranks.wrap(learner)
-    learner.train()
+    forward = run.ranks.wrap(network)
+    network.train()
     stream = iter(batches)
     for step in run.updates("forecast", done, last, clips=config.batch_size):
+        # true frames, then a number of its own guesses
         ids, actions, *_ = next(stream)
-        set_learning_rate(optimizer, schedule(step))
-        codes = model.dynamics.history(ids, back + 1 + config.unroll)
-        own = int(torch.randint(config.unroll + 1, (), generator=run.generator))
+        codes = dynamics.history(ids, back + 1 + config.unroll)
+        features = None if actions is None else dynamics.heads.action_features(actions.to(dynamics.dtype))
+        guesses = int(torch.randint(config.unroll + 1, (), generator=run.generator))
         history = codes[:, :back]
         with torch.no_grad(), run.autocast():
-            for frame in range(own):
-                seen = learner(history, actions, frame).argmax(dim=-1)
-                history = torch.cat([history, seen[:, None]], dim=1)
+            for frame in range(guesses):
+                guess = network(history, None if features is None else features[:, frame]).argmax(dim=-1)
+                history = torch.cat([history, guess[:, None]], dim=1)
+
+        # loss
         with run.autocast():
-            logits = forward(history, actions, own)
-        target = codes[:, back + own]
+            logits = forward(history, None if features is None else features[:, guesses])
+        target = codes[:, back + guesses]
         loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+        # update
+        set_learning_rate(optimizer, schedule(step))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(learner.parameters(), config.clip_norm)
+        nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         optimizer.step()
+
+        # log and checkpoint
         run.log(step + 1, loss=loss, accuracy=(logits.argmax(dim=-1) == target).float().mean())
         if run.is_save_step(step + 1, last=last):
             run.save(step + 1, also=model.save_pretrained, **parts)
     return model.eval()
 
 
-class ForecastLearner(nn.Module):
-    """Trained parts of a world model: the forecast, and the norm and head that it shares with the transformer."""
+class ForecastNetwork(nn.Module):
+    """A forecast with the norm and the head that it shares with the transformer."""
 
-    def __init__(self, model: WorldModel) -> None:
-        """Takes the three parts."""
+    def __init__(self, dynamics: Dynamics) -> None:
+        """Join the three layers of ``dynamics``."""
         super().__init__()
-        self.forecast, self.norm, self.head = model.heads.forecast, model.transformer.norm, model.transformer.head
-        self._model = (model,)  # in a tuple, it is no part
+        self.forecast, self.norm, self.head = (
+            dynamics.heads.forecast,
+            dynamics.transformer.norm,
+            dynamics.transformer.head,
+        )
+        self.frames, self.ids = dynamics.heads.config.forecast_frames, dynamics.layout.dynamics_ids
 
-    def forward(self, history: Tensor, actions: Tensor | None, frame: int) -> Tensor:
-        """Logits ``[b m codes]`` of the frame after ``history`` ``[b k m]``, to which action ``frame`` leads."""
-        (model,) = self._model
-        guess = model.dynamics.forecast(history, None if actions is None else actions[:, frame])
-        assert guess is not None
-        return model.dynamics.forecast_logits(guess, model.layout.dynamics_ids)
+    def forward(self, history: Tensor, action_features: Tensor | None) -> Tensor:
+        """Return the logits of the next frame.
+
+        Args:
+            history: codes int64 ``[b k m]`` of the frames before it.
+            action_features: ``[b a]``, as `Heads.action_features` returns them, or None.
+
+        Returns:
+            float32 ``[b m codes]``.
+        """
+        return self.head(self.norm(self.forecast(history[:, -self.frames :], action_features)), self.ids).float()

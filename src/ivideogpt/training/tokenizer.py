@@ -1,7 +1,8 @@
-"""Trains a compressive tokenizer.
+"""Training of a compressive tokenizer.
 
-Phases: first no codes at all (the networks learn to draw), then k-means places the codes and they follow the running
-mean of what they stand for. The official way has one phase, and gradients move the codes.
+A training has two phases. In the first one there are no codes: the networks learn to draw. Then k-means places the
+codes, and they follow the running mean of the vectors that they stand for. The official training has one phase, and
+gradients move the codes.
 """
 
 from __future__ import annotations
@@ -14,25 +15,23 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import AdamW
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.episode import Clip
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.optim import Schedule, ScheduleName, adamw, check_descent, named_schedule
+from ivideogpt.core.optim import ScheduleName, adamw, check_descent, named_schedule, set_learning_rate
 from ivideogpt.core.run import Run
+from ivideogpt.core.training_state import Stateful
 from ivideogpt.metrics.perceptual import load_perceptual
 from ivideogpt.models.discriminator import Discriminator, DiscriminatorConfig
-from ivideogpt.models.tokenizer import CompressiveTokenizer
+from ivideogpt.models.tokenizer import CompressiveTokenizer, Reconstruction
 from ivideogpt.models.tokenizer_config import TokenizerConfig
-from ivideogpt.training.accumulator import add_discriminator_gradients, add_gradients, descend
-from ivideogpt.training.codebook_ema import Codebooks
-from ivideogpt.training.codebook_usage import CodebookUsage, freeze_codebooks
-from ivideogpt.training.color_weights import RareColours
-from ivideogpt.training.distributed_forward import check_parts, forward_pass
-from ivideogpt.training.tokenizer_loss import TokenizerLoss, TokenizerLossConfig, last_layer_of
+from ivideogpt.training.codebooks import CodebookAverages, CodebookUsage, freeze_codebooks
+from ivideogpt.training.distributed_forward import check_parts, forward_pass, gradients_meet, in_parts
+from ivideogpt.training.tokenizer_loss import RareColours, TokenizerLoss, TokenizerLossConfig, last_layer_of
 from ivideogpt.training.weight_average import ExponentialAverage
 
 
@@ -107,7 +106,11 @@ class TokenizerTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
+        """Check the numbers.
+
+        Raises:
+            UserError: a number is out of range; the message names it.
+        """
         check_descent(self)
         check_at_least(self, steps=1, batch_size=1, future_frames=1, horizon=1)
         check_at_least(self, continuous_steps=0, codebook_decay=0, average_decay=0, rare_colour_weight=1, seed=0)
@@ -119,14 +122,16 @@ class TokenizerTraining:
             check_at_least(self, discriminator_learning_rate=0)
 
 
-#: Frames whose colours are counted, and batches whose vectors the codes are placed on.
-SAMPLE, START_BATCHES = 1001, 20
+#: Frames whose colours are counted.
+SAMPLE = 1001
+#: Batches whose vectors the codes are placed on.
+START_BATCHES = 20
 
 Evaluate = Callable[[CompressiveTokenizer, int], dict[str, float]]
 
 
-class Clips(Protocol):
-    """Endless batches of clips that know where they stand.
+class ClipBatches(Protocol):
+    """Endless batches of clips with a position.
 
     Attributes:
         step: batches given so far.
@@ -143,7 +148,7 @@ class Clips(Protocol):
         ...
 
     def clips(self, numbers: range) -> Clip:
-        """Any clips by their numbers."""
+        """Return any clips by their numbers."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -151,24 +156,179 @@ class Clips(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Continue from that position."""
         ...
+
+
+class TokenizerTrainer:
+    """A tokenizer and its discriminator with the losses and optimizers that update them.
+
+        metrics, reconstruction = trainer.generator_step(frames, step)
+        if trainer.loss.is_adversarial(step):
+            metrics |= trainer.discriminator_step(frames, reconstruction, step)
+
+    A batch may be computed in equal parts. Losses and gradients are then those of the whole batch, up to rounding, with
+    two exceptions: with a discriminator each part has its own adaptive weight and refines the spectral norms, and with
+    ``still_weight`` each part has its own share of unchanged patches.
+
+    Attributes:
+        tokenizer: the network that is trained.
+        loss: the losses; ``loss.network`` is the discriminator, or None.
+        codebooks: running means that the codes follow, or None.
+        average: running average of the tokenizer's weights, or None.
+        usage: counts of the codes since the last checkpoint.
+    """
+
+    def __init__(
+        self, config: TokenizerTraining, tokenizer: CompressiveTokenizer, loss: TokenizerLoss, run: Run
+    ) -> None:
+        """Make the optimizers.
+
+        Args:
+            config: the settings.
+            tokenizer: on the device of the run; trained in place.
+            loss: the losses, with a discriminator where it is trained too.
+            run: its device, precision and processes.
+        """
+        self.config, self.tokenizer, self.loss, self.run = config, tokenizer, loss.to(run.device), run
+        self._last_layer = last_layer_of(tokenizer)
+
+        # codes
+        self.codebooks: CodebookAverages | None = None
+        if config.codes == "averages":
+            self.codebooks = CodebookAverages(tokenizer, config.codebook_decay, run.ranks).to(run.device)
+        elif config.codes == "frozen":
+            freeze_codebooks(tokenizer)
+        self.usage = CodebookUsage(config.tokenizer.context_codes, config.tokenizer.dynamics_codes).to(run.device)
+
+        # optimizers; the discriminator's schedule counts its own updates
+        rate, options = config.learning_rate, {"betas": config.betas, "weight_decay": config.weight_decay}
+        self._optimizer = adamw(tokenizer, learning_rate=rate, **options)
+        self._schedule = named_schedule(config.schedule, rate, steps=config.steps, warmup_steps=config.warmup_steps)
+        self._discriminator_optimizer: Optimizer | None = None
+        if loss.network is not None:
+            rate = rate if config.discriminator_learning_rate is None else config.discriminator_learning_rate
+            self._discriminator_optimizer = adamw(loss.network, learning_rate=rate, **options)
+            self._discriminator_schedule = named_schedule(
+                config.discriminator_schedule or config.schedule,
+                rate,
+                steps=config.steps - config.loss.discriminator_start,
+                warmup_steps=config.warmup_steps,
+            )
+        self.average = ExponentialAverage(tokenizer, config.average_decay) if config.average_decay > 0 else None
+
+        # the forward pass, on all processes
+        self._forward = forward_pass(tokenizer, run, compile=config.compile)
+
+    def parts(self) -> dict[str, Stateful]:
+        """Return what a checkpoint holds, by name."""
+        parts = {
+            "tokenizer": self.tokenizer,
+            "optimizer": self._optimizer,
+            "usage": self.usage,
+            "codebooks": self.codebooks,
+            "average": self.average,
+            "discriminator": self.loss.network,
+            "discriminator_optimizer": self._discriminator_optimizer,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def generator_step(self, frames: Tensor, step: int) -> tuple[dict[str, float | Tensor], Reconstruction]:
+        """Update the tokenizer once.
+
+        Args:
+            frames: ``[b t c h w]`` in [0, 1], the rows of this process.
+            step: updates already made.
+
+        Returns:
+            The losses by name, the means over the parts of the batch, and the reconstruction of the whole batch without
+            gradients.
+        """
+        config, context = self.config, self.config.tokenizer.context_frames
+        quantized = step >= config.continuous_steps
+
+        # gradients of the losses
+        self._optimizer.zero_grad(set_to_none=True)
+        metrics: list[dict[str, Tensor]] = []
+        reconstructions: list[Reconstruction] = []
+        for number, (part,) in enumerate(in_parts((frames,), config.gradient_accumulation), 1):
+            with gradients_meet(self._forward, now=number == config.gradient_accumulation):
+                with self.run.autocast():
+                    made: Reconstruction = self._forward(part, quantized=quantized)
+                    losses = self.loss.generator(
+                        made,
+                        part[:, :context],
+                        part[:, context:],
+                        step=step,
+                        last_layer=self._last_layer,
+                        quantized=quantized,
+                    )
+                (losses.total / config.gradient_accumulation).backward()
+            metrics.append({"loss": losses.total.detach(), **losses.figures()})
+            reconstructions.append(Reconstruction(**{name: value.detach() for name, value in vars(made).items()}))
+
+        # update
+        rate = self._schedule(step)
+        self._descend(self._optimizer, self.tokenizer, rate)
+        return {**_means(metrics), "learning_rate": rate}, _joined(reconstructions)
+
+    def discriminator_step(
+        self, frames: Tensor, reconstruction: Reconstruction, step: int
+    ) -> dict[str, float | Tensor]:
+        """Update the discriminator once.
+
+        Args:
+            frames: ``[b t c h w]`` in [0, 1], the rows of this process.
+            reconstruction: of these frames, as `generator_step` returns it.
+            step: updates of the tokenizer already made.
+
+        Returns:
+            ``discriminator_loss`` and the mean logits, the means over the parts of the batch.
+        """
+        discriminator, optimizer = self.loss.network, self._discriminator_optimizer
+        assert discriminator is not None and optimizer is not None
+        config, ranks = self.config, self.run.ranks
+
+        # gradients of the losses
+        optimizer.zero_grad(set_to_none=True)
+        metrics: list[dict[str, Tensor]] = []
+        drawn = torch.cat([reconstruction.context, reconstruction.future], dim=1)
+        for fake, real in in_parts((drawn, frames), config.gradient_accumulation):
+            with self.run.autocast():
+                losses = self.loss.discriminator(fake, real)
+            (losses.loss / config.gradient_accumulation).backward()
+            metrics.append({f"discriminator_{name}": value.detach() for name, value in losses._asdict().items()})
+
+        # update; nothing else averages these gradients over the processes
+        for weight in discriminator.parameters():
+            if weight.grad is not None and ranks.ranks > 1:
+                weight.grad.copy_(ranks.mean(weight.grad))
+        rate = self._discriminator_schedule(step - config.loss.discriminator_start)
+        self._descend(optimizer, discriminator, rate)
+        return {**_means(metrics), "discriminator_learning_rate": rate}
+
+    def _descend(self, optimizer: Optimizer, module: nn.Module, rate: float) -> None:
+        """Make one step down the gradients, clipped."""
+        set_learning_rate(optimizer, rate)
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
+        optimizer.step()
 
 
 def train_tokenizer(
     config: TokenizerTraining,
-    loader: Clips,
+    loader: ClipBatches,
     run: Run,
     *,
     initial: CompressiveTokenizer | None = None,
     evaluate: Evaluate | None = None,
     until: int | None = None,
 ) -> CompressiveTokenizer:
-    """Trains, or goes on where ``run`` stopped.
+    """Train a tokenizer, or continue where ``run`` stopped.
 
     Args:
         config: the settings; the schedule spans ``config.steps``.
-        loader: of clips of the tokenizer's context and ``config.future_frames``, ``config.batch_size`` at once on all
+        loader: clips of the tokenizer's context and ``config.future_frames``, ``config.batch_size`` at once on all
             ranks together.
         run: its folder, device and precision; each checkpoint in it has a ``tokenizer/`` folder.
         initial: weights to start from, of the same shape (it is trained in place).
@@ -182,60 +342,54 @@ def train_tokenizer(
         UserError: settings that exclude each other; a batch that cannot be divided; PyTorch cannot compile here; a loss
             that is not finite.
     """
+    # networks
     _check(config, run.ranks)
-    tokenizer = initial or CompressiveTokenizer(config.tokenizer)
+    tokenizer = CompressiveTokenizer(config.tokenizer) if initial is None else initial
     tokenizer.to(run.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     sample = loader.clips(range(-(-SAMPLE // loader.clip_frames))).frames.flatten(0, 1)
     if config.tokenizer.background and initial is None:
         tokenizer.background.copy_(sample.median(dim=0).values)  # the usual picture
-    objective = _objective(config, sample, run.ranks).to(run.device)
-    codebooks = _codebooks(config, tokenizer, run)
-    optimizer, critic = _optimizers(config, tokenizer, objective.network)
-    schedule, critic_schedule = _schedules(config)
-    usage = CodebookUsage(config.tokenizer.context_codes, config.tokenizer.dynamics_codes).to(run.device)
-    average = ExponentialAverage(tokenizer, config.average_decay) if config.average_decay else None
-    state = {"tokenizer": tokenizer, "optimizer": optimizer, "batches": loader, "usage": usage}
-    state |= {"codebooks": codebooks} if codebooks else {}
-    state |= {"average": average} if average else {}
-    state |= {"discriminator": objective.network, "discriminator_optimizer": critic} if critic else {}
-    done, last = run.resume(**state), min(config.steps if until is None else until, config.steps)
-    forward = forward_pass(tokenizer, run, compile=config.compile)
+    trainer = TokenizerTrainer(config, tokenizer, new_loss(config, sample, run.ranks), run)
+    codebooks, average, usage = trainer.codebooks, trainer.average, trainer.usage
+    finished = tokenizer if average is None else average.model  # what is measured and saved
+
+    # training state
+    parts = {**trainer.parts(), "batches": loader}
+    done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
     tokenizer.train()
-    stream, count, parts = iter(loader), config.tokenizer.context_frames, config.gradient_accumulation
-    shown, layer = average.model if average else tokenizer, last_layer_of(tokenizer)
+    batches, context = iter(loader), config.tokenizer.context_frames
     for step in run.updates("tokenizer", done, last, clips=config.batch_size):
-        if codebooks and step == config.continuous_steps and step:
-            codebooks.start(tokenizer, _coming(loader, config.batch_size, run.device), run.generator)
-        frames, quantized = next(stream).frames.to(run.device), step >= config.continuous_steps
-        optimizer.zero_grad(set_to_none=True)
-        figures, found = add_gradients(
-            forward, objective, run, frames, count, layer, step=step, quantized=quantized, parts=parts
-        )
-        figures["learning_rate"] = descend(optimizer, tokenizer, schedule(step), config.clip_norm)
-        if critic and objective.network is not None and objective.is_adversarial(step):
-            critic.zero_grad(set_to_none=True)
-            figures |= add_discriminator_gradients(objective, run, found, frames, parts=parts)
-            rate = critic_schedule(step - config.loss.discriminator_start)
-            rate = descend(critic, objective.network, rate, config.clip_norm, run.ranks)
-            figures["discriminator_learning_rate"] = rate
-        if codebooks and quantized:
-            figures["restarted"] = codebooks.update(tokenizer, found, run.generator)
-        usage.add(found.context_codes, "context")
-        usage.add(found.dynamics_codes, "dynamics")
-        if average:
+        # codes, placed at the end of the first phase
+        if codebooks is not None and 0 < step == config.continuous_steps:
+            codebooks.start(tokenizer, _next_batches(loader, config.batch_size, run.device), run.generator)
+
+        # networks
+        frames = next(batches).frames.to(run.device)
+        metrics, reconstruction = trainer.generator_step(frames, step)
+        if trainer.loss.is_adversarial(step):
+            metrics |= trainer.discriminator_step(frames, reconstruction, step)
+
+        # codes and averages
+        if codebooks is not None and step >= config.continuous_steps:
+            metrics["restarted"] = codebooks.update(tokenizer, reconstruction, run.generator)
+        usage.add(reconstruction.context_codes, "context")
+        usage.add(reconstruction.dynamics_codes, "dynamics")
+        if average is not None:
             average.update(tokenizer)
-        figures["psnr"] = -10 * torch.log10(F.mse_loss(found.future.float(), frames[:, count:]))
-        saves = run.is_save_step(step + 1, last=last)
-        if saves:
-            figures |= usage.figures()
+
+        # log and checkpoint
+        metrics["psnr"] = -10 * torch.log10(F.mse_loss(reconstruction.future.float(), frames[:, context:]))
+        save = run.is_save_step(step + 1, last=last)
+        if save:
+            metrics |= usage.figures()
             usage.reset()
             if evaluate is not None and run.ranks.is_first:
-                figures |= evaluate(shown.eval(), step + 1)
+                metrics |= evaluate(finished.eval(), step + 1)
                 tokenizer.train()
-        run.log(step + 1, **figures)
-        if saves:
-            run.save(step + 1, also=lambda folder: shown.save_pretrained(folder / "tokenizer"), **state)
-    return shown.eval()
+        run.log(step + 1, **metrics)
+        if save:
+            run.save(step + 1, also=lambda folder: finished.save_pretrained(folder / "tokenizer"), **parts)
+    return finished.eval()
 
 
 def _check(config: TokenizerTraining, ranks: Ranks) -> None:
@@ -258,48 +412,39 @@ def _check(config: TokenizerTraining, ranks: Ranks) -> None:
         )
 
 
-def _objective(config: TokenizerTraining, sample: Tensor, ranks: Ranks) -> TokenizerLoss:
-    weighed = config.loss
-    perceptual = load_perceptual(network=config.perceptual) if weighed.perceptual_weight else None
+def new_loss(config: TokenizerTraining, sample: Tensor, ranks: Ranks) -> TokenizerLoss:
+    """Make the losses of a training, with a new discriminator.
+
+    Args:
+        config: the settings.
+        sample: frames ``[n c h w]`` in [0, 1] whose colours are counted.
+        ranks: the processes; the first one prints the name of the perceptual distance.
+    """
+    perceptual = load_perceptual(network=config.perceptual) if config.loss.perceptual_weight > 0 else None
     if perceptual is not None and ranks.is_first:
         tqdm.write(f"perceptual distance: {perceptual.name}", file=sys.stderr)
-    discriminator = Discriminator(config.discriminator) if weighed.discriminator_weight else None
+    discriminator = Discriminator(config.discriminator) if config.loss.discriminator_weight > 0 else None
     rare = RareColours(sample, config.rare_colour_weight) if config.rare_colour_weight > 1 else None
-    return TokenizerLoss(weighed, perceptual, discriminator, rare, conditional=config.tokenizer.conditional)
+    return TokenizerLoss(config.loss, perceptual, discriminator, rare, conditional=config.tokenizer.conditional)
 
 
-def _codebooks(config: TokenizerTraining, tokenizer: CompressiveTokenizer, run: Run) -> Codebooks | None:
-    if config.codes == "frozen":
-        freeze_codebooks(tokenizer)
-    return Codebooks(tokenizer, config.codebook_decay, run.ranks).to(run.device) if config.codes == "averages" else None
-
-
-def _coming(loader: Clips, size: int, device: torch.device) -> list[Tensor]:
-    """Frames of the next batches, those of all ranks."""
+def _next_batches(loader: ClipBatches, size: int, device: torch.device) -> list[Tensor]:
+    """Return the frames of the next batches, those of all ranks."""
     first = loader.step * size
     numbers = [range(first + k * size, first + (k + 1) * size) for k in range(START_BATCHES)]
     return [loader.clips(batch).frames.to(device) for batch in numbers]
 
 
-def _optimizers(
-    config: TokenizerTraining, tokenizer: CompressiveTokenizer, discriminator: nn.Module | None
-) -> tuple[AdamW, AdamW | None]:
-    rest = {"betas": config.betas, "weight_decay": config.weight_decay}
-    optimizer = adamw(tokenizer, learning_rate=config.learning_rate, **rest)
-    if discriminator is None:
-        return optimizer, None
-    return optimizer, adamw(discriminator, learning_rate=_discriminator_peak(config), **rest)
+def _joined(parts: list[Reconstruction]) -> Reconstruction:
+    """Return the rows of all parts; of scalars the mean."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = {}
+    for name in vars(parts[0]):
+        values = [getattr(part, name) for part in parts]
+        joined[name] = torch.cat(values) if values[0].ndim > 0 else torch.stack(values).mean()
+    return Reconstruction(**joined)
 
 
-def _schedules(config: TokenizerTraining) -> tuple[Schedule, Schedule]:
-    """Learning rates of the tokenizer and, by its own updates, of the discriminator."""
-    name, steps = config.discriminator_schedule or config.schedule, config.steps - config.loss.discriminator_start
-    return (
-        named_schedule(config.schedule, config.learning_rate, steps=config.steps, warmup_steps=config.warmup_steps),
-        named_schedule(name, _discriminator_peak(config), steps=steps, warmup_steps=config.warmup_steps),
-    )
-
-
-def _discriminator_peak(config: TokenizerTraining) -> float:
-    peak = config.discriminator_learning_rate
-    return config.learning_rate if peak is None else peak
+def _means(metrics: list[dict[str, Tensor]]) -> dict[str, float | Tensor]:
+    return {name: torch.stack([part[name] for part in metrics]).mean() for name in metrics[0]}

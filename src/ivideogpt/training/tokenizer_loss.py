@@ -1,7 +1,7 @@
-"""What the official tokenizer is trained on: pixels, a perceptual distance, its codebooks and a discriminator.
+"""Loss of a tokenizer: pixels, a perceptual distance, its codebooks and a discriminator.
 
     loss = TokenizerLoss(TokenizerLossConfig(), perceptual, Discriminator(DiscriminatorConfig()))
-    losses = loss.generator(found, context, future, step=step, last_layer=last_layer_of(tokenizer))
+    losses = loss.generator(reconstruction, context, future, step=step, last_layer=last_layer_of(tokenizer))
     losses.total.backward()                             # the discriminator gets no gradient
     if loss.is_adversarial(step):
         loss.discriminator(fake, real).loss.backward()  # the tokenizer gets none
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -26,11 +26,12 @@ from torch.nn import functional as F
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.discriminator import Discriminator
 from ivideogpt.models.tokenizer import CompressiveTokenizer, Reconstruction
-from ivideogpt.training.static_patch_loss import unrest
 
-#: Distance ``[n]`` of found from true frames, both float ``[n 3 h w]`` in [0, 1] (found ones may lie a little outside).
+#: Distance ``[n]`` of drawn from true frames, both float ``[n 3 h w]`` in [0, 1] (drawn ones may lie a little outside).
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 
+#: A pixel that moves by less has not changed.
+TOLERANCE = 4 / 255
 # Keeps the adaptive weight finite where the generator's gradient vanishes.
 _LEAST_GRADIENT = 1e-8
 
@@ -48,7 +49,7 @@ class TokenizerLossConfig:
         discriminator_start: updates of the tokenizer before the discriminator joins.
         adaptive_weight_limit: largest adaptive weight, before ``discriminator_weight``.
         balanced: context and future count by their share of frames; otherwise each counts as 1.
-        still_weight: of `stillness.unrest`: patches that stay the same keep their vectors. Not in the official code.
+        still_weight: of `unrest`: patches that stay the same keep their vectors. Not in the official code.
 
     Source: official flags ``recon_weight`` (with ``vae_loss`` l1 or l2), ``perc_weight``, ``disc_weight``,
     ``disc_start`` (twice ours), ``balanced_loss``; the limit and the commitment weight are constants there.
@@ -65,7 +66,11 @@ class TokenizerLossConfig:
     still_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number is negative or not finite, or no pixel counts."""
+        """Check the weights.
+
+        Raises:
+            UserError: a number is negative or not finite, or no pixel counts.
+        """
         for name, value in vars(self).items():
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"{name} is {value}; expected a number of at least 0")
@@ -101,7 +106,7 @@ class TokenizerLosses(NamedTuple):
     adaptive_weight: Tensor | None = None
 
     def figures(self) -> dict[str, Tensor]:
-        """The parts that are used, without gradients, by name."""
+        """Return the parts that are used, without gradients, by name."""
         return {name: value.detach() for name, value in self._asdict().items() if name != "total" and value is not None}
 
 
@@ -135,7 +140,7 @@ class TokenizerLoss(nn.Module):
         *,
         conditional: bool = True,
     ) -> None:
-        """Keeps the parts.
+        """Keep the parts.
 
         Args:
             config: the weights.
@@ -146,8 +151,8 @@ class TokenizerLoss(nn.Module):
         """
         super().__init__()
         self.config = config
-        self.perceptual = perceptual if config.perceptual_weight else None
-        self.network = discriminator if config.discriminator_weight else None
+        self.perceptual = perceptual if config.perceptual_weight > 0 else None
+        self.network = discriminator if config.discriminator_weight > 0 else None
         self.pixel_weight = pixel_weight
         self.conditional = conditional
 
@@ -157,7 +162,7 @@ class TokenizerLoss(nn.Module):
 
     def generator(
         self,
-        found: Reconstruction,
+        made: Reconstruction,
         true_context: Tensor,
         true_future: Tensor,
         *,
@@ -168,45 +173,72 @@ class TokenizerLoss(nn.Module):
         """Return the loss of the tokenizer. The discriminator's own weights get no gradient.
 
         Args:
-            found: what the tokenizer made of the frames.
+            made: reconstruction of the frames.
             true_context: ``[b c 3 h w]`` in [0, 1].
             true_future: ``[b f 3 h w]`` in [0, 1].
             step: updates of the tokenizer already made.
             last_layer: the weight at which gradients are compared, as `last_layer_of` gives it.
-            quantized: False where ``found`` was made without codes: the codebooks' losses are left out.
+            quantized: False where there were no codes: the codebooks' losses are left out.
         """
-        config = self.config
-        shares = frame_weights(true_context.shape[1], true_future.shape[1], config.balanced)
-        parts: dict[str, Tensor] = {}
-        if config.still_weight:
-            parts["unrest"] = self._unrest(found, true_context, true_future)
-        context, future = _images(found.context), _images(found.future)
+        config, context_frames, future_frames = self.config, true_context.shape[1], true_future.shape[1]
+        unrest_loss = context_perceptual = future_perceptual = None
+        context_commitment = dynamics_commitment = generator = adaptive_weight = None
+
+        # vectors of unchanged patches
+        if config.still_weight > 0:
+            unrest_loss = self._unrest(made, true_context, true_future)
+
+        # pixels
+        context, future = _images(made.context), _images(made.future)
         true_context, true_future = _images(true_context), _images(true_future)
         assert context.shape == true_context.shape and future.shape == true_future.shape
-        pairs = self._pixels(context, true_context), self._pixels(future, true_future)
-        l1, l2 = (pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1])
-        total = config.l1_weight * _weighted(shares, l1) + config.l2_weight * _weighted(shares, l2)
-        reference = config.l1_weight * l1[1] + config.l2_weight * l2[1]
-        if config.still_weight:
-            total = total + config.still_weight * parts["unrest"]
+        context_l1, context_l2 = self._pixels(context, true_context)
+        future_l1, future_l2 = self._pixels(future, true_future)
+        reference = config.l1_weight * future_l1 + config.l2_weight * future_l2
         images = torch.cat([context, future])
+
+        # perceptual distance; one pass over all frames, since the distance of a frame depends on no other
         if self.perceptual is not None:
-            # One pass over all frames: the distance of a frame depends on no other.
             distance = self.perceptual(images, torch.cat([true_context, true_future])).float()
-            perceptual = distance[: len(context)].mean(), distance[len(context) :].mean()
-            total = total + config.perceptual_weight * _weighted(shares, perceptual)
-            reference = perceptual[1]
-            parts |= {"context_perceptual": perceptual[0], "future_perceptual": perceptual[1]}
+            context_perceptual, future_perceptual = distance[: len(context)].mean(), distance[len(context) :].mean()
+            reference = future_perceptual
+
+        # codebooks
         if quantized:
-            commitment = found.context_loss.float(), found.dynamics_loss.float()
-            total = total + config.commitment_weight * _weighted((1.0, 1.0), commitment)
-            parts |= {"context_commitment": commitment[0], "dynamics_commitment": commitment[1]}
+            context_commitment, dynamics_commitment = made.context_loss.float(), made.dynamics_loss.float()
+
+        # discriminator
         if self.is_adversarial(step):
             generator = self._generator_loss(images)
-            weight = self.adaptive_weight(reference, generator, last_layer)
-            total = total + weight * generator
-            parts |= {"generator": generator, "adaptive_weight": weight}
-        return TokenizerLosses(total, *l1, *l2, **parts)
+            adaptive_weight = self.adaptive_weight(reference, generator, last_layer)
+
+        # total
+        of_context, of_future = frame_weights(context_frames, future_frames, config.balanced)
+        l1, l2 = of_context * context_l1 + of_future * future_l1, of_context * context_l2 + of_future * future_l2
+        total = config.l1_weight * l1 + config.l2_weight * l2
+        if unrest_loss is not None:
+            total = total + config.still_weight * unrest_loss
+        if context_perceptual is not None and future_perceptual is not None:
+            distance = of_context * context_perceptual + of_future * future_perceptual
+            total = total + config.perceptual_weight * distance
+        if context_commitment is not None and dynamics_commitment is not None:
+            total = total + config.commitment_weight * (context_commitment + dynamics_commitment)
+        if generator is not None and adaptive_weight is not None:
+            total = total + adaptive_weight * generator
+        return TokenizerLosses(
+            total,
+            context_l1,
+            future_l1,
+            context_l2,
+            future_l2,
+            context_perceptual,
+            future_perceptual,
+            context_commitment,
+            dynamics_commitment,
+            unrest_loss,
+            generator,
+            adaptive_weight,
+        )
 
     def discriminator(self, fake: Tensor, real: Tensor) -> DiscriminatorLosses:
         """Return the loss of the discriminator. The network that made the ``fake`` frames gets no gradient.
@@ -246,24 +278,72 @@ class TokenizerLoss(nn.Module):
         ratio = norms[0] / norms[1].clamp(min=_LEAST_GRADIENT)
         return self.config.discriminator_weight * ratio.clamp(max=self.config.adaptive_weight_limit)
 
-    def _unrest(self, found: Reconstruction, true_context: Tensor, true_future: Tensor) -> Tensor:
+    def _unrest(self, made: Reconstruction, true_context: Tensor, true_future: Tensor) -> Tensor:
         if not self.conditional:
-            vectors = torch.cat([found.context_vectors, found.dynamics_vectors], dim=1)
+            vectors = torch.cat([made.context_vectors, made.dynamics_vectors], dim=1)
             return unrest(vectors, torch.cat([true_context, true_future], dim=1))
-        kinds = (found.context_vectors, true_context), (found.dynamics_vectors, true_future)
+        kinds = (made.context_vectors, true_context), (made.dynamics_vectors, true_future)
         several = [unrest(*kind) for kind in kinds if kind[1].shape[1] > 1]
-        return torch.stack(several).mean() if several else found.context_vectors.new_zeros((), dtype=torch.float32)
+        return torch.stack(several).mean() if several else made.context_vectors.new_zeros((), dtype=torch.float32)
 
-    def _pixels(self, found: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Absolute and squared error."""
+    def _pixels(self, drawn: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean absolute and squared error, weighted by pixel."""
         weight = 1.0 if self.pixel_weight is None else self.pixel_weight(true)
-        error = found - true
+        error = drawn - true
         return (weight * error.abs()).mean(), (weight * error.square()).mean()
 
     def _generator_loss(self, images: Tensor) -> Tensor:
         assert self.network is not None
         fixed = {name: weight.detach() for name, weight in self.network.named_parameters()}
         return -functional_call(self.network, fixed, (images,)).float().mean()
+
+
+class RareColours(nn.Module):
+    """Weights of pixels: those of rare colours count more.
+
+    A small thing (a gripper, PushT's agent) is a few pixels of thousands: with equal weights it is never drawn.
+    """
+
+    LEVELS = 8
+    weight: Tensor
+
+    def __init__(self, frames: Tensor, most: float) -> None:
+        """Count the colours of ``frames`` ``[n c h w]`` in [0, 1]; ``most`` is the largest weight."""
+        super().__init__()
+        colours = self._colours(frames)
+        share = torch.bincount(colours.flatten(), minlength=self.LEVELS**3) / colours.numel()
+        self.register_buffer("weight", (share.max() / share.clamp(min=1e-9)).sqrt().clamp(max=most))
+
+    def forward(self, true: Tensor) -> Tensor:
+        """Return weights ``[... 1 h w]`` of the pixels of frames ``[... c h w]`` in [0, 1]."""
+        return self.weight[self._colours(true)].unsqueeze(-3)
+
+    def _colours(self, frames: Tensor) -> Tensor:
+        red, green, blue = (frames * (self.LEVELS - 1e-3)).long().unbind(dim=-3)
+        return (red * self.LEVELS + green) * self.LEVELS + blue
+
+
+def unrest(vectors: Tensor, frames: Tensor) -> Tensor:
+    """Return the movement of the vectors of unchanged patches from one frame to the next.
+
+    Patches with a vector of zeros (background) do not count, nor does a sequence in which every patch changes.
+
+    Args:
+        vectors: ``[b t n d]`` before they become codes, of n patches on a square grid.
+        frames: ``[b t c h w]`` in [0, 1], that they were made of, in the order of their numbers.
+
+    Returns:
+        Scalar float32: the mean squared move, over twice the variance of all vectors (no gradient of that): 0 where
+        nothing moves, 1 where a patch knows nothing of the one before it.
+    """
+    assert vectors.shape[:2] == frames.shape[:2]
+    vectors, side = vectors.float(), math.isqrt(vectors.shape[2])
+    changed = (frames[:, 1:] - frames[:, :-1]).abs() > TOLERANCE
+    counts = 1 - reduce(changed.float(), "b t c (h p) (w q) -> b t (h w) 1", "max", h=side, w=side)
+    counts = counts * vectors[:, 1:].detach().ne(0).any(dim=-1, keepdim=True)
+    moved = (vectors[:, 1:] - vectors[:, :-1]).square() * counts
+    spread = vectors.detach().var(dim=(0, 1, 2), correction=0).sum()
+    return moved.sum() / (2 * spread * counts.sum()).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def frame_weights(context_frames: int, future_frames: int, balanced: bool) -> tuple[float, float]:
@@ -276,7 +356,7 @@ def frame_weights(context_frames: int, future_frames: int, balanced: bool) -> tu
 
 
 def last_layer_of(tokenizer: CompressiveTokenizer) -> nn.Parameter:
-    """The weight that draws future frames, where the gradients of the losses are compared.
+    """Return the weight that draws future frames, where the gradients of the losses are compared.
 
     Source: thuml/iVideoGPT train_tokenizer.py; same for conditional tokenizers, the only ones there.
     """
@@ -286,7 +366,3 @@ def last_layer_of(tokenizer: CompressiveTokenizer) -> nn.Parameter:
 
 def _images(frames: Tensor) -> Tensor:
     return rearrange(frames.float(), "... c h w -> (...) c h w")
-
-
-def _weighted(weights: tuple[float, float], parts: tuple[Tensor, Tensor]) -> Tensor:
-    return weights[0] * parts[0] + weights[1] * parts[1]

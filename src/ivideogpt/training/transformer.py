@@ -1,4 +1,4 @@
-"""Trains the transformer of a world model, and the heads and the forecast around it; the tokenizer stays as it is."""
+"""Training of the transformer of a world model with its heads and its forecast; the tokenizer stays as it is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,11 @@ class TransformerTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
+        """Check the numbers.
+
+        Raises:
+            UserError: a number is out of range; the message names it.
+        """
         check_descent(self)
         check_at_least(self, steps=1, batch_size=1, clip_frames=2, final_ratio=0, seed=0)
         check_at_least(self, gradient_accumulation=1, imagined_share=0, imagined_run=1)
@@ -97,7 +102,7 @@ def train_transformer(
     evaluate: Callable[[WorldModel, int], dict[str, float]] | None = None,
     until: int | None = None,
 ) -> WorldModel:
-    """Trains, or goes on where ``run`` stopped; the tokenizer stays as it is.
+    """Train a transformer, or continue where ``run`` stopped; the tokenizer stays as it is.
 
     Args:
         config: the settings; the schedule spans ``config.steps``.
@@ -119,106 +124,108 @@ def train_transformer(
     model.tokenizer.requires_grad_(False)
     model.transformer.gradient_checkpointing = config.gradient_checkpointing
     with adapters(model.transformer, config.lora):
-        _train(config, model, batches, run, evaluate, until)
+        # networks
+        dynamics = model.dynamics
+        if config.lora.rank and run.ranks.is_first:
+            tqdm.write(f"adapters of rank {config.lora.rank}: {trained_share(dynamics)}", file=sys.stderr)
+        optimizer = adamw(
+            dynamics, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=config.betas
+        )
+        schedule = named_schedule(
+            config.schedule,
+            config.learning_rate,
+            steps=config.steps,
+            warmup_steps=config.warmup_steps,
+            final_ratio=config.final_ratio,
+        )
+
+        # training state
+        parts = {"learner": dynamics, "optimizer": optimizer, "batches": batches}
+        done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
+        forward = forward_pass(dynamics, run, compile=config.compile)
+        dynamics.train()
+        stream = iter(batches)
+        for step in run.updates("transformer", done, last, clips=config.batch_size):
+            # inputs
+            batch = next(stream)
+            with run.autocast():
+                share, length = config.imagined_share, config.imagined_run
+                inputs = partly_imagined(model, batch.ids, batch.actions, share, length, run.generator, run.ranks)
+
+            # update
+            set_learning_rate(optimizer, schedule(step))
+            optimizer.zero_grad(set_to_none=True)
+            metrics = accumulate_gradients(config, forward, run, batch, inputs)
+            if config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(dynamics.parameters(), config.clip_norm)
+            optimizer.step()
+            metrics["learning_rate"] = schedule(step)
+
+            # log and checkpoint
+            save = run.is_save_step(step + 1, last=last)
+            finished = merged_model(model) if save and run.ranks.is_first else model
+            if save and evaluate is not None and run.ranks.is_first:
+                dynamics.eval()
+                metrics |= evaluate(finished, step + 1)
+                dynamics.train()
+            run.log(step + 1, **metrics)
+            if save:
+                run.save(step + 1, also=finished.save_pretrained, **parts)
     return model.eval()
 
 
-def _train(
-    config: TransformerTraining,
-    model: WorldModel,
-    batches: TokenBatches,
-    run: Run,
-    evaluate: Callable[[WorldModel, int], dict[str, float]] | None,
-    until: int | None,
-) -> None:
-    """The loop: everything of the model that requires gradients is trained."""
-    learner = Learner(model)
-    if config.lora.rank and run.ranks.is_first:
-        tqdm.write(f"adapters of rank {config.lora.rank}: {trained_share(learner)}", file=sys.stderr)
-    optimizer = adamw(learner, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=config.betas)
-    schedule = named_schedule(
-        config.schedule,
-        config.learning_rate,
-        steps=config.steps,
-        warmup_steps=config.warmup_steps,
-        final_ratio=config.final_ratio,
-    )
-    parts = {"learner": learner, "optimizer": optimizer, "batches": batches}
-    done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
-    forward = forward_pass(learner, run, compile=config.compile)
-    learner.train()
-    stream = iter(batches)
-    for step in run.updates("transformer", done, last, clips=config.batch_size):
-        batch = next(stream)
-        set_learning_rate(optimizer, schedule(step))
-        with run.autocast():
-            share, length = config.imagined_share, config.imagined_run
-            inputs = partly_imagined(model, batch.ids, batch.actions, share, length, run.generator, run.ranks)
-        optimizer.zero_grad(set_to_none=True)
-        figures = add_gradients(config, forward, run, batch, inputs)
-        if config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(learner.parameters(), config.clip_norm)
-        optimizer.step()
-        figures["learning_rate"] = schedule(step)
-        if run.is_save_step(step + 1, last=last):
-            learner.eval()
-            finished = merged_model(model) if run.ranks.is_first else model
-            if evaluate is not None and run.ranks.is_first:
-                figures |= evaluate(finished, step + 1)
-            learner.train()
-            run.log(step + 1, **figures)
-            run.save(step + 1, also=finished.save_pretrained, **parts)
-        else:
-            run.log(step + 1, **figures)
-
-
-def add_gradients(
+def accumulate_gradients(
     config: TransformerTraining, forward: nn.Module, run: Run, batch: TokenBatch, inputs: Tensor | None
 ) -> dict[str, float | Tensor]:
-    """Adds the gradients of one batch to those of the weights, part by part.
+    """Add the gradients of one batch to those of the weights, part by part.
 
     Args:
-        config: how many parts, and the weights of the losses.
-        forward: of a `Learner`.
+        config: number of parts, and weights of the losses.
+        forward: the dynamics as `forward_pass` returns them.
         run: its precision.
         batch: the rows of this rank.
         inputs: see ``Dynamics.losses``.
 
     Returns:
-        The loss and what it is made of: the means over the parts.
+        The loss and its terms by name: the means over the parts.
     """
-    count, found = config.gradient_accumulation, []
-    for number, (*part, seen) in enumerate(in_parts((*batch, inputs), count), 1):
+    count, metrics = config.gradient_accumulation, []
+    for number, (*part, part_inputs) in enumerate(in_parts((*batch, inputs), count), 1):
         with gradients_meet(forward, now=number == count):
             with run.autocast():
-                losses: DynamicsLosses = forward(TokenBatch(*part), seen)
-            loss = losses.tokens
-            if losses.rewards is not None:
-                loss = loss + config.reward_weight * losses.rewards
-            if losses.terminations is not None:
-                loss = loss + config.termination_weight * losses.terminations
-            if losses.actions is not None:
-                loss = loss + config.action_reconstruction_weight * losses.actions
-            if losses.forecast is not None:
-                loss = loss + config.forecast_weight * losses.forecast
+                losses: DynamicsLosses = forward(*part, inputs=part_inputs)
+            loss = total_loss(losses, config)
             (loss / count).backward()
-        figures = {"loss": loss, **losses._asdict()}
-        found.append({name: value.detach() for name, value in figures.items() if value is not None})
-    return {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
+        terms = {"loss": loss, **losses._asdict()}
+        metrics.append({name: value.detach() for name, value in terms.items() if value is not None})
+    return {name: torch.stack([part[name] for part in metrics]).mean() for name in metrics[0]}
 
 
-class Learner(nn.Module):
-    """Trained parts of a world model, as one module whose forward pass returns the losses."""
+class LossWeights(Protocol):
+    """Settings that weigh the losses of a dynamics network."""
 
-    def __init__(self, model: WorldModel) -> None:
-        """Takes transformer and heads; the tokenizer is no part of it."""
-        super().__init__()
-        self.transformer, self.heads = model.transformer, model.heads
-        self._model = (model,)  # in a tuple, it is no part
+    @property
+    def reward_weight(self) -> float: ...  # noqa: D102
+    @property
+    def termination_weight(self) -> float: ...  # noqa: D102
+    @property
+    def action_reconstruction_weight(self) -> float: ...  # noqa: D102
+    @property
+    def forecast_weight(self) -> float: ...  # noqa: D102
 
-    def forward(self, batch: TokenBatch, inputs: Tensor | None) -> DynamicsLosses:
-        """See ``Dynamics.losses``."""
-        return self._model[0].dynamics.losses(*batch, inputs=inputs)
+
+def total_loss(losses: DynamicsLosses, weights: LossWeights) -> Tensor:
+    """Return the weighted sum of the losses that there are, a scalar."""
+    loss = losses.tokens
+    if losses.rewards is not None:
+        loss = loss + weights.reward_weight * losses.rewards
+    if losses.terminations is not None:
+        loss = loss + weights.termination_weight * losses.terminations
+    if losses.actions is not None:
+        loss = loss + weights.action_reconstruction_weight * losses.actions
+    if losses.forecast is not None:
+        loss = loss + weights.forecast_weight * losses.forecast
+    return loss
 
 
 @torch.no_grad()
@@ -231,7 +238,7 @@ def partly_imagined(
     generator: torch.Generator,
     ranks: Ranks | None = None,
 ) -> Tensor | None:
-    """``ids`` with some future frames as the forecast guesses them from what is read before; None where share is 0.
+    """Replace some future frames by the guesses of the forecast from the frames read before them.
 
     Args:
         model: has a forecast.
@@ -241,6 +248,9 @@ def partly_imagined(
         run: mean number of such frames in a row, each guessed from those before it: so far does a guess drift.
         generator: of the choice.
         ranks: whose rows ``ids`` are.
+
+    Returns:
+        int64 ``[b length]``; None where ``share`` is 0.
 
     Raises:
         UserError: the model has no forecast.
@@ -270,5 +280,5 @@ def partly_imagined(
 
 
 def _most_imagined(run: float) -> float:
-    """The largest share of imagined frames that runs of this mean length allow."""
+    """Return the largest share of imagined frames that runs of this mean length allow."""
     return run / (run + 1)

@@ -8,9 +8,8 @@ import pytest
 
 from ivideogpt.cli import COMMANDS
 from ivideogpt.commands.reference import options
-from ivideogpt.configs.migration_table import CONFIGURATIONS, PROGRAMS
-from ivideogpt.configs.migration_table_mbrl import MBRL_KEYS
 from ivideogpt.configs.official import OFFICIAL
+from ivideogpt.configs.official_flags import CONVERSIONS, official_flags
 from ivideogpt.configs.registry import find_preset
 from ivideogpt.core.config import to_dict
 
@@ -23,7 +22,9 @@ VERB = {
     "inference/predict.py": "predict",
     "DATASET.yaml": "train-tokenizer",
 }
-ALL = {**PROGRAMS, **CONFIGURATIONS}
+KEYS = "mbrl/cfgs/mbpo_config.yaml"
+ALL = {name: flags for name, flags in official_flags().items() if name != "train_gpt.py --eval_only"}
+PROGRAMS = {name: flags for name, flags in ALL.items() if name.endswith(".py")}
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,10 @@ def test_the_table_has_every_official_flag_with_its_type_and_default(official):
         assert PROGRAMS[program].keys() == rows.keys()
         for name, row in rows.items():
             flag, is_switch = PROGRAMS[program][name], row.get("action") == "store_true"
-            assert flag.is_switch == is_switch, name
+            assert (flag.type == "switch") == is_switch, name
             assert flag.default == row.get("default", False if is_switch else None), name
             if not is_switch:
-                assert flag.type.__name__ == row["type"].replace("SchedulerType", "str"), name
+                assert flag.type == row["type"].replace("SchedulerType", "str"), name
 
 
 def test_the_table_has_as_many_flags_as_there_are():
@@ -58,13 +59,18 @@ def test_the_table_has_as_many_flags_as_there_are():
     }
 
 
+def test_every_conversion_of_the_table_exists_and_is_used():
+    used = {name for flags in official_flags().values() for flag in flags.values() for name in flag.convert.split()}
+    assert used - {"typed"} == CONVERSIONS.keys()
+
+
 def test_what_is_gone_says_why():
     for flags in ALL.values():
         for flag in flags.values():
             assert flag.ours or flag.note, flag.name
 
 
-@pytest.mark.parametrize("program", ALL)
+@pytest.mark.parametrize("program", [name for name in ALL if name != KEYS])
 def test_options_and_settings_in_the_table_exist(program):
     settings = to_dict(find_preset(next(iter(OFFICIAL))))
     for flag in ALL[program].values():
@@ -82,14 +88,14 @@ def test_options_and_settings_in_the_table_exist(program):
 def row(flag, dashes):
     """The row of a flag on the page."""
     default = f"{str(flag.default).lower() if isinstance(flag.default, bool) else flag.default}"
-    shown = "" if flag.default is None or (flag.is_switch and not flag.default) else f" (`{default}`)"
+    shown = "" if flag.default is None or (flag.type in ("switch", "bool") and not flag.default) else f" (`{default}`)"
     here = f"{flag.ours}; {flag.note}" if flag.ours and flag.note else flag.ours or f"gone: {flag.note}"
     return f"| `{dashes}{flag.name}`{shown} | {here} |"
 
 
-@pytest.mark.parametrize("program", [*ALL, "mbrl/cfgs/mbpo_config.yaml"])
+@pytest.mark.parametrize("program", ALL)
 def test_the_page_has_the_rows_of_the_table(program):
-    flags = {**ALL, "mbrl/cfgs/mbpo_config.yaml": MBRL_KEYS}[program]
+    flags = ALL[program]
     dashes = "--" if program in PROGRAMS else ""
     section = re.search(rf"^## {re.escape(program)}$(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     rows = [line for line in section[1].splitlines() if line.startswith("| `")]

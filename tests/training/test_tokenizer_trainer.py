@@ -18,8 +18,7 @@ from ivideogpt.models.discriminator import Discriminator, DiscriminatorConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.training import tokenizer as tokenizer_module
-from ivideogpt.training.accumulator import add_discriminator_gradients, add_gradients
-from ivideogpt.training.tokenizer import TokenizerTraining, train_tokenizer
+from ivideogpt.training.tokenizer import TokenizerTrainer, TokenizerTraining, train_tokenizer
 from ivideogpt.training.tokenizer_loss import TokenizerLoss, TokenizerLossConfig, last_layer_of
 
 CONDITIONAL = TokenizerConfig(
@@ -82,6 +81,23 @@ def adversarial() -> tuple[CompressiveTokenizer, TokenizerLoss]:
     return CompressiveTokenizer(CONDITIONAL), loss.eval()
 
 
+def trainer_of(tokenizer: CompressiveTokenizer, loss: TokenizerLoss, folder: Path, parts: int) -> TokenizerTrainer:
+    """A trainer whose updates change no weight, so that the gradients can be looked at."""
+    config = TokenizerTraining(
+        tokenizer=CONDITIONAL,
+        steps=5,
+        batch_size=4,
+        codes="gradient",
+        continuous_steps=0,
+        learning_rate=0.0,
+        clip_norm=None,
+        loss=loss.config,
+        discriminator=SMALL,
+        gradient_accumulation=parts,
+    )
+    return TokenizerTrainer(config, tokenizer, loss, Run(folder, device="cpu"))
+
+
 def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
 
@@ -103,12 +119,11 @@ def test_a_batch_in_parts_gives_the_figures_of_the_whole(train, shape, codes) ->
 
 
 def test_gradients_of_parts_add_up_to_those_of_the_whole(tmp_path, frames) -> None:
-    loss, run, found = TokenizerLoss(TokenizerLossConfig(perceptual_weight=0.0)), Run(tmp_path, device="cpu"), []
+    loss, found = TokenizerLoss(TokenizerLossConfig(perceptual_weight=0.0, discriminator_weight=0.0)), []
     for parts in (1, 4):
         torch.manual_seed(0)
         tokenizer = CompressiveTokenizer(CONDITIONAL)
-        layer = last_layer_of(tokenizer)
-        _, made = add_gradients(tokenizer, loss, run, frames, 2, layer, step=0, quantized=True, parts=parts)
+        _, made = trainer_of(tokenizer, loss, tmp_path, parts).generator_step(frames, 0)
         assert made.future.shape == frames[:, 2:].shape and not made.future.requires_grad
         found.append({**gradients(tokenizer), **{name: value for name, value in vars(made).items()}})
     torch.testing.assert_close(found[1], found[0])
@@ -121,8 +136,7 @@ def test_each_part_has_an_adaptive_weight_of_its_own(tmp_path, frames, adversari
     for part in frames.chunk(2):
         made = tokenizer(part)
         apart.append(loss.generator(made, part[:, :2], part[:, 2:], step=0, last_layer=layer).adaptive_weight)
-    run = Run(tmp_path, device="cpu")
-    figures, _ = add_gradients(tokenizer, loss, run, frames, 2, layer, step=0, quantized=True, parts=2)
+    figures, _ = trainer_of(tokenizer, loss, tmp_path, 2).generator_step(frames, 0)
     assert apart[0].item() != pytest.approx(apart[1].item(), rel=0.01)
     torch.testing.assert_close(figures["adaptive_weight"], torch.stack(apart).mean())
 
@@ -133,7 +147,7 @@ def test_gradients_of_a_discriminator_add_up_to_those_of_the_whole(tmp_path, fra
         made, found = tokenizer(frames), []
     for parts in (1, 4):
         copy = deepcopy(loss)
-        figures = add_discriminator_gradients(copy, Run(tmp_path, device="cpu"), made, frames, parts=parts)
+        figures = trainer_of(tokenizer, copy, tmp_path, parts).discriminator_step(frames, made, 0)
         found.append({**gradients(copy.network), **figures})
     assert {"discriminator_loss", "discriminator_real_logits", "logits.weight"} <= found[0].keys()
     torch.testing.assert_close(found[1], found[0])

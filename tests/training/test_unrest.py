@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ivideogpt.training.static_patch_loss import unrest
+from ivideogpt.training.tokenizer_loss import unrest
 
 
 @pytest.fixture
