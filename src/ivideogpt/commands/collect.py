@@ -44,7 +44,8 @@ def _pusht_settings() -> Any:
 def _record_pusht(tasks: Sequence[str], seeds: range, out: Path, settings: Any, workers: int | None) -> None:
     from ivideogpt.envs.record.pusht_episodes import collect
 
-    collect(f"{seeds.start}:{seeds.stop}", out, shard=settings.shard, length=settings.length, workers=workers)
+    chosen = f"{seeds.start}:{seeds.stop}"
+    collect(chosen, out, settings.shard, settings.length, workers, settings.behaviour)
 
 
 def _metaworld_settings() -> Any:

@@ -1,11 +1,12 @@
-"""Recording of PushT episodes with scripted mouse drags."""
+"""Recording of PushT episodes: scripted mouse drags, or a person's far targets and jumps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -14,12 +15,20 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.data.convert.source_episode import ActionField, SourceEpisode
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.writer import ShardTask, convert_to_store
-from ivideogpt.policies.scripted import DragScript
+from ivideogpt.envs.record.pusht_person import PersonPolicy
+from ivideogpt.policies.scripted import DragScript, Script
 
 #: PushT episodes from this seed on are held out.
 FIRST_TEST_SEED = 10_000
 FRAMES_A_SECOND = 10.0
 PUSHT_URL = "https://github.com/huggingface/gym-pusht"
+
+PushTBehaviour = Literal["drag", "person"]
+#: Each behaviour, and the number that separates its random draws from those of the others.
+BEHAVIOURS: Mapping[PushTBehaviour, tuple[int, Callable[[np.random.Generator], Script]]] = {
+    "drag": (1, DragScript),
+    "person": (2, PersonPolicy),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +38,23 @@ class PushTRecording:
     Attributes:
         length: frames of an episode, at 10 a second.
         shard: episodes of a file.
+        behaviour: "drag" moves the target at a speed; "person" jumps to far targets and holds them.
     """
 
     length: int = 48
     shard: int = 100
+    behaviour: PushTBehaviour = "drag"
 
 
-def collect_pusht(seeds: Iterable[int], length: int = 48) -> Iterator[Episode]:
+def collect_pusht(
+    seeds: Iterable[int], length: int = 48, behaviour: PushTBehaviour = "drag"
+) -> Iterator[Episode]:
     """Record one PushT episode a seed; the same seed gives the same episode.
 
     Args:
         seeds: of the start and the behaviour; from ``FIRST_TEST_SEED`` on the split is "test".
         length: frames an episode, at 10 a second.
+        behaviour: see `PushTRecording`.
 
     Yields:
         Episodes with frames ``[length 64 64 3]``, actions ``[length 2]`` in px (raw target positions, 0 to 512),
@@ -49,8 +63,10 @@ def collect_pusht(seeds: Iterable[int], length: int = 48) -> Iterator[Episode]:
     from ivideogpt.envs.pusht import PushT, normalised_action
 
     environment = PushT(terminate_on_success=False)
+    stream, make_script = BEHAVIOURS[behaviour]
+    prefix = "pusht" if behaviour == "drag" else f"pusht-{behaviour}"
     for seed in seeds:
-        script = DragScript(np.random.default_rng([seed, 1]))
+        script = make_script(np.random.default_rng([seed, stream]))
         frame, info = environment.reset(seed=seed)
         frames, states = [frame], [info["state"]]
         actions, rewards = np.zeros((length, 2), np.float32), np.zeros(length, np.float32)
@@ -67,13 +83,20 @@ def collect_pusht(seeds: Iterable[int], length: int = 48) -> Iterator[Episode]:
             rewards=rewards,
             terminated=np.zeros(length, bool),
             state=np.stack(states),
-            key=f"pusht_{seed:08d}",
+            key=f"{prefix}_{seed:08d}",
             split="test" if seed >= FIRST_TEST_SEED else "train",
             meta={"environment": "ivideogpt/PushT-v0", "seed": int(seed), "contact_steps": int(contacts)},
         )
 
 
-def collect(seeds: str, out: Path, shard: int = 100, length: int = 48, workers: int | None = None) -> None:
+def collect(
+    seeds: str,
+    out: Path,
+    shard: int = 100,
+    length: int = 48,
+    workers: int | None = None,
+    behaviour: PushTBehaviour = "drag",
+) -> None:
     """Record PushT episodes into an episode store; finished shards are kept, so the command resumes.
 
     Args:
@@ -82,6 +105,7 @@ def collect(seeds: str, out: Path, shard: int = 100, length: int = 48, workers: 
         shard: episodes a file.
         length: frames an episode, at 10 a second.
         workers: processes; 0: this one; default: one for each processor.
+        behaviour: see `PushTRecording`.
 
     Raises:
         UserError: seeds is not "first:stop", or shard or length is too small.
@@ -91,14 +115,16 @@ def collect(seeds: str, out: Path, shard: int = 100, length: int = 48, workers: 
         raise UserError(f"shard is {shard} and length is {length}; expected at least 1 and 2")
     blocks = [range(start, min(start + shard, stop)) for start in range(first, stop, shard)]
     tasks = [
-        ShardTask(f"pusht-{block.start:08d}-{block.stop:08d}", partial(_recorded, block, length)) for block in blocks
+        ShardTask(f"pusht-{block.start:08d}-{block.stop:08d}", partial(_recorded, block, length, behaviour))
+        for block in blocks
     ]
-    facts = StoreFacts(name="pusht", url=PUSHT_URL, licence="MIT", options={"length": length, "shard": shard})
+    options = {"length": length, "shard": shard} | ({} if behaviour == "drag" else {"behaviour": behaviour})
+    facts = StoreFacts(name="pusht", url=PUSHT_URL, licence="MIT", options=options)
     convert_to_store(tasks, out, facts=facts, workers=workers)
 
 
-def _recorded(seeds: range, length: int) -> Iterator[SourceEpisode]:
-    for episode in collect_pusht(seeds, length):
+def _recorded(seeds: range, length: int, behaviour: PushTBehaviour) -> Iterator[SourceEpisode]:
+    for episode in collect_pusht(seeds, length, behaviour):
         yield SourceEpisode(
             key=episode.key,
             split=episode.split,
