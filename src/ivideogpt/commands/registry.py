@@ -64,6 +64,11 @@ COMMANDS: Mapping[str, Command] = {
         "train a world model around a tokenizer",
         settings="ivideogpt.commands.train:load_training_settings",
     ),
+    "train-pictures": Command(
+        "ivideogpt.commands.train_pictures:train_picture_model",
+        "train a picture model, which needs no tokens, on episode stores",
+        settings="ivideogpt.commands.train_pictures:load_picture_settings",
+    ),
     "evaluate": Command(
         "ivideogpt.commands.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"
     ),

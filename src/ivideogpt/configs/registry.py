@@ -31,6 +31,8 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "official-vp2-robosuite-64-act-cond": "official:vp2_64_act_cond",
         "official-vp2-robodesk-64-act-cond": "official:vp2_64_act_cond",
     },
+    # ``PictureRecipe``: train-pictures
+    "pictures": {"debug": "pictures:debug_pictures", "pusht-64": "pictures:pusht_pictures"},
     # ``MbrlConfig``: mbrl
     "mbrl": {
         "metaworld": "mbrl:metaworld",
@@ -42,15 +44,15 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def find_preset(name: str, kind: Literal["training", "mbrl"] = "training") -> Any:
-    """Return the settings of a preset: a ``Recipe``, or an ``MbrlConfig`` for the kind "mbrl".
+def find_preset(name: str, kind: Literal["training", "pictures", "mbrl"] = "training") -> Any:
+    """Return the settings of a preset: a ``Recipe``, a ``PictureRecipe`` ("pictures") or an ``MbrlConfig`` ("mbrl").
 
     Raises:
         UserError: there is no such preset; the message names the closest one.
     """
     presets = PRESETS[kind]
     if name not in presets:
-        command = " for mbrl" if kind == "mbrl" else ""
+        command = {"training": "", "pictures": " for train-pictures", "mbrl": " for mbrl"}[kind]
         raise UserError(f"there is no preset {name!r}{command}; {suggestion(name, presets)}")
     module, _, function = presets[name].partition(":")
     return getattr(importlib.import_module(f"ivideogpt.configs.{module}"), function)()

@@ -14,8 +14,10 @@ from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
 
 Symmetry = Literal["none", "mirror", "square"]
-#: Tries to find a crop in which a followed place is seen throughout, or not at all, before any crop will do.
+#: Draws of a crop in which a followed place is seen throughout, or not at all, before any crop is taken.
 _TRIES = 20
+# Separates the random numbers of whole frames from those of crops.
+_STILLS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,10 @@ class PictureClips:
         actions: float32 ``[n t a]``; row i leads to frame i + 1; a pointer's in px of the picture. None: none.
         places: float32 ``[n t k 2]``, places of interest (x, y) in px, around which crops are cut; the first one is
             followed: it lies inside a crop throughout, or outside.
-        eventful: bool ``[n t]``: between this frame and the next happens what is hard to foresee.
+        chances: float32 ``[n t]``, how often the transition from this frame to the next is trained on, relative to the
+            others.
+        poses: float32 ``[n t s 3]`` of s rigid objects in each frame (x, y in px, angle in rad), or None: unknown.
+        rewards: float32 ``[n t]``, what each frame is worth, NaN where it is unknown; None: all unknown.
         share: of the updates that draw from these clips, relative to other clips.
         unroll: most frames of its own that a network reads before the one it is trained on.
     """
@@ -35,7 +40,9 @@ class PictureClips:
     frames: np.ndarray
     actions: np.ndarray | None
     places: np.ndarray
-    eventful: np.ndarray
+    chances: np.ndarray
+    poses: np.ndarray | None = None
+    rewards: np.ndarray | None = None
     share: float = 1.0
     unroll: int = 0
 
@@ -58,6 +65,20 @@ class PictureCrops(NamedTuple):
     unroll: int
 
 
+class PictureStills(NamedTuple):
+    """Whole frames of one update.
+
+    Attributes:
+        frames: float32 ``[b c h w]`` in [0, 1].
+        poses: float32 ``[b s 3]`` of the rigid objects, or None.
+        rewards: float32 ``[b]``, or None.
+    """
+
+    frames: Tensor
+    poses: Tensor | None
+    rewards: Tensor | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
     """Settings of cutting crops.
@@ -66,7 +87,6 @@ class CropConfig:
         pixels: of all crops of an update together, about; smaller crops come in larger batches.
         sides: in px, one is drawn for each update.
         side_shares: how often each is drawn, relative to the others.
-        eventful_share: of the crops come from eventful clips.
         place_shares: how often a crop is cut around each place of interest, relative to the others.
         jitter: px, standard deviation of the crop's place.
         margin: px along an edge of a crop that is no edge of the picture that do not count.
@@ -77,7 +97,6 @@ class CropConfig:
     pixels: int = 24 * 32 * 32
     sides: tuple[int, ...] = (32, 40, 64)
     side_shares: tuple[float, ...] = (0.45, 0.25, 0.3)
-    eventful_share: float = 0.7
     place_shares: tuple[float, ...] = (0.6, 0.4)
     jitter: float = 4.0
     margin: int = 4
@@ -85,19 +104,23 @@ class CropConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
-        check_at_least(self, pixels=1, jitter=0, margin=0, seed=0, eventful_share=0)
+        """Check the numbers.
+
+        Raises:
+            UserError: one is out of range.
+        """
+        check_at_least(self, pixels=1, jitter=0, margin=0, seed=0)
         if len(self.sides) != len(self.side_shares) or not self.sides:
             raise UserError(f"side_shares has {len(self.side_shares)} numbers; expected one for each of {self.sides}")
 
 
 class CropSampler:
-    """Draws the crops of an update from its number alone, so that a resumed run sees what it would have seen."""
+    """Crops and whole frames of an update, drawn from its number alone, so that a resumed run draws the same."""
 
     def __init__(
         self, clips: Sequence[PictureClips], background: Tensor, config: CropConfig, *, history: int, pointer: bool
     ) -> None:
-        """Keeps the clips.
+        """Check and keep the clips.
 
         Args:
             clips: one or more sets.
@@ -124,17 +147,23 @@ class CropSampler:
                 )
         self._clips, self._background, self._config = clips, background, config
         self._history, self._pointer = history, pointer
+        rewards = clips[0].rewards
+        self._rewarded = np.flatnonzero(np.zeros(0) if rewards is None else rewards > 0)
+        self._shares = np.cumsum([part.share for part in clips])
+        self._chances = [np.cumsum(part.chances[:, :-1], dtype=np.float64) for part in clips]
+        self._side_shares, self._place_shares = np.cumsum(config.side_shares), np.cumsum(config.place_shares)
 
     def draw(self, step: int) -> PictureCrops:
-        """Draws the crops of update ``step``."""
+        """Draw the crops of update ``step``."""
         config, random = self._config, np.random.default_rng([self._config.seed, step])
-        part = self._clips[_choose(random, [part.share for part in self._clips])]
-        side = min(config.sides[_choose(random, config.side_shares)], *part.frames.shape[2:4])
+        number = _choose(random, self._shares)
+        part = self._clips[number]
+        side = min(config.sides[_choose(random, self._side_shares)], *part.frames.shape[2:4])
         unroll = int(random.integers(part.unroll + 1))
         length = self._history + 1 + unroll
         frames, actions, backgrounds, counts = [], [], [], []
         for _ in range(max(1, round(config.pixels / side**2))):
-            clip, first, (x, y) = self._place(part, length, side, random)
+            clip, first, (x, y) = self._place(number, length, side, random)
             frames.append(part.frames[clip, first : first + length, y : y + side, x : x + side])
             backgrounds.append(self._background[:, y : y + side, x : x + side])
             counts.append(self._counts(x, y, side, *part.frames.shape[2:4]))
@@ -147,17 +176,34 @@ class CropSampler:
         maps, moves = self._turned(maps, moves, side, random)
         return PictureCrops(maps[0], maps[1], moves, maps[2], unroll)
 
-    def _place(self, part: PictureClips, length: int, side: int, random: np.random.Generator):
-        """A clip, its first frame, and the upper left corner of the crop."""
-        n, t, h, w, _ = part.frames.shape
+    def draw_stills(self, step: int, count: int, rewarded_share: float = 0.0) -> PictureStills:
+        """Draw whole frames of update ``step`` from the first set of clips.
+
+        Args:
+            step: updates made before.
+            count: frames.
+            rewarded_share: of the frames have a reward above 0, as far as there are such frames.
+        """
+        random = np.random.default_rng([self._config.seed, step, _STILLS])
+        part = self._clips[0]
+        rows = random.integers(part.frames.shape[0] * part.frames.shape[1], size=count)
+        rewarded = round(count * rewarded_share) if len(self._rewarded) else 0
+        rows[:rewarded] = self._rewarded[random.integers(len(self._rewarded) or 1, size=rewarded)]
+        index = np.unravel_index(rows, part.frames.shape[:2])
+        frames = torch.from_numpy(part.frames[index]).permute(0, 3, 1, 2).float() / 255
+        poses, rewards = (None if x is None else torch.from_numpy(x[index]) for x in (part.poses, part.rewards))
+        return PictureStills(frames, poses, rewards)
+
+    def _place(self, number: int, length: int, side: int, random: np.random.Generator):
+        """Return a clip, its first frame, and the upper left corner of the crop."""
+        part, chances = self._clips[number], self._chances[number]
+        _, t, h, w, _ = part.frames.shape
         config, read = self._config, self._history
-        eventful = random.random() < config.eventful_share
         clip, first, corner = 0, 0, np.zeros(2, int)
-        for trial in range(_TRIES * 10):
-            clip, first = int(random.integers(n)), int(random.integers(t - length + 1))
-            if eventful and trial < _TRIES * 9 and not part.eventful[clip, first + read - 1 : first + length - 1].any():
-                continue
-            kind = _choose(random, config.place_shares)
+        for _ in range(_TRIES):
+            clip, last = divmod(_choose(random, chances), t - 1)
+            first = min(max(last - (length - 2), 0), t - length)  # the drawn transition is the one that is trained on
+            kind = _choose(random, self._place_shares)
             where = (part.places[clip, first + read, kind] + part.places[clip, first + length - 1, kind]) / 2
             corner = np.round(where - side / 2 + random.normal(0, config.jitter, 2)).astype(int)
             corner = corner.clip(0, [w - side, h - side])
@@ -177,7 +223,7 @@ class CropSampler:
         return counts
 
     def _turned(self, maps: list[Tensor], moves: Tensor | None, side: int, random: np.random.Generator):
-        """The crops of an update mirrored and turned alike; a pointer's places with them."""
+        """Return the crops of an update mirrored and turned alike; a pointer's places with them."""
         kind = int(random.integers(8)) & {"none": 0, "mirror": 1, "square": 7}[self._config.symmetry]
         points = moves is not None and self._pointer
         for bit, axis in ((1, 0), (2, 1)):
@@ -193,7 +239,7 @@ class CropSampler:
         return [x.contiguous() for x in maps], moves
 
 
-def _choose(random: np.random.Generator, shares: Sequence[float]) -> int:
-    """An index, drawn in proportion to ``shares``."""
-    total = np.cumsum(shares)
-    return int(np.searchsorted(total, random.random() * total[-1], side="right").clip(0, len(shares) - 1))
+def _choose(random: np.random.Generator, totals: np.ndarray) -> int:
+    """Draw an index in proportion to shares, given their running totals (of any shape)."""
+    flat = totals.reshape(-1)
+    return int(np.searchsorted(flat, random.random() * flat[-1], side="right").clip(0, len(flat) - 1))

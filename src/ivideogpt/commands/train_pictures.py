@@ -1,0 +1,281 @@
+"""``ivideogpt train-pictures``: from episode stores to a picture model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ivideogpt.commands.output import check_folder, print_json
+from ivideogpt.configs.registry import PRESETS, find_preset
+from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
+from ivideogpt.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ivideogpt.configs.pictures import PictureRecipe
+    from ivideogpt.core.episode import Episode
+    from ivideogpt.training.picture_crops import PictureClips
+    from ivideogpt.worldmodel.config import ActionSpace
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+_SETTINGS = "settings.json"
+
+
+def load_picture_settings(typed: Mapping[str, str]) -> PictureRecipe:
+    """Load the settings that options change: those of the run that goes on, else those of the preset.
+
+    Raises:
+        UserError: there is no such preset, or the run was begun with another one.
+    """
+    preset, kept = typed.get("preset"), _kept(Path(typed["run"])) if "run" in typed else None
+    if kept is None:
+        if preset is None:
+            raise UserError(f"a new run needs a preset; expected one of {', '.join(PRESETS['pictures'])}")
+        return find_preset(preset, "pictures")
+    if preset not in (None, kept["preset"]):
+        raise UserError(
+            f"'{typed['run']}' was begun with the preset {kept['preset']}, not {preset}; choose another run folder"
+        )
+    return _recipe_of(kept, Path(typed["run"]))
+
+
+def train_picture_model(
+    preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET", help_behavior_hint="")] = None,
+    *,
+    settings: PictureRecipe,
+    data: str | None = None,
+    run: Path,
+    init: str | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    tracker: str = "auto",
+) -> None:
+    """Train a picture model on episode stores; the same command again goes on where a stopped run ended.
+
+    Args:
+        preset: debug or pusht-64; its settings are options too, which `PRESET --help` lists. Default: the settings of
+            the run that goes on.
+        settings: the settings of the preset.
+        data: a store or a mixture file (.toml, .json); all episodes have one length. debug makes its own.
+        run: folder for checkpoints (each a whole model), metrics.jsonl, curves and rounds of corrections.
+        init: a picture model to start from: a folder, a run, a Hub id or a shipped model; its networks replace the
+            preset's.
+        steps: stop after this many updates, without changing the schedule.
+        seed: of weights, data order and everything else that is random.
+        device: auto, cpu or cuda.
+        precision: auto, float32 or bfloat16.
+        tracker: draws curves: tensorboard (auto: where it is installed), wandb, trackio or none.
+    """
+    from ivideogpt.core.checkpoint import step_folders
+    from ivideogpt.core.run import Run, choose_precision
+    from ivideogpt.core.trackers import choose_tracker, open_tracker
+    from ivideogpt.training.picture_worlds import find_picture_world
+    from ivideogpt.training.pictures import train_pictures
+
+    check_folder(run)
+    for name, value, least in (("steps", steps, 1), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise UserError(f"{name} is {value}; expected at least {least}")
+    recipe = settings if seed is None else replace(settings, training=replace(settings.training, seed=seed))
+    world = find_picture_world(recipe.world)
+    tracker, data = choose_tracker(tracker), _find_data(preset, data, run)
+    initial = _initial(init)
+    if initial is not None and initial.pictures is not None:
+        shape = replace(initial.pictures.config, pointer_limit=recipe.training.dynamics.pointer_limit)
+        recipe = replace(recipe, training=replace(recipe.training, dynamics=shape))
+    _keep(run, preset, recipe, data)
+    episodes, dataset, space = _read_episodes(data, recipe.training.dynamics.resolution)
+    about = {"action_space": world.actions if world.actions.names else space, "metadata": {"data": dataset}}
+    model = _new_model(recipe, run.resolve().name, initial, episodes, about)
+    clips = _in_model_units(world.read_clips(episodes), model)
+    assert model.pictures is not None
+    training = recipe.training
+    drawn = open_tracker(tracker, run, to_dict(training), run.resolve().name)
+    running = Run(
+        run,
+        seed=training.seed,
+        device=device,
+        precision=choose_precision(precision, device),
+        log_every=training.log_every,
+        save_every=training.save_every,
+        trackers=() if drawn is None else (drawn,),
+    )
+    train_pictures(
+        training,
+        model.pictures,
+        clips,
+        running,
+        correct=world.correction() if training.rounds.every else None,
+        save=lambda pictures, folder: type(model).from_pictures(model.config, pictures).save_pretrained(folder),
+        until=steps,
+    )
+    done, checkpoint = step_folders(run)[-1]
+    print(f"after {done} updates: {checkpoint}")
+    print_json({"steps": done, "metrics": run / "metrics.jsonl", "output": checkpoint})
+
+
+def _find_data(preset: str | None, data: str | None, run: Path) -> str:
+    """Return the store or mixture file to train on; a run goes on with its own, the preset debug records one."""
+    from ivideogpt.envs.record.moving_square import collect_squares
+
+    kept = _kept(run)
+    if data is None and kept is not None:
+        return kept["data"]
+    if data is None and preset == "debug":
+        data = str(run.parent / f"{run.name}-data")
+        collect_squares(data)
+    if data is None:
+        raise UserError(f"preset {preset} needs data; give --data, a store that `ivideogpt collect` wrote")
+    return str(Path(data).absolute())
+
+
+def _read_episodes(data: str, resolution: int) -> tuple[list[Episode], str, ActionSpace]:
+    """Read all training episodes, the names of their stores and the ranges of their actions.
+
+    Raises:
+        UserError: there are none, their frames have another size, or they differ in length.
+    """
+    from ivideogpt.commands.training_stages import read_mixture
+    from ivideogpt.data.store.reader import EpisodeStore
+    from ivideogpt.worldmodel.config import ActionSpace
+
+    episodes, names, space = [], [], ActionSpace()
+    for source in read_mixture(data).sources:
+        store = EpisodeStore(source.path)
+        chosen = [index for index, split in enumerate(store.splits) if source.split in (None, split)]
+        episodes += [store[index] for index in chosen]
+        names.append(f"{store.facts.dataset.name}, {len(chosen)} episodes")
+        actions = store.facts.actions
+        if actions is not None and all(a < b for a, b in zip(actions.low, actions.high, strict=True)):
+            space = ActionSpace(names=actions.names, low=actions.low, high=actions.high)
+    shapes = sorted({episode.frames.shape[:3] for episode in episodes})
+    if len(shapes) != 1 or shapes[0][1:] != (resolution, resolution):
+        sizes = ", ".join(f"{length} of {width} x {height} px" for length, height, width in shapes[:4]) or "none"
+        raise UserError(
+            f"{data} has episodes with these frames: {sizes}; expected episodes of one length, with frames of "
+            f"{resolution} x {resolution} px: record them so"
+        )
+    return episodes, "; ".join(names), space
+
+
+def _new_model(
+    recipe: PictureRecipe, name: str, initial: WorldModel | None, episodes: list[Episode], about: Any
+) -> WorldModel:
+    """Make the model to train.
+
+    Args:
+        recipe: the settings; its networks are those of ``initial``.
+        name: of the model.
+        initial: a picture model that weights and background are taken from.
+        episodes: give the background and the statistics of the actions.
+        about: keyword arguments of `WorldModelConfig`: the action space and the metadata.
+
+    Raises:
+        UserError: the actions do not fit the forecast.
+    """
+    import numpy as np
+    import torch
+
+    from ivideogpt.models.dynamics import HeadsConfig
+    from ivideogpt.models.picture_dynamics import PictureDynamics
+    from ivideogpt.training.picture_data import median_background
+    from ivideogpt.worldmodel.config import WorldModelConfig
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+    shape, actions = recipe.training.dynamics, [x.actions for x in episodes if x.actions is not None]
+    width = actions[0].shape[1] if len(actions) == len(episodes) else 0
+    if shape.forecast.action_dim not in (0, width):
+        raise UserError(f"actions have {width} numbers and the forecast reads {shape.forecast.action_dim}; change one")
+    mean, std, space = (), (), about["action_space"]
+    if shape.forecast.action == "pointer":  # -1 to 1 is the whole frame
+        low, high = np.array(space.low), np.array(space.high)
+        mean, std = tuple(((low + high) / 2).tolist()), tuple(((high - low) / 2).tolist())
+    if shape.forecast.action == "numbers":
+        numbers = np.concatenate([x[:-1] for x in actions])
+        mean, std = tuple(numbers.mean(0).tolist()), tuple(np.maximum(numbers.std(0), 1e-6).tolist())
+    torch.manual_seed(recipe.training.seed)
+    pictures = PictureDynamics(shape)
+    pictures.background.copy_(median_background(episodes))
+    if initial is not None and initial.pictures is not None:
+        pictures.load_state_dict(initial.pictures.state_dict())
+    config = WorldModelConfig(
+        name=name,
+        context_frames=shape.forecast.frames,
+        clip_frames=recipe.clip_frames,
+        action_mean=mean,
+        action_std=std,
+        heads=HeadsConfig(action_dim=shape.forecast.action_dim, reward=shape.reward is not None),
+        **about,
+    )
+    return WorldModel.from_pictures(config, pictures)
+
+
+def _initial(init: str | None) -> WorldModel | None:
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+    initial = None if init is None else WorldModel.from_pretrained(init)
+    if initial is not None and initial.pictures is None:
+        raise UserError(f"{init} is a token model; expected a picture model to start from")
+    return initial
+
+
+def _in_model_units(clips: PictureClips, model: WorldModel) -> PictureClips:
+    """Normalise actions that are numbers; a pointer's stay places of the picture."""
+    import numpy as np
+
+    assert model.pictures is not None
+    kind = model.pictures.config.forecast.action
+    if kind == "pointer" or clips.actions is None:
+        return clips
+    if kind == "none":
+        return replace(clips, actions=None)
+    mean, std = np.array(model.config.action_mean), np.array(model.config.action_std)
+    return replace(clips, actions=((clips.actions - mean) / std).astype(np.float32))
+
+
+def _kept(run: Path) -> dict[str, Any] | None:
+    """Read the settings in the folder of a run; None for a new run."""
+    path = run / _SETTINGS
+    if not path.is_file():
+        return None
+    kept = load_json(path)
+    if kept.get("kind") != "pictures" or not {"preset", "data", "settings"} <= kept.keys():
+        raise UserError(f"'{run}' holds another kind of run; choose another folder")
+    return kept
+
+
+def _recipe_of(kept: Mapping[str, Any], run: Path) -> PictureRecipe:
+    from ivideogpt.configs.pictures import PictureRecipe
+
+    return from_dict(PictureRecipe, kept["settings"], where=str(run / _SETTINGS))
+
+
+def _keep(run: Path, preset: str | None, recipe: PictureRecipe, data: str) -> None:
+    """Write the settings of a new run into its folder, or check that a resumed run has the same.
+
+    Raises:
+        UserError: the run was begun with other settings or data; the first is named.
+    """
+    kept = _kept(run)
+    now = {"kind": "pictures", "preset": preset, "data": data, "settings": to_dict(recipe)}
+    if kept is None:
+        save_json(run / _SETTINGS, now)
+        return
+    before = {"data": kept["data"]} | _flat(to_dict(_recipe_of(kept, run)))
+    for name, value in ({"data": data} | _flat(to_dict(recipe))).items():
+        if before.get(name) != value:
+            raise UserError(
+                f"{run} was begun with {name} {before.get(name)!r}, not {value!r}; give the same, or choose another run "
+                "folder"
+            )
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, object]:
+    if isinstance(values, dict):
+        return {k: v for name, value in values.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): values}

@@ -1,0 +1,76 @@
+"""Picture models: what a preset is, the shipped PushT model, and a tiny one that shows that everything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ivideogpt.models.frame_reward import FrameRewardConfig
+from ivideogpt.models.picture_dynamics import PictureDynamicsConfig
+from ivideogpt.models.picture_forecast import PictureForecastConfig, PictureNetConfig
+from ivideogpt.models.sprites import SpriteConfig, SpriteProjectionConfig
+from ivideogpt.training.picture_crops import CropConfig
+from ivideogpt.training.pictures import PictureTraining, PictureWeights, RoundSchedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRecipe:
+    """A picture model and how it is trained: everything but its data and its folder.
+
+    Attributes:
+        world: of `PICTURE_WORLDS`.
+        training: the networks and the settings of their training.
+        clip_frames: frames of the clips that the model is measured on, context included.
+    """
+
+    world: str = "any"
+    training: PictureTraining = field(default_factory=PictureTraining)
+    clip_frames: int = 16
+
+
+def pusht_pictures() -> PictureRecipe:
+    """The shipped model's: a block and an agent, whose poses are read from every frame that is drawn."""
+    block = SpriteConfig(size=24, texels=2, angles=24, shrink=2)
+    agent = SpriteConfig(size=7, turns=False, texels=4, shrink=2)
+    return PictureRecipe(
+        world="pusht",
+        training=PictureTraining(
+            dynamics=PictureDynamicsConfig(
+                resolution=64,
+                forecast=PictureForecastConfig(
+                    net=PictureNetConfig(width=48, deep_width=96, blocks_in=1, blocks_deep=4, blocks_out=2, copies=True)
+                ),
+                pointer_scale=32.0,
+                pointer_offset=32.0,
+                sprites=SpriteProjectionConfig(sprites=(block, agent), steps=3, rounds=2, missing_below=0.02),
+                reward=FrameRewardConfig(success_above=0.95),
+            ),
+            steps=40_000,
+            crops=CropConfig(pixels=8 * 64 * 64, sides=(40, 64), side_shares=(0.4, 0.6), place_shares=(0.5, 0.5)),
+            weights=PictureWeights(shown=8.0, marked=10.0),
+            rounds=RoundSchedule(first=6_000, every=2_000),
+            learning_rate=1e-3,
+            save_every=500,
+        ),
+    )
+
+
+def debug_pictures() -> PictureRecipe:
+    """Seconds for everything; what it learns is of no use."""
+    net = PictureNetConfig(width=8, deep_width=8, blocks_deep=1)
+    return PictureRecipe(
+        training=PictureTraining(
+            dynamics=PictureDynamicsConfig(
+                resolution=16,
+                forecast=PictureForecastConfig(net=net, action="numbers", action_dim=1),
+                reward=FrameRewardConfig(width=8, blocks=1),
+            ),
+            steps=20,
+            crops=CropConfig(pixels=4 * 16 * 16, sides=(16,), side_shares=(1.0,), place_shares=(1.0,), symmetry="none"),
+            unroll=2,
+            unroll_after=10,
+            warmup_steps=2,
+            log_every=10,
+            save_every=10,
+        ),
+        clip_frames=6,
+    )
