@@ -117,7 +117,7 @@ class PictureTraining:
         final_ratio: of the peak, at the end.
         weight_decay: of matrices and kernels.
         betas: of AdamW.
-        clip_norm: largest gradient norm.
+        clip_norm: largest gradient norm of each network.
         average_decay: of the running average of the weights, which is what is stored as the model.
         log_every, save_every: in updates.
         seed: of weights, crops and rounds.
@@ -221,7 +221,8 @@ def train_pictures(
             loss = loss + config.reward_weight * losses["reward"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        for network in model.children():  # each alone: a large gradient of the reward must not slow the forecast
+            nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         optimizer.step()
         average.update(model)
         run.log(step + 1, loss=loss, **losses)
