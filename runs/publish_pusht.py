@@ -1,6 +1,8 @@
-"""Write the checkpoint of a PushT run as it ships: bfloat16, measured as stored, with a few held-out episodes.
+"""Write the checkpoint of a PushT run as it ships, measured as stored, with a few held-out episodes.
 
-python runs/publish_pusht.py runs/pusht-64/transformer --test datasets/pusht-test --out runs/pusht-64/checkpoint
+A token model is stored in bfloat16, a picture model in float32: its forecast reads its own frames for ever.
+
+python runs/publish_pusht.py runs/pusht-64/training --test datasets/pusht-test --out runs/pusht-64/checkpoint
 """
 
 import platform
@@ -12,7 +14,7 @@ import torch
 import tyro
 
 from ivideogpt import Episode, WorldModel
-from ivideogpt.core.config import to_dict
+from ivideogpt.core.config import load_json, to_dict
 from ivideogpt.data.episode_files import save_episodes
 from ivideogpt.data.store.reader import EpisodeStore
 from ivideogpt.evaluation.calibration import METADATA_KEY
@@ -27,13 +29,24 @@ from ivideogpt.worldmodel.shipped import EPISODES_FILE
 SIDE = 512.0
 
 
-def publish(run: tyro.conf.Positional[Path], *, test: Path, out: Path, measured: int = 50, shipped: int = 8) -> None:
+def publish(
+    run: tyro.conf.Positional[Path],
+    *,
+    test: Path,
+    out: Path,
+    name: str = "pusht-64",
+    facts: Path | None = None,
+    measured: int = 64,
+    shipped: int = 8,
+) -> None:
     """Write the checkpoint.
 
     Args:
         run: folder of the run, or a checkpoint.
         test: store of held-out episodes.
         out: folder of the checkpoint.
+        name: of the model.
+        facts: JSON file with more metadata for the model card, such as the hours and what the model cannot do.
         measured: held-out episodes that are measured.
         shipped: episodes with a moving block that lie in the checkpoint.
     """
@@ -41,7 +54,8 @@ def publish(run: tyro.conf.Positional[Path], *, test: Path, out: Path, measured:
     model = WorldModel.from_pretrained(run)
     space = ActionSpace(names=("x", "y"), low=(0.0, 0.0), high=(SIDE, SIDE), units=("px", "px"), pointer=True)
     metadata: dict[str, object] = {"license": "mit", "data": f"PushT episodes; held out: {len(episodes)}"}
-    model.config = replace(model.config, name="pusht-64-tokens", action_space=space, metadata=metadata)
+    metadata |= {} if facts is None else load_json(facts)
+    model.config = replace(model.config, name=name, action_space=space, metadata=metadata)
     save(model, episodes, out, shipped)
     # measure what was stored, then store the figures
     stored = WorldModel.from_pretrained(out)
@@ -64,8 +78,9 @@ def save(model: WorldModel, episodes: Sequence[Episode], folder: Path, count: in
     """Save the model with the first ``count`` episodes in which the block moves; ``meta["start"]`` tells where."""
     moving = [(episode, moving_starts(episode, model.context_frames + HORIZON)) for episode in episodes]
     chosen = [replace(x, meta={**x.meta, "start": starts[0]}) for x, starts in moving if starts][:count]
+    dtype = torch.bfloat16 if model.has_tokens else torch.float32
     model.save_pretrained(
-        folder, dtype=torch.bfloat16, also=lambda inside: save_episodes(inside / EPISODES_FILE, chosen)
+        folder, dtype=dtype, also=lambda inside: save_episodes(inside / EPISODES_FILE, chosen)
     )
 
 

@@ -5,14 +5,7 @@ import torch
 
 from ivideogpt.core.config import from_dict, to_dict
 from ivideogpt.core.errors import UserError
-from ivideogpt.models.picture_forecast import (
-    FrameProjection,
-    FrameProjectionConfig,
-    PictureForecast,
-    PictureForecastConfig,
-    PictureNetConfig,
-    forecast_rollout,
-)
+from ivideogpt.models.picture_forecast import PictureForecast, PictureForecastConfig, PictureNetConfig
 
 SMALL = PictureNetConfig(width=8, deep_width=8, blocks_deep=1)
 
@@ -73,32 +66,6 @@ def test_a_network_that_copies_can_leave_a_picture_as_it_is() -> None:
     with torch.no_grad():
         drawn = model(frames(), frames()[:, 0], torch.zeros(2, 2))
     assert torch.allclose(drawn, frames()[:, -1], atol=1e-5)
-
-
-def test_projection_draws_a_picture_of_the_size_that_it_reads() -> None:
-    model = FrameProjection(FrameProjectionConfig(net=SMALL)).eval()
-    with torch.no_grad():
-        assert model(frames()[:, 0], frames()[:1, 1]).shape == (2, 3, 16, 24)
-
-
-def test_a_rollout_reads_its_own_pictures() -> None:
-    model, history = forecast(), frames()
-    background, actions = history[:, 0], torch.rand(2, 3, 2) * 16
-    rollout = forecast_rollout(model, history, background, actions, 3)
-    assert rollout.shape == (2, 3, 3, 16, 24) and rollout.min() >= 0 and rollout.max() <= 1
-    second = torch.stack([history[:, 1], rollout[:, 0]], dim=1)
-    with torch.no_grad():
-        assert torch.allclose(rollout[:, 1], model(second, background, actions[:, 1]).clamp(0, 1), atol=1e-6)
-
-
-def test_a_rollout_reads_pictures_after_their_projection() -> None:
-    projection = FrameProjection(FrameProjectionConfig(net=SMALL)).eval()
-    model, history = forecast(), frames()
-    actions = torch.rand(2, 2, 2) * 16
-    plain = forecast_rollout(model, history, history[:, 0], actions, 1)
-    clean = forecast_rollout(model, history, history[:, 0], actions, 1, projection)
-    with torch.no_grad():
-        assert torch.allclose(clean[:, 0], projection(plain[:, 0], history[:, 0]).clamp(0, 1), atol=1e-6)
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -12,7 +12,7 @@ from ivideogpt import UserError, WorldModel
 from ivideogpt.models.dynamics import HeadsConfig
 from ivideogpt.models.frame_reward import FrameRewardConfig
 from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsConfig
-from ivideogpt.models.picture_forecast import FrameProjectionConfig, PictureForecastConfig, PictureNetConfig
+from ivideogpt.models.picture_forecast import PictureForecastConfig, PictureNetConfig
 from ivideogpt.models.sprites import SpriteConfig, SpriteProjectionConfig
 from ivideogpt.worldmodel.config import WorldModelConfig
 
@@ -124,7 +124,7 @@ def test_an_observed_frame_takes_the_place_of_the_imagined_one(model: WorldModel
 
 
 def test_a_saved_model_imagines_the_same(tmp_path: Path) -> None:
-    model = build(projection=FrameProjectionConfig(net=NET), sprites=SPRITES)
+    model = build(sprites=SPRITES)
     model.save_pretrained(tmp_path / "saved")
     loaded = WorldModel.from_pretrained(tmp_path / "saved")
     torch.testing.assert_close(loaded.imagine(frames(), actions()).frames, model.imagine(frames(), actions()).frames)

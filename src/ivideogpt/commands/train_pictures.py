@@ -88,12 +88,16 @@ def train_picture_model(
     if initial is not None and initial.pictures is not None:
         shape = replace(initial.pictures.config, pointer_limit=recipe.training.dynamics.pointer_limit)
         recipe = replace(recipe, training=replace(recipe.training, dynamics=shape))
-    _keep(run, preset, recipe, data)
+    _check_kept(run, recipe, data)
     episodes, dataset, space = _read_episodes(data, recipe.training.dynamics.resolution)
     about = {"action_space": world.actions if world.actions.names else space, "metadata": {"data": dataset}}
+    clips = world.read_clips(episodes)
     model = _new_model(recipe, run.resolve().name, initial, episodes, about)
-    clips = _in_model_units(world.read_clips(episodes), model)
+    clips = _in_model_units(clips, model)
     assert model.pictures is not None
+    if _kept(run) is None:  # nothing is written before everything fits
+        values = {"kind": "pictures", "preset": preset, "data": data, "settings": to_dict(recipe)}
+        save_json(run / _SETTINGS, values)
     training = recipe.training
     drawn = open_tracker(tracker, run, to_dict(training), run.resolve().name)
     running = Run(
@@ -255,16 +259,14 @@ def _recipe_of(kept: Mapping[str, Any], run: Path) -> PictureRecipe:
     return from_dict(PictureRecipe, kept["settings"], where=str(run / _SETTINGS))
 
 
-def _keep(run: Path, preset: str | None, recipe: PictureRecipe, data: str) -> None:
-    """Write the settings of a new run into its folder, or check that a resumed run has the same.
+def _check_kept(run: Path, recipe: PictureRecipe, data: str) -> None:
+    """Check that a run that goes on has the settings and the data that it was begun with.
 
     Raises:
-        UserError: the run was begun with other settings or data; the first is named.
+        UserError: one differs; the first is named.
     """
     kept = _kept(run)
-    now = {"kind": "pictures", "preset": preset, "data": data, "settings": to_dict(recipe)}
     if kept is None:
-        save_json(run / _SETTINGS, now)
         return
     before = {"data": kept["data"]} | _flat(to_dict(_recipe_of(kept, run)))
     for name, value in ({"data": data} | _flat(to_dict(recipe))).items():

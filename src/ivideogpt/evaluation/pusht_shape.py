@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.evaluation.pusht_metrics import IMAGE_SIZE, colour_shares, locate_agent, locate_block
-from ivideogpt.models.sprites import fit_poses
 
 #: px of the simulator's plane for one px of a picture.
 PLANE_SCALE = 8.0
@@ -32,8 +31,6 @@ _AREA = (124 * 34 + 34 * 92) / PLANE_SCALE**2
 # Shares of the block below this are noise of colour; walls are grey too and lie in the outermost px.
 _FLOOR, _WALL = 0.1, 2
 _ANGLES, _SHIFTS, _TEMPLATE, _WINDOW, _CANDIDATES = 60, 2, 25, 40, 6
-# Side in px of the window in which a pose is read.
-_FIT_WINDOW = 30
 # A second agent: what lies outside the first one's window and is at least this part of one.
 _AGENT_FLOOR, _AGENT_AREA, _AGENT_PART, _AGENT_WINDOW = 0.2, 9.0, 0.35, 9
 
@@ -48,20 +45,6 @@ class BlockShape(NamedTuple):
 
     score: Tensor
     area: Tensor
-
-
-class BlockPose(NamedTuple):
-    """Pose of the T that fits a picture best.
-
-    Attributes:
-        centre: float32 ``[n 2]``, centre of mass in px.
-        angle: float32 ``[n]`` in rad.
-        overlap: float32 ``[n]`` in 0 to 1, soft intersection over union with what is drawn, away from the agent.
-    """
-
-    centre: Tensor
-    angle: Tensor
-    overlap: Tensor
 
 
 def block_shares(frames: Tensor) -> Tensor:
@@ -151,65 +134,6 @@ def shape_measures(true: Tensor, imagined: Tensor, moved: float = 8.0) -> dict[s
         "block_turn": turn[travelled].mean(dim=0),
     }
     return {name: values.tolist() for name, values in means.items()}
-
-
-def fit_block(frames: Tensor, centre: Tensor, angle: Tensor, steps: int = 6) -> BlockPose:
-    """Reads the pose of the block from pictures, starting near to it; pixels at the agent do not count.
-
-    Args:
-        frames: ``[n 3 64 64]``, uint8 or floating in [0, 1].
-        centre: float ``[n 2]`` in px, a first guess of the centre of mass, right to some 4 px.
-        angle: float ``[n]`` in rad, a first guess, right to some .5 rad.
-        steps: of a damped least-squares fit.
-
-    Returns:
-        The pose of each picture.
-    """
-    colours = colour_shares(frames)
-    agent = F.max_pool2d(colours[:, :1], 3, 1, 1)[:, 0]
-    walls = torch.ones(IMAGE_SIZE, IMAGE_SIZE)
-    walls[:_WALL] = walls[-_WALL:] = walls[:, :_WALL] = walls[:, -_WALL:] = 0
-    # Only a window around the first guess is compared; beyond the picture nothing counts.
-    margin = _FIT_WINDOW // 2
-    corner = centre.round().long().clamp(0, IMAGE_SIZE)
-    padded = F.pad(torch.stack([colours[:, 1], (agent < 0.1) * walls], dim=1), (margin,) * 4)
-    steps_in = torch.arange(_FIT_WINDOW)
-    rows, columns = corner[:, 1:] + steps_in, corner[:, :1] + steps_in
-    window = padded[torch.arange(len(frames))[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    shares, counts = window[..., 0], window[..., 1]
-    start = (corner - margin).float()
-    pose = torch.cat([centre.float() - start, angle.float()[:, None]], dim=1)
-
-    def drawn_at(trial: Tensor) -> Tensor:
-        return draw_block(trial, _FIT_WINDOW)[:, None]
-
-    pose, _ = fit_poses(drawn_at, shares[:, None], counts[:, None], pose, steps=steps)
-    drawn = draw_block(pose, _FIT_WINDOW)
-    both = (torch.minimum(shares, drawn) * counts).sum((1, 2))
-    either = (torch.maximum(shares, drawn) * counts).sum((1, 2))
-    wrapped = torch.atan2(pose[:, 2].sin(), pose[:, 2].cos())
-    return BlockPose(pose[:, :2] + start, wrapped, both / either.clamp(min=1e-6))
-
-
-def draw_block(pose: Tensor, side: int = IMAGE_SIZE) -> Tensor:
-    """Draws the T at poses ``[n 3]`` (centre of mass x, y in px, angle in rad): shares float32 ``[n side side]``."""
-    places = torch.arange(side, dtype=torch.float32) + 0.5
-    x = places[None, None, :] - pose[:, 0, None, None]
-    y = places[None, :, None] - pose[:, 1, None, None]
-    cosine, sine = pose[:, 2, None, None].cos(), pose[:, 2, None, None].sin()
-    across = x * cosine + y * sine
-    along = y * cosine - x * sine + CENTRE_OFFSET
-    parts = []
-    for (left, top), (right, bottom) in (_BAR, _STEM):
-        inside_x = _ramp(across - left / PLANE_SCALE) * _ramp(right / PLANE_SCALE - across)
-        inside_y = _ramp(along - top / PLANE_SCALE) * _ramp(bottom / PLANE_SCALE - along)
-        parts.append(inside_x * inside_y)
-    return torch.maximum(*parts)
-
-
-def _ramp(distance: Tensor) -> Tensor:
-    """Share of a pixel that lies inside an edge at ``distance`` px."""
-    return (distance + 0.5).clamp(0, 1)
 
 
 def _t_scores(shares: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Dynamics on pictures: the next frame is drawn from the last frames and the action, without tokens.
 
-A convolutional forecast draws the next frame. A projection then replaces it by a clean frame, so that errors of shape
-do not grow over a rollout. A reward head reads the reward from the frame. Everything is deterministic.
+A convolutional forecast draws the next frame. Rigid objects are read from it and drawn again, so that errors of shape do
+not grow over a rollout. A reward head reads the reward from the frame. Everything is deterministic.
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ from torch import Tensor, nn
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.frame_reward import FrameReward, FrameRewardConfig
-from ivideogpt.models.picture_forecast import (
-    FrameProjection,
-    FrameProjectionConfig,
-    PictureForecast,
-    PictureForecastConfig,
-)
+from ivideogpt.models.picture_forecast import PictureForecast, PictureForecastConfig
 from ivideogpt.models.sprites import SpriteProjection, SpriteProjectionConfig
 
 
@@ -36,8 +31,7 @@ class PictureDynamicsConfig:
         pointer_limit: a pointer that is further than this many pixels from the rigid object that follows it is moved
             to this distance: longer moves are rare in the training data. None: no limit.
         pointer_sprite: the index of the rigid object that follows the pointer.
-        projection: the network that makes a frame clean, or None.
-        sprites: rigid objects that are read from a frame and drawn again, or None; applied after ``projection``.
+        sprites: rigid objects that are read from a frame and drawn again, or None.
         reward: the network that reads the reward from a frame, or None.
     """
 
@@ -47,7 +41,6 @@ class PictureDynamicsConfig:
     pointer_offset: float = 32.0
     pointer_limit: float | None = None
     pointer_sprite: int = -1
-    projection: FrameProjectionConfig | None = None
     sprites: SpriteProjectionConfig | None = None
     reward: FrameRewardConfig | None = None
 
@@ -101,7 +94,6 @@ class PictureDynamics(nn.Module):
         size = config.resolution
         self.register_buffer("background", torch.zeros(config.forecast.net.channels, size, size))
         self.forecast = PictureForecast(config.forecast)
-        self.projection = FrameProjection(config.projection) if config.projection else None
         self.sprites = SpriteProjection(config.sprites) if config.sprites else None
         self.reward = FrameReward(config.reward) if config.reward else None
 
@@ -127,10 +119,8 @@ class PictureDynamics(nn.Module):
                 distance = offset.norm(dim=1, keepdim=True).clamp(min=1e-6)
                 actions = position + offset * (self.config.pointer_limit / distance).clamp(max=1)
 
-        # forecast, then clean frames
+        # forecast, then whole objects where it shows them
         frames = self.forecast(history, background, actions).clamp(0, 1)
-        if self.projection is not None:
-            frames = self.projection(frames, background).clamp(0, 1)
         next_poses = None
         if self.sprites is not None and poses is not None:
             read, _ = self.sprites.read(frames, background, poses.unbind(dim=1))

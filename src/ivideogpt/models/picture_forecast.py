@@ -1,9 +1,9 @@
-"""Forecast of the next picture from the last ones, and the projection of an imperfect picture onto clean ones.
+"""Forecast of the next picture from the last ones.
 
-Both are small U-Nets over pictures in which something moves before a still background: they read the difference from
-the background and draw a picture and a mask, which is blended over the background. An action that points at a place of
-the picture (a mouse) is read as maps of where that place lies, seen from each part of the picture; so both networks are
-fully convolutional, can be trained on crops, and are run on whole pictures of any size.
+It is a small U-Net over pictures in which something moves before a still background: it reads the difference from the
+background and draws a picture and a mask, which is blended over the background. An action that points at a place of the
+picture (a mouse) is read as maps of where that place lies, seen from each part of the picture; so the network is fully
+convolutional, can be trained on crops, and is run on whole pictures of any size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RARE = -4.0
 
 @dataclass(frozen=True, kw_only=True)
 class PictureNetConfig:
-    """Sizes of the U-Net that both networks share.
+    """Sizes of the U-Net.
 
     Attributes:
         channels: of a picture.
@@ -94,17 +94,6 @@ class PictureForecastConfig:
     def action_maps(self) -> int:
         """Channels that tell the action to each place."""
         return 2 + len(self.pointer_radii) if self.action == "pointer" else self.action_dim
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameProjectionConfig:
-    """Sizes of a `FrameProjection`.
-
-    Attributes:
-        net: sizes of the U-Net.
-    """
-
-    net: PictureNetConfig = field(default_factory=PictureNetConfig)
 
 
 class _PictureNet(nn.Module):
@@ -208,71 +197,3 @@ class PictureForecast(nn.Module):
         squared, reach = right**2 + down**2, self.config.pointer_reach
         near = [torch.exp(-squared / (2 * radius**2)) for radius in self.config.pointer_radii]
         return torch.stack([right / reach, down / reach, *near], dim=1)
-
-
-class FrameProjection(nn.Module):
-    """Clean picture that an imperfect one shows: shapes made whole, each at the pose that it has.
-
-    Source: ours.
-    """
-
-    def __init__(self, config: FrameProjectionConfig) -> None:
-        """Builds the U-Net; its input holds the picture and the background."""
-        super().__init__()
-        self.config = config
-        self.net = _PictureNet(config.net, 2 * config.net.channels * config.net.patch**2)
-
-    def forward(self, frames: Tensor, background: Tensor) -> Tensor:
-        """Draws ``frames`` again, clean.
-
-        Args:
-            frames: float ``[b c h w]`` in [0, 1].
-            background: float ``[b c h w]`` or ``[1 c h w]`` in [0, 1].
-
-        Returns:
-            float ``[b c h w]``, not clamped.
-
-        Raises:
-            UserError: a shape does not fit the configuration.
-        """
-        net, (b, c, h, w) = self.config.net, frames.shape
-        if c != net.channels or h % net.multiple or w % net.multiple:
-            raise UserError(
-                f"frames have shape {list(frames.shape)}; expected [b {net.channels} h w] with sides that are "
-                f"multiples of {net.multiple} px; resize or pad them"
-            )
-        background = background.expand(b, -1, -1, -1)
-        maps = torch.cat([frames - background, background - _USUAL_BACKGROUND], dim=1)
-        return self.net(F.pixel_unshuffle(maps, net.patch), background, frames)
-
-
-@torch.no_grad()
-def forecast_rollout(
-    forecast: PictureForecast,
-    frames: Tensor,
-    background: Tensor,
-    actions: Tensor | None,
-    steps: int,
-    projection: FrameProjection | None = None,
-) -> Tensor:
-    """Draws ``steps`` pictures, each from the ones drawn before it.
-
-    Args:
-        forecast: the network.
-        frames: float ``[b k c h w]`` in [0, 1], the true pictures it starts from.
-        background: float ``[1 c h w]`` or ``[b c h w]``.
-        actions: float ``[b steps a]``; the first leads to the first drawn picture; None where there are none.
-        steps: pictures to draw.
-        projection: makes each picture clean before it is shown and read again.
-
-    Returns:
-        float ``[b steps c h w]`` in [0, 1].
-    """
-    history, drawn = frames, []
-    for step in range(steps):
-        picture = forecast(history, background, None if actions is None else actions[:, step]).clamp(0, 1)
-        if projection is not None:
-            picture = projection(picture, background).clamp(0, 1)
-        drawn.append(picture)
-        history = torch.cat([history[:, 1:], picture[:, None]], dim=1)
-    return torch.stack(drawn, dim=1)

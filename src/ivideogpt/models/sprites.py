@@ -9,11 +9,12 @@ of each. It is the strongest of projections onto clean pictures, and only for wo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from einops import rearrange, reduce
+from einops import reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,12 +22,14 @@ from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.weight_cache import WeightCache
 
-#: px, px and rad by which a pose is nudged to see how the picture changes.
-_NUDGES = (0.05, 0.05, 0.01)
 # Most px, px and rad that a pose changes in one step.
 _MOST = (2.0, 2.0, 0.3)
 # A thing stays near to where it was unless its error there is this many times that of the best place.
 _CLEARLY_BETTER = 1.3
+# Where a thing explains this part of what is missing without it, and as much of it is there, it is not searched.
+_WELL_EXPLAINED = 0.85
+# px between the edges of two things beyond which the fit of one does not depend on the other.
+_APART = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,51 +134,89 @@ class SpriteProjection(nn.Module):
     def read(
         self, frames: Tensor, background: Tensor, before: Sequence[Tensor] | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Finds each sprite.
+        """Find each sprite.
 
         Args:
             frames: float ``[b c h w]`` in [0, 1].
             background: float ``[1 c h w]`` in [0, 1].
-            before: for each sprite its pose ``[b 3]`` in the picture before. What turns is looked for there too, and
-                taken there unless another place is clearly better; a thing that is missing stays where it was.
+            before: for each sprite its pose ``[b 3]`` in the picture before. It is looked for near that pose. Where the
+                picture is not well explained there, it is searched everywhere, and stays near unless another place is
+                clearly better; a thing that is missing stays where it was.
 
         Returns:
             For each sprite its pose float ``[b 3]``, and whether it is seen at all, bool ``[b]``.
         """
-        padded = self._padded(frames, background)
-        poses: list[Tensor | None] = [None] * len(self.config.sprites)
-        seen: list[Tensor] = [torch.ones(0)] * len(poses)
-        # What covers others is found first, and searched again when what it covers is known.
+        poses: list[Tensor | None] = [None] * len(self.config.sprites) if before is None else list(before)
+        seen = [torch.ones(len(frames), dtype=torch.bool, device=frames.device) for _ in poses]
+        # What covers others is found first, and again when what it covers is known.
         for index in reversed(range(1, len(poses))):
-            poses[index], _ = self._search(index, frames, background, poses)
+            poses[index] = self._first_guess(index, frames, background, poses)
         for index in range(len(poses)):
-            pose, part = self._search(index, frames, background, poses)
-            seen[index] = part >= self.config.missing_below
-            found, gain = self._fit(index, pose, padded, poses)
-            if before is not None:
-                if self.config.sprites[index].turns:
-                    near, near_gain = self._fit(index, before[index], padded, poses)
-                    below, hidden = self._others(index, background, poses)
-                    whole = ((frames - below) ** 2 * (1 - hidden)).sum((1, 2, 3))
-                    stays = whole - near_gain < _CLEARLY_BETTER * (whole - gain).clamp(min=0)
-                    found = torch.where(stays[:, None], near, found)
-                found = torch.where(seen[index][:, None], found, before[index])
-            poses[index] = found
+            if before is None:
+                pose, part = self._search(index, frames, background, poses)
+                seen[index] = part >= self.config.missing_below
+                poses[index] = self._fit(index, pose, frames, background, poses).pose
+            else:
+                poses[index], seen[index] = self._follow(index, frames, background, poses, before[index])
+        fitted = [pose for pose in poses if pose is not None]
         for _ in range(self.config.rounds - 1):
-            for index, pose in enumerate(poses):
-                assert pose is not None
-                poses[index] = torch.where(seen[index][:, None], self._fit(index, pose, padded, poses)[0], pose)
-        return [pose for pose in poses if pose is not None], seen
+            for index in range(len(fitted)):
+                rows = (self._touches(index, fitted) & seen[index]).nonzero()[:, 0]
+                if len(rows):
+                    there = [pose[rows] for pose in fitted]
+                    fit = self._fit(index, there[index], frames, background, there, rows)
+                    fitted[index] = fitted[index].index_copy(0, rows, fit.pose)
+        return fitted, seen
+
+    def _first_guess(
+        self, index: int, frames: Tensor, background: Tensor, poses: Sequence[Tensor | None]
+    ) -> Tensor:
+        """Return a pose ``[b 3]`` of a sprite near its last one, or where that explains little, of the whole picture."""
+        nothing, last = [None] * len(poses), poses[index]
+        if last is None:
+            return self._search(index, frames, background, nothing)[0]
+        near = self._fit(index, last, frames, background, poses)
+        rows = near.doubtful()
+        if not len(rows):
+            return near.pose
+        return near.pose.index_copy(0, rows, self._search(index, frames[rows], background, nothing)[0])
+
+    def _follow(
+        self, index: int, frames: Tensor, background: Tensor, poses: Sequence[Tensor | None], last: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the pose ``[b 3]`` of a sprite near that in ``poses``, or elsewhere, and whether it is seen ``[b]``."""
+        start = poses[index]
+        assert start is not None
+        near = self._fit(index, start, frames, background, poses)
+        pose, seen = near.pose, torch.ones(len(frames), dtype=torch.bool, device=frames.device)
+        rows = near.doubtful()
+        if not len(rows):
+            return pose, seen
+        others = [None if x is None else x[rows] for x in poses]
+        start, part = self._search(index, frames[rows], background, others)
+        elsewhere = self._fit(index, start, frames, background, others, rows)
+        below, hidden = self._others(index, background, others)
+        whole = ((frames[rows] - below) ** 2 * (1 - hidden)).sum((1, 2, 3))
+        # what turns may look nearly alike in two poses
+        margin = _CLEARLY_BETTER if self.config.sprites[index].turns else 1.0
+        stays = whole - near.gain[rows] < margin * (whole - elsewhere.gain).clamp(min=0)
+        visible = part >= self.config.missing_below
+        searched = torch.where(stays[:, None], pose[rows], elsewhere.pose)
+        searched = torch.where(visible[:, None], searched, last[rows])
+        return pose.index_copy(0, rows, searched), seen.index_copy(0, rows, visible)
+
+    def _touches(self, index: int, poses: Sequence[Tensor]) -> Tensor:
+        """Return whether another sprite may overlap this one, bool ``[b]``."""
+        sprites, touches = self.config.sprites, torch.zeros_like(poses[index][:, 0], dtype=torch.bool)
+        for other, pose in enumerate(poses):
+            if other != index:
+                reach = (sprites[index].size + sprites[other].size) / 2 + _APART
+                touches |= (pose - poses[index])[:, :2].abs().amax(dim=1) < reach
+        return touches
 
     def _layer(self, index: int, poses: Tensor, corner: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Colours times mask ``[b c h w]`` and mask ``[b 1 h w]`` of a sprite in windows that begin at ``corner``."""
-        sprite, (height, width) = self.config.sprites[index], size
-        x = torch.arange(width, device=poses.device) + 0.5 + (corner[:, :1] - poses[:, :1])
-        y = torch.arange(height, device=poses.device) + 0.5 + (corner[:, 1:] - poses[:, 1:2])
-        x, y = x[:, None, :], y[:, :, None]
-        cosine, sine = poses[:, 2, None, None].cos(), poses[:, 2, None, None].sin()
-        grid = torch.stack([x * cosine + y * sine, y * cosine - x * sine], dim=-1) * (2 / sprite.size)
-        layer = F.grid_sample(self._texture(index).expand(len(poses), -1, -1, -1), grid, align_corners=False)
+        _, _, layer = self._sampled(self.config.sprites[index], self._texture(index), poses, corner, size)
         return layer[:, :-1], layer[:, -1:]
 
     def _texture(self, index: int) -> Tensor:
@@ -183,6 +224,13 @@ class SpriteProjection(nn.Module):
         if torch.is_grad_enabled():
             return _masked(self.textures[index])
         return self._masked_textures[index].get(self.textures[index], "masked", _masked)
+
+    def _slopes(self, index: int) -> Tensor:
+        """Return colours times mask, mask, and the slopes of them: ``[3(c+1) side side]``."""
+        texels = self.config.sprites[index].texels
+        return self._masked_textures[index].get(
+            self.textures[index], "slopes", lambda texture: _with_slopes(_masked(texture), texels)
+        )
 
     def _search(self, index: int, frames: Tensor, background: Tensor, poses: Sequence[Tensor | None]):
         """The best of some angles at all places: pose ``[b 3]``, and how much of the sprite is there ``[b]``."""
@@ -227,27 +275,33 @@ class SpriteProjection(nn.Module):
                 hidden = torch.maximum(hidden, (mask > 0.02).float())
         return below, hidden
 
-    @property
-    def _margin(self) -> int:
-        """Px around a picture, so that every window lies in it."""
-        return max(sprite.size for sprite in self.config.sprites) // 2 + 2
+    def _fit(
+        self,
+        index: int,
+        pose: Tensor,
+        frames: Tensor,
+        background: Tensor,
+        poses: Sequence[Tensor | None],
+        rows: Tensor | None = None,
+    ) -> _Fit:
+        """Fit the pose ``[n 3]`` of one sprite by damped least squares, in a window around it.
 
-    def _padded(self, frames: Tensor, background: Tensor) -> Tensor:
-        """Pictures, background and what counts: ``[b h w 2c+1]`` with a margin."""
-        parts = [frames, background.expand_as(frames), torch.ones_like(frames[:, :1])]
-        padded = F.pad(torch.cat(parts, dim=1), (self._margin,) * 4)
-        return padded.permute(0, 2, 3, 1).contiguous()
-
-    def _fit(self, index: int, pose: Tensor, padded: Tensor, poses: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-        """Pose ``[b 3]`` of one sprite by least squares in a window, and by how much the error falls ``[b]``."""
-        sprite, rows, margin = self.config.sprites[index], len(padded), self._margin
-        side = sprite.size // 2 * 2 + 4
-        limit = pose.new_tensor([padded.shape[2] - 2 * margin, padded.shape[1] - 2 * margin])
+        Args:
+            index: of the sprite.
+            pose: float ``[n 3]``, a first guess.
+            frames: float ``[b c h w]``.
+            background: float ``[1 c h w]``.
+            poses: of all sprites, float ``[n 3]`` each, or None: unknown.
+            rows: int64 ``[n]``, the frames to look at; None: all.
+        """
+        side = self.config.sprites[index].size // 2 * 2 + 4
+        limit = pose.new_tensor([frames.shape[3], frames.shape[2]])
         middle = torch.minimum(pose[:, :2].round().clamp(min=0), limit).long()
-        corner = (middle - side // 2).float()
-        window = _windows(padded, middle + (margin - side // 2), side)
-        channels = window.shape[1] // 2
-        target, below, counts = window[:, :channels], window[:, channels:-1], window[:, -1:]
+        corner = middle - side // 2
+        rows = torch.arange(len(frames), device=frames.device) if rows is None else rows
+        target, visible = _windows(frames, rows, corner, side)
+        below, _ = _windows(background, torch.zeros_like(rows), corner, side)
+        inside, corner = visible, corner.to(pose.dtype)
         above = []
         for other, there in enumerate(poses):
             if there is None or other == index:
@@ -257,20 +311,98 @@ class SpriteProjection(nn.Module):
                 below = below * (1 - mask) + colour
             else:
                 above.append((colour, mask))
-
-        def drawn(trial: Tensor) -> Tensor:
-            copies = len(trial) // rows
-            colour, mask = self._layer(index, trial, _repeated(corner, copies), (side, side))
-            picture = _repeated(below, copies) * (1 - mask) + colour
-            for colour, mask in above:
-                picture = picture * (1 - _repeated(mask, copies)) + _repeated(colour, copies)
-            return picture
-
-        fitted, error = fit_poses(drawn, target, counts, pose, turns=sprite.turns, steps=self.config.steps)
-        without = below
+        missing = target - below
         for colour, mask in above:
-            without = without * (1 - mask) + colour
-        return fitted, ((target - without) ** 2 * counts).sum((1, 2, 3)) - error
+            missing = missing * (1 - mask) - (colour - target * mask)
+            visible = visible * (1 - mask)
+        return self._least_squares(index, pose, corner, missing * inside, below * visible, visible)
+
+    def _least_squares(
+        self, index: int, pose: Tensor, corner: Tensor, missing: Tensor, below: Tensor, visible: Tensor
+    ) -> _Fit:
+        """Fit the pose of a sprite to what is missing of a picture.
+
+        Args:
+            index: of the sprite.
+            pose: float ``[b 3]``, a first guess.
+            corner: float ``[b 2]``, place of the windows in the picture.
+            missing: float ``[b c h w]``, the picture minus what would be seen without the sprite, in windows.
+            below: float ``[b c h w]``, what the sprite would hide.
+            visible: float ``[b 1 h w]``, share of a pixel in which the sprite would be seen.
+        """
+        sprite, slopes, channels = self.config.sprites[index], self._slopes(index), missing.shape[1]
+        free = 3 if sprite.turns else 2
+        most = pose.new_tensor(_MOST[:free])
+        best, trial = pose, pose
+        error, damping = pose.new_full((len(pose),), math.inf), pose.new_full((len(pose),), 0.1)
+        drawn = error
+        curvature, gradient = pose.new_zeros(len(pose), free, free), pose.new_zeros(len(pose), free, 1)
+        for step in range(self.config.steps + 1):
+            texture = slopes if step < self.config.steps else slopes[: channels + 1]  # the last one is only judged
+            x, y, sampled = self._sampled(sprite, texture, trial, corner, missing.shape[-2:])
+            rest = missing + below * sampled[:, channels : channels + 1] - visible * sampled[:, :channels]
+            here = (rest**2).sum((1, 2, 3))
+            better = here < error
+            best, error = torch.where(better[:, None], trial, best), torch.where(better, here, error)
+            drawn = torch.where(better, ((missing - rest) ** 2).sum((1, 2, 3)), drawn)
+            damping = torch.where(better, damping * 0.3, damping * 10)
+            if step == self.config.steps:
+                break
+            # how the picture changes as the texture's own axes and its angle do
+            along, across = (
+                visible * part[:, :channels] - below * part[:, channels:]
+                for part in sampled[:, channels + 1 :].chunk(2, dim=1)
+            )
+            changes = [along, across] + ([y[:, None] * along - x[:, None] * across] if sprite.turns else [])
+            change = torch.stack(changes, dim=1).flatten(2)
+            curvature = torch.where(better[:, None, None], change @ change.mT, curvature)
+            gradient = torch.where(better[:, None, None], change @ rest.flatten(1)[:, :, None], gradient)
+            careful = torch.diag_embed(curvature.diagonal(dim1=1, dim2=2) * damping[:, None] + 1e-4)
+            move = torch.linalg.solve(curvature + careful, gradient)[..., 0]
+            cosine, sine = best[:, 2].cos(), best[:, 2].sin()
+            place = [sine * move[:, 1] - cosine * move[:, 0], -sine * move[:, 0] - cosine * move[:, 1]]
+            move = torch.stack([*place, *move.unbind(dim=1)[2:]], dim=1).clamp(-most, most)
+            trial = best + F.pad(move, (0, 3 - free))
+        return _Fit(best, (missing**2).sum((1, 2, 3)) - error, error, drawn)
+
+    def _sampled(
+        self, sprite: SpriteConfig, texture: Tensor, poses: Tensor, corner: Tensor, size: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sample a texture ``[k side side]`` at poses ``[b 3]`` in windows of ``size`` that begin at ``corner``.
+
+        Returns:
+            Each pixel's place on the sprite's own axes, ``[b h w]`` in px, and the samples ``[b k h w]``.
+        """
+        height, width = size
+        x = torch.arange(width, device=poses.device) + 0.5 + (corner[:, :1] - poses[:, :1])
+        y = torch.arange(height, device=poses.device) + 0.5 + (corner[:, 1:] - poses[:, 1:2])
+        x, y = x[:, None, :], y[:, :, None]
+        cosine, sine = poses[:, 2, None, None].cos(), poses[:, 2, None, None].sin()
+        x, y = x * cosine + y * sine, y * cosine - x * sine
+        grid = torch.stack([x, y], dim=-1) * (2 / sprite.size)
+        return x, y, F.grid_sample(texture.expand(len(poses), -1, -1, -1), grid, align_corners=False)
+
+
+class _Fit(NamedTuple):
+    """Result of a fit.
+
+    Attributes:
+        pose: float ``[b 3]``.
+        gain: float ``[b]``, by how much the squared error falls where the sprite is drawn.
+        error: float ``[b]``, the squared error that is left in the window.
+        drawn: float ``[b]``, squared difference that the sprite makes to the picture; a gain as large is a perfect fit.
+    """
+
+    pose: Tensor
+    gain: Tensor
+    error: Tensor
+    drawn: Tensor
+
+    def doubtful(self) -> Tensor:
+        """Return the rows, int64 ``[k]``, in which the sprite may be elsewhere."""
+        explained = self.gain / (self.gain + self.error).clamp(min=1e-6)
+        there = self.gain / self.drawn.clamp(min=1e-6)
+        return (torch.minimum(explained, there) < _WELL_EXPLAINED).nonzero()[:, 0]
 
 
 def _masked(texture: Tensor) -> Tensor:
@@ -278,64 +410,29 @@ def _masked(texture: Tensor) -> Tensor:
     return torch.cat([texture[:-1] * texture[-1:], texture[-1:]])
 
 
-def fit_poses(
-    drawn: Callable[[Tensor], Tensor],
-    target: Tensor,
-    counts: Tensor,
-    pose: Tensor,
-    *,
-    turns: bool = True,
-    steps: int = 8,
-) -> tuple[Tensor, Tensor]:
-    """Fits poses to pictures by damped least squares.
+def _with_slopes(texture: Tensor, texels: int) -> Tensor:
+    """Return a texture ``[k side side]`` with its slopes for each px to the right and down: ``[3k side side]``."""
+    right = F.pad(texture[:, :, 2:] - texture[:, :, :-2], (1, 1)) * (texels / 2)
+    down = F.pad(texture[:, 2:] - texture[:, :-2], (0, 0, 1, 1)) * (texels / 2)
+    return torch.cat([texture, right, down])
+
+
+def _windows(pictures: Tensor, rows: Tensor, corner: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Cut windows out of pictures ``[b c h w]``.
 
     Args:
-        drawn: pictures ``[n*k c h w]`` of poses ``[n*k 3]``, k of them for each row of ``target``.
-        target: float ``[n c h w]``.
-        counts: float ``[n 1 h w]``, weights of the pixels.
-        pose: float ``[n 3]`` (x, y in px, angle in rad), a first guess.
-        turns: the angle is fitted too.
-        steps: tries; after one that is no better, the next is more careful.
+        pictures: float ``[b c h w]``.
+        rows: int64 ``[n]``, the picture of each window.
+        corner: int64 ``[n 2]`` (x, y), where the window begins; it may lie outside.
+        side: of a window, in px.
 
     Returns:
-        float ``[n 3]``, and the weighted squared error that is left, ``[n]``.
+        The windows ``[n c side side]``, and 1 inside the picture and 0 outside of it, ``[n 1 side side]``.
     """
-    free = 3 if turns else 2
-    nudges, most = pose.new_tensor(_NUDGES[:free]), pose.new_tensor(_MOST[:free])
-    directions = F.pad(torch.diag(nudges), (0, 3 - free, 1, 0))  # the pose itself comes first
-    best = pose
-    error = pose.new_full((len(pose), 1, 1), math.inf)
-    damping = pose.new_full((len(pose), 1, 1), 0.1)
-    curvature, gradient = pose.new_zeros(len(pose), free, free), pose.new_zeros(len(pose), free, 1)
-    for step in range(steps + 1):
-        nudged = rearrange(pose[:, None] + directions, "n k p -> (n k) p")
-        pictures = rearrange(drawn(nudged), "(n k) c h w -> n k (c h w)", k=free + 1)
-        missing = rearrange(target, "n c h w -> n 1 (c h w)") - pictures[:, :1]
-        weights = counts.expand_as(target).flatten(1)[:, None]
-        here = (missing**2 * weights).sum(dim=2, keepdim=True)
-        better = here < error
-        slopes = (pictures[:, 1:] - pictures[:, :1]) / nudges[:, None]
-        weighted = slopes * weights
-        best = torch.where(better[:, 0], pose, best)
-        error = torch.where(better, here, error)
-        curvature = torch.where(better, weighted @ slopes.mT, curvature)
-        gradient = torch.where(better, weighted @ missing.mT, gradient)
-        damping = torch.where(better, damping * 0.3, damping * 10)
-        if step < steps:
-            careful = torch.diag_embed(curvature.diagonal(dim1=1, dim2=2) * damping[:, 0] + 1e-4)
-            change = torch.linalg.solve(curvature + careful, gradient)[..., 0].clamp(-most, most)
-            pose = best + F.pad(change, (0, 3 - free))
-    return best, error[:, 0, 0]
-
-
-def _windows(padded: Tensor, corner: Tensor, side: int) -> Tensor:
-    """Windows ``[b c side side]`` of pictures ``[b h w c]`` that begin at ``corner`` int64 ``[b 2]`` (x, y)."""
-    steps = torch.arange(side, device=padded.device)
-    rows, columns = corner[:, 1:] + steps, corner[:, :1] + steps
-    index = torch.arange(len(padded), device=padded.device)[:, None, None]
-    return padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def _repeated(x: Tensor, copies: int) -> Tensor:
-    """Each row ``copies`` times in a row."""
-    return x if copies == 1 else x.repeat_interleave(copies, dim=0)
+    steps = torch.arange(side, device=pictures.device)
+    height, width = pictures.shape[2:]
+    y, x = corner[:, 1:] + steps, corner[:, :1] + steps
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+    window = pictures.permute(0, 2, 3, 1)[rows[:, None, None], y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+    return window, inside[:, None].to(pictures.dtype)

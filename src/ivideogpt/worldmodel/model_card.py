@@ -45,7 +45,6 @@ def picture_facts(config: WorldModelConfig, pictures: PictureDynamics) -> dict[s
 
     parts = {
         "forecast": f"{million(pictures.forecast)}, reads {shape.forecast.frames} frames and the action",
-        "projection": million(pictures.projection) if pictures.projection is not None else "",
         "rigid objects": f"{len(shape.sprites.sprites)}, read and drawn again in each frame" if shape.sprites else "",
     }
     return {

@@ -23,9 +23,9 @@ FIRST_TEST_SEED = 10_000
 FRAMES_A_SECOND = 10.0
 PUSHT_URL = "https://github.com/huggingface/gym-pusht"
 
-PushTBehaviour = Literal["drag", "person"]
-#: Each behaviour, and the number that separates its random draws from those of the others.
-BEHAVIOURS: Mapping[PushTBehaviour, tuple[int, Callable[[np.random.Generator], Script]]] = {
+PushTBehaviour = Literal["drag", "person", "mixed"]
+# Each script, and the number that separates its random draws from those of the others.
+_SCRIPTS: Mapping[str, tuple[int, Callable[[np.random.Generator], Script]]] = {
     "drag": (1, DragScript),
     "person": (2, PersonPolicy),
 }
@@ -38,7 +38,8 @@ class PushTRecording:
     Attributes:
         length: frames of an episode, at 10 a second.
         shard: episodes of a file.
-        behaviour: "drag" moves the target at a speed; "person" jumps to far targets and holds them.
+        behaviour: "drag" moves the target at a speed; "person" jumps to far targets and holds them; "mixed" is
+            "drag" for even seeds and "person" for odd ones.
     """
 
     length: int = 48
@@ -46,9 +47,7 @@ class PushTRecording:
     behaviour: PushTBehaviour = "drag"
 
 
-def collect_pusht(
-    seeds: Iterable[int], length: int = 48, behaviour: PushTBehaviour = "drag"
-) -> Iterator[Episode]:
+def collect_pusht(seeds: Iterable[int], length: int = 48, behaviour: PushTBehaviour = "drag") -> Iterator[Episode]:
     """Record one PushT episode a seed; the same seed gives the same episode.
 
     Args:
@@ -63,10 +62,10 @@ def collect_pusht(
     from ivideogpt.envs.pusht import PushT, normalised_action
 
     environment = PushT(terminate_on_success=False)
-    stream, make_script = BEHAVIOURS[behaviour]
-    prefix = "pusht" if behaviour == "drag" else f"pusht-{behaviour}"
     for seed in seeds:
-        script = make_script(np.random.default_rng([seed, stream]))
+        name = behaviour if behaviour in _SCRIPTS else ("drag", "person")[seed % 2]
+        stream, new_script = _SCRIPTS[name]
+        script = new_script(np.random.default_rng([seed, stream]))
         frame, info = environment.reset(seed=seed)
         frames, states = [frame], [info["state"]]
         actions, rewards = np.zeros((length, 2), np.float32), np.zeros(length, np.float32)
@@ -83,7 +82,7 @@ def collect_pusht(
             rewards=rewards,
             terminated=np.zeros(length, bool),
             state=np.stack(states),
-            key=f"{prefix}_{seed:08d}",
+            key=f"pusht_{seed:08d}" if name == "drag" else f"pusht-{name}_{seed:08d}",
             split="test" if seed >= FIRST_TEST_SEED else "train",
             meta={"environment": "ivideogpt/PushT-v0", "seed": int(seed), "contact_steps": int(contacts)},
         )
