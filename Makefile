@@ -25,7 +25,7 @@ demo: .venv/core.stamp  ## imagine a held-out episode with the shipped model, be
 play: .venv/serve.stamp  ## play the shipped model in the browser
 	.venv/bin/ivideogpt serve
 
-train-demo: .venv/pusht.stamp  ## train the token model of PushT again, from simulator to checkpoint
+train-demo: .venv/pusht.stamp  ## train the PushT model again, from simulator to checkpoint
 	IVIDEOGPT=.venv/bin/ivideogpt PYTHON=.venv/bin/python runs/pusht.sh
 
 eval-demo: .venv/pusht.stamp  ## measure the shipped model on fresh episodes (SEEDS=20000:20020)

@@ -272,8 +272,8 @@ def _check_kept(run: Path, recipe: PictureRecipe, data: str) -> None:
     for name, value in ({"data": data} | _flat(to_dict(recipe))).items():
         if before.get(name) != value:
             raise UserError(
-                f"{run} was begun with {name} {before.get(name)!r}, not {value!r}; give the same, or choose another run "
-                "folder"
+                f"{run} was begun with {name} {before.get(name)!r}, not {value!r}; give the same, or choose another "
+                "run folder"
             )
 
 

@@ -168,10 +168,8 @@ class SpriteProjection(nn.Module):
                     fitted[index] = fitted[index].index_copy(0, rows, fit.pose)
         return fitted, seen
 
-    def _first_guess(
-        self, index: int, frames: Tensor, background: Tensor, poses: Sequence[Tensor | None]
-    ) -> Tensor:
-        """Return a pose ``[b 3]`` of a sprite near its last one, or where that explains little, of the whole picture."""
+    def _first_guess(self, index: int, frames: Tensor, background: Tensor, poses: Sequence[Tensor | None]) -> Tensor:
+        """Return a pose ``[b 3]`` of a sprite near its last one, or where that explains little, anywhere."""
         nothing, last = [None] * len(poses), poses[index]
         if last is None:
             return self._search(index, frames, background, nothing)[0]
@@ -184,7 +182,7 @@ class SpriteProjection(nn.Module):
     def _follow(
         self, index: int, frames: Tensor, background: Tensor, poses: Sequence[Tensor | None], last: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the pose ``[b 3]`` of a sprite near that in ``poses``, or elsewhere, and whether it is seen ``[b]``."""
+        """Return the pose ``[b 3]`` of a sprite, near that in ``poses`` or elsewhere, and whether it is seen."""
         start = poses[index]
         assert start is not None
         near = self._fit(index, start, frames, background, poses)

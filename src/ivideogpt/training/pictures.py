@@ -198,13 +198,14 @@ def train_pictures(
     done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
     rounds = CorrectionRounds(run.folder / "rounds", kept=config.rounds.kept)
     if correct is not None:
-        rounds.load([step for step in range(done) if config.rounds.at(step)])
+        rounds.resume([step for step in range(done) if config.rounds.at(step)])
     sampler: CropSampler | None = None
     model.train()
     for step in run.updates("pictures", done, last):
         if correct is not None and config.rounds.at(step):
-            play, transitions = correct, config.rounds.transitions
-            rounds.add(step, lambda at: play(average.model, transitions, at))
+            if not rounds.has(step):
+                rounds.write(step, correct(average.model, config.rounds.transitions, config.seed + step))
+            rounds.add(step)
             sampler = None
         if sampler is None or step == config.unroll_after:
             sampler = _sampler(config, model, clips, rounds.clips, step)
@@ -238,9 +239,7 @@ def forecast_loss(
     """Compute the weighted error of the forecast on crops, after as many own frames as the crops say."""
     count = model.config.forecast.frames
     history = _noisy(crops.frames[:, :count], config.history_noise, generator)
-    at = [
-        None if crops.actions is None else crops.actions[:, count - 1 + step] for step in range(crops.unroll + 1)
-    ]
+    at = [None if crops.actions is None else crops.actions[:, count - 1 + step] for step in range(crops.unroll + 1)]
     with torch.no_grad():
         for action in at[:-1]:
             own = model.forecast(history, crops.background, action).clamp(0, 1)
