@@ -79,9 +79,7 @@ def save(model: WorldModel, episodes: Sequence[Episode], folder: Path, count: in
     moving = [(episode, moving_starts(episode, model.context_frames + HORIZON)) for episode in episodes]
     chosen = [replace(x, meta={**x.meta, "start": starts[0]}) for x, starts in moving if starts][:count]
     dtype = torch.bfloat16 if model.has_tokens else torch.float32
-    model.save_pretrained(
-        folder, dtype=dtype, also=lambda inside: save_episodes(inside / EPISODES_FILE, chosen)
-    )
+    model.save_pretrained(folder, dtype=dtype, also=lambda inside: save_episodes(inside / EPISODES_FILE, chosen))
 
 
 if __name__ == "__main__":
