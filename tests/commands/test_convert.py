@@ -129,3 +129,55 @@ def test_other_options_are_not_mixed_into_a_store(tmp_path, capsys):
     assert main(["convert", "video", str(source), target, "--workers", "0", "--val-every", "2"]) == 0
     assert main(["convert", "video", str(source), target, "--workers", "0"]) == 2
     assert "was converted with val_every 2, not with no options" in capsys.readouterr().err
+
+
+def test_frames_may_be_stored_at_the_size_of_the_training(tmp_path, capsys):
+    """The pixels are those that training makes of the whole frames, but for the rounding of JPEG files."""
+    from ivideogpt.data.clips import ClipSpec
+    from ivideogpt.data.loader import ClipLoader
+    from ivideogpt.data.mixture_reader import as_mixture
+    from ivideogpt.data.render import write_mp4
+
+    source = tmp_path / "videos"
+    source.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 30, 40, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    write_mp4(source / "a.mp4", noise, fps=5, shortest_side=240)
+    words = ["convert", "video", str(source)]
+    assert main([*words, str(tmp_path / "whole"), "--workers", "0"]) == 0
+    assert main([*words, str(tmp_path / "small"), "--workers", "0", "--size", "32"]) == 0
+    whole, small = EpisodeStore(tmp_path / "whole"), EpisodeStore(tmp_path / "small")
+    assert whole[0].frames.shape == (12, 240, 320, 3) and small[0].frames.shape == (12, 32, 32, 3)
+    spec = ClipSpec(context_frames=2, frames=12, size=32)
+    loaders = [ClipLoader(as_mixture(str(store.folder)), spec, batch_size=1, seed=0) for store in (whole, small)]
+    first, second = (next(iter(loader)).frames for loader in loaders)
+    assert (first - second).abs().max() < 2.5 / 255
+    assert small.num_bytes < whole.num_bytes / 5
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "small"), "--workers", "0"]) == 2
+    assert "was converted with size 32, not with no options" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "none"), "--size", "0"]) == 2
+    assert "size is 0; expected 1 to 4096 pixels" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_jpeg_files_are_made_smaller_and_squares_are_cropped():
+    from ivideogpt.data.convert.smaller_frames import with_frame_size
+    from ivideogpt.data.convert.source_episode import JpegFrames, Omission, SourceEpisode
+    from ivideogpt.data.store.writer import ShardTask, ShardTasks
+
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:, 16:48] = 200  # the square in the centre
+    files = [simplejpeg.encode_jpeg(picture, 95)] * 2
+    episode = SourceEpisode(key="a", cameras={"image": JpegFrames(files=files, height=32, width=64)})
+    left_out = Omission(items="episodes", reason="they are damaged")
+    tasks = ShardTasks([ShardTask("all", lambda: iter([episode, left_out]))], [left_out], sources="1 file")
+    small = with_frame_size(tasks, 8)
+    assert (small.omissions, small.sources) == (tasks.omissions, "1 file")
+    given, omitted = small[0].read()
+    assert omitted is left_out and given.cameras["image"].shape == (2, 8, 8, 3)
+    assert given.cameras["image"][0, :, 0].max() < 20 and given.cameras["image"][0, :, 4].min() > 180
+    (cropped, _) = with_frame_size(tasks, 8, centre_crop=True)[0].read()
+    assert cropped.cameras["image"].min() > 180
+    damaged = SourceEpisode(key="a", cameras={"image": JpegFrames(files=[files[0], b"no"], height=32, width=64)})
+    with pytest.raises(UserError, match="frame 1 of camera 'image' of episode 'a': a picture is no readable JPEG"):
+        list(with_frame_size(ShardTasks([ShardTask("all", lambda: iter([damaged]))]), 8)[0].read())

@@ -45,6 +45,16 @@ def test_a_new_preset_is_a_function_and_a_row(folder, tmp_path, monkeypatch):
     assert settings["tokenizer.learning_rate"] == 0.002
 
 
+def test_the_quick_preset_has_a_tenth_of_every_training():
+    whole, quick = find_preset("robot-64"), find_preset("robot-64-quick")
+    trainings = [(whole.tokenizer, quick.tokenizer), (whole.transformer, quick.transformer)]
+    trainings += zip(whole.forecasts, quick.forecasts, strict=True)
+    for before, after in trainings:
+        assert after.steps * 10 == before.steps and 0 < after.warmup_steps < after.steps / 10
+    assert quick.tokenizer.continuous_steps * 10 == whole.tokenizer.continuous_steps
+    assert (quick.model, quick.tokenizer.tokenizer) == (whole.model, whole.tokenizer.tokenizer)
+
+
 @pytest.mark.parametrize("command", ["train-tokenizer", "train-transformer"])
 def test_gradients_are_not_clipped_where_there_is_no_norm(command, folder, tmp_path, monkeypatch):
     called = []

@@ -27,6 +27,7 @@ def convert(
     words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME] SRC DST")],
     *,
     workers: int | None = None,
+    size: int | None = None,
     cameras: str = "",
     partial: bool = False,
     camera: str | None = None,
@@ -45,6 +46,7 @@ def convert(
         words: SRC is the downloaded dataset, DST the folder of the store. Before them oxe needs the name of the dataset
             (bridge), vp2 that of the benchmark (robodesk or robosuite).
         workers: processes; 0: this one; default: one for each processor.
+        size: store frames of so many pixels a side, resized as in training; default: as the source has them.
         cameras: oxe, rlds, lerobot, robomimic, minari: cameras to store, with commas between them, the model's first.
         partial: oxe, rlds: leave out files that are not there.
         camera: lerobot, robomimic, minari: the model's camera.
@@ -56,6 +58,8 @@ def convert(
         revision: lerobot: of the dataset on the Hub.
         split: metaworld-npz: of all episodes: train (default), val, or test where they are to be held out.
     """
+    from ivideogpt.data.catalog import DATASETS
+    from ivideogpt.data.convert.smaller_frames import with_frame_size
     from ivideogpt.data.store.writer import convert_to_store
 
     if kind not in IMPORTERS:
@@ -80,6 +84,9 @@ def convert(
     start = time.perf_counter()
     tasks = module.tasks(source, **options)
     facts = _facts(kind, module, source, options)
+    if size is not None:
+        tasks = with_frame_size(tasks, size, centre_crop=facts.name in DATASETS and DATASETS[facts.name].centre_crop)
+        options["size"] = size
     # The available files may change from one call to the next; everything else must stay.
     lasting = command_options(IMPORTERS[kind], options)
     facts = replace(facts, options={name: _plain(value) for name, value in lasting.items()})

@@ -47,8 +47,8 @@ def train_tokenizer(
     """Train a tokenizer on episode stores; the same command again goes on where a stopped run ended.
 
     Args:
-        preset: debug, pusht-64, robot-64, metaworld-64, or official-... (docs/migrating.md lists them); its settings
-            are options too, which `PRESET --help` lists. Default: the settings of the run that goes on.
+        preset: debug, pusht-64, robot-64, robot-64-quick, metaworld-64, or official-... (docs/migrating.md lists them);
+            its settings are options too, which `PRESET --help` lists. Default: the settings of the run that goes on.
         settings: the settings of the preset.
         data: a store, a mixture file (.toml, .json), or with --mixture a folder of stores; debug makes its own.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
@@ -165,8 +165,8 @@ def train_transformer(
     """Train a world model around a trained tokenizer; the same command again goes on where a stopped run ended.
 
     Args:
-        preset: debug, pusht-64, robot-64, metaworld-64, or official-... (docs/migrating.md lists them); its settings
-            are options too, which `PRESET --help` lists. Default: the settings of the run that goes on.
+        preset: debug, pusht-64, robot-64, robot-64-quick, metaworld-64, or official-... (docs/migrating.md lists them);
+            its settings are options too, which `PRESET --help` lists. Default: the settings of the run that goes on.
         settings: the settings of the preset.
         data: what `ivideogpt tokenize` wrote, a store, a mixture file (.toml, .json), or with --mixture a folder of
             stores; debug makes its own.

@@ -19,6 +19,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "debug": "robot:debug_recipe",
         "pusht-64": "pusht:pusht_recipe",
         "robot-64": "robot:robot_recipe",
+        "robot-64-quick": "robot:robot_quick_recipe",
         "metaworld-64": "metaworld:metaworld_recipe",
         "official-oxe-64-act-free": "official:oxe_64_act_free",
         "official-oxe-64-act-free-medium": "official:oxe_64_act_free_medium",

@@ -354,6 +354,7 @@ def test_cameras_can_be_chosen(tmp_path, version):
     root = WRITERS[version](tmp_path)
     assert episodes(root, camera=WRIST)[0].camera == WRIST
     assert list(episodes(root, cameras=[WRIST])[0].cameras) == [WRIST]
+    assert list(episodes(root, cameras=["wrist"], camera="wrist")[0].cameras) == [WRIST]
     with pytest.raises(
         UserError, match="has no camera 'front'; it has observation.images.top, observation.images.wrist"
     ):

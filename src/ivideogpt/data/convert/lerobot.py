@@ -56,7 +56,8 @@ def tasks(
 
     Args:
         source: the folder of the dataset, or its Hub id, which is downloaded.
-        camera: the main camera; by default the first one that the dataset lists.
+        camera: the main camera, by its name or the part after its last point ("top" for "observation.images.top"); by
+            default the first one that the dataset lists.
         cameras: the cameras to keep; by default all.
         revision: branch, tag or commit of the Hub id.
         val_every: every so many episodes, from the first on, one goes to the split "val"; None: as the dataset says.
@@ -70,10 +71,10 @@ def tasks(
     wanted = None if cameras is None else (cameras,) if isinstance(cameras, str) else tuple(cameras)
     root = local_folder(source, wanted, revision)
     dataset, entries = describe(root)
-    kept = dataset.cameras if wanted is None else wanted
+    kept = dataset.cameras if wanted is None else tuple(_full_name(name, dataset) for name in wanted)
     if not kept:
         raise UserError(f"{root} has no camera; expected a feature of dtype video or image in {INFO}")
-    main = camera or kept[0]
+    main = _full_name(camera, dataset) if camera else kept[0]
     for name in (*kept, main):
         if name not in dataset.cameras or name not in kept:
             raise UserError(f"{root} has no camera {name!r}; it has {name_list(dataset.cameras)}")
@@ -107,6 +108,12 @@ def facts(source: str | Path, name: str | None = None, revision: str | None = No
     url = "" if is_local else f"https://huggingface.co/datasets/{folder.as_posix()}"
     terms = licence(folder if is_local else local_folder(source, (), revision))
     return StoreFacts(name=name or folder.absolute().name, url=url, licence=terms)
+
+
+def _full_name(name: str, dataset: LeRobotDataset) -> str:
+    """Return the name of the only camera that ends in ``.name``; else ``name`` as it is."""
+    matches = [camera for camera in dataset.cameras if camera.endswith(f".{name}")]
+    return matches[0] if len(matches) == 1 and name not in dataset.cameras else name
 
 
 def read_entries(*, dataset: LeRobotDataset, entries: Sequence[EpisodeEntry], camera: str) -> Iterator[SourceEpisode]:
