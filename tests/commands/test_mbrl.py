@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,9 @@ def refused(capsys, *words: str) -> str:
 
 
 def test_the_debug_run_ends_with_its_figures_and_goes_on_to_more_frames(tmp_path, capsys) -> None:
-    folder = tmp_path / "run"
+    folder, began = tmp_path / "run", time.process_time()
     assert main(["mbrl", "debug", "--run", str(folder), *QUICK]) == 0
+    assert time.process_time() - began < 30, "a debug run takes seconds"
     result = last_line(capsys)
     assert result["env_frames"] == 80 and result["imagined_transitions"] > 0 and result["evaluations"] == 2
     assert isinstance(result["return"], float) and 0 <= result["success"] <= 1

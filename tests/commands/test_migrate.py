@@ -38,6 +38,7 @@ accelerate launch train_gpt.py \\
     --use_eval_dataset --use_fvd --use_frame_metrics \\
     --weight_decay 0.01 --llama_attn_drop 0.1 --embed_no_wd --max_train_steps 100005
 """
+PLACEHOLDER = "{log directory of finetuned tokenizer}"
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_a_script_becomes_all_its_commands(migrated, tmp_path):
     (first, second), notes = migrated(f"bash {tmp_path}/bair.sh")
     assert first[1:3] == ["train-tokenizer", "official-bair-64-act-free"]
     assert second[1:3] == ["train-transformer", "official-bair-64-act-cond"] and not settings_of(second)
-    assert option(second, "--tokenizer") == "{log_directory_of_finetuned_tokenizer}/unwrapped_model"
+    assert option(second, "--tokenizer") == "log_vqgan/bair_tokenizer_ft"
     assert option(second, "--init") == "pretrained_models/ivideogpt-oxe-64-act-free"
     assert any(note.startswith("--load_internal_llm is gone: ") for note in notes)
 
@@ -207,15 +208,43 @@ def test_predict_becomes_predict(migrated):
 @pytest.mark.parametrize(
     ("official", "ours"),
     [
-        ("oxe_data_converter.py --dataset_name bridge --input_path a --output_path b", "convert oxe bridge a b/bridge"),
-        ("preprocess_bair.py --input_path a --save_path b --save_gif", "convert bair a b"),
-        ("preprocess_robonet.py --hdf5_path a --save_path b", "convert robonet a b"),
-        ("preprocess_vp2.py --dir_path a/robodesk --save_path b", "convert vp2 robodesk a/robodesk b"),
+        (
+            "oxe_data_converter.py --dataset_name bridge --input_path a",
+            "convert oxe bridge a stores/bridge",
+        ),
+        ("preprocess_bair.py --input_path a --save_path b --save_gif", "convert bair a stores/bair_robot_pushing"),
+        ("preprocess_robonet.py --hdf5_path a --save_path b", "convert robonet a stores/tfds_robonet"),
+        (
+            "preprocess_vp2.py --dir_path a/robodesk",
+            "convert vp2 robodesk a/robodesk stores/vp2_robodesk",
+        ),
     ],
 )
 def test_converters_become_convert(official, ours, migrated):
-    ((words,), _) = migrated("--", "python", *f"datasets/{official}".split())
+    ((words,), notes) = migrated("--", "python", *f"datasets/{official}".split())
     assert " ".join(words) == f"ivideogpt {ours}"
+    assert "where training reads it" in "".join(notes) or "save_path" not in official
+
+
+EVALUATION = """accelerate launch train_gpt.py --eval_only --exp_name bair_eval --oxe_data_mixes_type bair \\
+    --pretrained_model_name_or_path {tokenizer}/unwrapped_model \\
+    --pretrained_transformer_path log_trm/2024-05-01-bair_llama_ft/unwrapped_model/transformer"""
+
+
+def test_each_command_of_a_sequence_reads_what_the_one_before_wrote(migrated, tmp_path):
+    converter = "python datasets/preprocess_bair.py --input_path tfds --save_path preprocessed_data/bair"
+    script = tmp_path / "all.sh"
+    script.write_text("\n".join((converter, TOKENIZER, TRANSFORMER, EVALUATION)))
+    (converted, tokenizer, transformer, evaluated), _ = migrated(str(script))
+    assert converted[-1] == option(tokenizer, "--data") == option(transformer, "--data") == option(evaluated, "--data")
+    assert option(transformer, "--tokenizer") == option(tokenizer, "--run") == "log_vqgan/bair_tokenizer_ft"
+    assert evaluated[1:3] == ["evaluate", option(transformer, "--run")]
+
+
+def test_a_path_of_another_run_is_left_as_it_is(migrated, tmp_path):
+    (tmp_path / "all.sh").write_text(f"{TOKENIZER}\n{TRANSFORMER.replace(PLACEHOLDER, 'log_vqgan/older')}")
+    (_, transformer), _ = migrated(str(tmp_path / "all.sh"))
+    assert option(transformer, "--tokenizer") == "log_vqgan/older/unwrapped_model"
 
 
 @pytest.mark.parametrize(

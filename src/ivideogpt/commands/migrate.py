@@ -92,7 +92,7 @@ def migrate(
     if gpus is not None and gpus < 1:
         raise UserError(f"gpus is {gpus}; expected at least 1")
     runs = []
-    for official in read_commands(_read_script(command)):
+    for official in in_sequence(read_commands(_read_script(command))):
         words, notes = translate(official, stores=stores, gpus=gpus or official.processes or GPUS)
         launcher = ["ivideogpt"]
         if (official.processes or 1) > 1 and words[0].startswith("train-"):
@@ -229,6 +229,33 @@ def replacements(official: OfficialCommand, given: Given) -> dict[str, Any]:
 
 
 # Translation
+
+
+def in_sequence(commands: Sequence[OfficialCommand]) -> list[OfficialCommand]:
+    """Return commands that read the runs of those before them, where an official path means such a run.
+
+    The official folders have the date in their name, so scripts leave a placeholder to be filled in.
+    """
+    runs: dict[str, OfficialCommand] = {}
+    linked = []
+    for official in commands:
+        reads = {"pretrained_model_name_or_path": "train_tokenizer.py"} if "train_gpt.py" in official.program else {}
+        if official.program == "train_gpt.py --eval_only":
+            reads = {"pretrained_transformer_path": "train_gpt.py"}
+        found = {flag: _run_of(runs.get(earlier), official.typed.get(flag)) for flag, earlier in reads.items()}
+        typed = dict(official.typed) | {flag: run for flag, run in found.items() if run is not None}
+        linked.append(replace(official, typed=typed))
+        runs[official.program] = linked[-1]
+    return linked
+
+
+def _run_of(earlier: OfficialCommand | None, path: str | None) -> str | None:
+    """Return the run folder of a training if an official path means it, by a placeholder or by the name of the run."""
+    if earlier is None or path is None:
+        return None
+    given = earlier.given()
+    is_named = given["exp_name"] is not None and given["exp_name"] in path
+    return CONVERSIONS["folder"](given["output_dir"], given) if is_named or _PLACEHOLDER.search(path) else None
 
 
 def translate(official: OfficialCommand, *, stores: str, gpus: int) -> tuple[list[str], list[str]]:

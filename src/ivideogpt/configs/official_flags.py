@@ -190,7 +190,11 @@ CONVERSIONS: Mapping[str, Callable[[Any, Given], Any]] = {
     "horizon": lambda value, given: (
         UNUSED if value == _protocol(given).clip_frames else value - given["context_length"]
     ),
-    "store": lambda value, given: None if value is None else f"{value}/{given['dataset_name']}",
+    # Each store has the name of its dataset, by which training finds it.
+    "store": lambda value, given: f"{given['stores']}/{given['dataset_name']}",
+    "bair_store": lambda value, given: f"{given['stores']}/bair_robot_pushing",
+    "robonet_store": lambda value, given: f"{given['stores']}/tfds_robonet",
+    "vp2_store": lambda value, given: f"{given['stores']}/vp2_{_vp2(given['dir_path'], given)['NAME']}",
     "vp2": _vp2,
     "task": lambda value, given: given["task" if "task" in given["typed"] else "task_name"],
     "steps": lambda value, given: max(value // given["action_repeat"], 1) if value else 0,
