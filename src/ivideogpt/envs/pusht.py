@@ -90,6 +90,44 @@ class PushT(gymnasium.Env):
         terminated = bool(terminated) and self.terminate_on_success
         return self._observe(), float(reward), terminated, False, self._with_state(info, info["coverage"])
 
+    def save_state(self) -> np.ndarray:
+        """Return the state of the physics, float64 ``[10]``; `restore_state` puts it back.
+
+        Positions in px, velocities in px/s, angles in rad: agent x, y and velocity; block x, y, angle, velocity and
+        angular velocity.
+        """
+        agent, block = self._simulator.agent, self._simulator.block
+        moving = [*agent.velocity, *block.position, block.angle, *block.velocity, block.angular_velocity]
+        return np.array([*agent.position, *moving], np.float64)
+
+    def restore_state(self, state: np.ndarray) -> None:
+        """Put agent and block where ``state`` of `save_state` says, of this environment or another one.
+
+        Contacts are computed anew: after it, the block of a push may come to lie a little elsewhere.
+        """
+        agent, block = self._simulator.agent, self._simulator.block
+        agent.position, agent.velocity = tuple(state[:2]), tuple(state[2:4])
+        block.angle, block.position = float(state[6]), tuple(state[4:6])
+        block.velocity, block.angular_velocity = tuple(state[7:9]), float(state[9])
+        self._simulator.space.reindex_shapes_for_body(agent)
+        self._simulator.space.reindex_shapes_for_body(block)
+
+    def simulate(self, action: np.ndarray) -> float:
+        """Make a step without a picture; return the reward."""
+        return float(self._simulator.step(raw_action(action).astype(np.float64))[1])
+
+    def picture(self) -> np.ndarray:
+        """Return the observation of the present state, uint8 ``[64 64 3]``."""
+        return self._observe()
+
+    def covered_share(self, goal: np.ndarray) -> float:
+        """Return the share of a goal pose ``[3]`` (x, y in px, angle in rad) that the block covers, 0 to 1."""
+        own, self._simulator.goal_pose = self._simulator.goal_pose, np.asarray(goal, np.float64)
+        try:
+            return float(self._simulator._get_coverage())
+        finally:
+            self._simulator.goal_pose = own
+
     def render(self) -> np.ndarray | None:
         """Return the plane as uint8 ``[512 512 3]``, or None without a render mode."""
         return self._plane().copy() if self.render_mode == "rgb_array" else None

@@ -56,6 +56,17 @@ class Imagination:
             self._frames = stacked(self._frames)
         return self._frames
 
+    @property
+    def horizon(self) -> int:
+        """Number of frames of a row."""
+        return self.ids.shape[1]
+
+    def frames_at(self, steps: Sequence[int]) -> Tensor:
+        """Return the frames ``[b n c h w]`` of some steps, from 0 on or from the end (-1); only they are decoded."""
+        if isinstance(self._frames, Tensor):
+            return self._frames[:, list(steps)]
+        return stacked([[block[step] for step in steps] for block in self._frames])
+
     @classmethod
     def joined(cls, parts: Sequence[Imagination]) -> Imagination:
         """Join the rows of several imaginations whose frames were not read yet."""

@@ -15,6 +15,7 @@ from ivideogpt.worldmodel import validation
 from ivideogpt.worldmodel.imagination import Imagination
 from ivideogpt.worldmodel.interfaces import Segment, SessionModel, StepRecord
 from ivideogpt.worldmodel.lazy_frames import Frame, decode, stacked
+from ivideogpt.worldmodel.token_segment import TokenSegment
 
 DEFAULT_HORIZON = 14
 
@@ -154,6 +155,28 @@ class Session:
             if on_step is not None:
                 on_step()
         return self.imagination(start)
+
+    @torch.inference_mode()
+    def draft(self, actions: Tensor | None = None, horizon: int | None = None) -> Imagination:
+        """Forecast several frames without the transformer, by the likeliest tokens; the session does not change.
+
+        It is a cheap first look at many actions. There are no rewards, no random numbers and no re-anchoring.
+
+        Args:
+            actions: ``[b horizon a]`` in model units, as for `rollout`.
+            horizon: frames to forecast; default: as many as there are actions, else 14.
+
+        Raises:
+            UserError: the model has no forecast of tokens, or shapes or lengths are wrong.
+        """
+        segment = self._next_segment()
+        if not isinstance(segment, TokenSegment) or not segment.dynamics.heads.config.forecast_grid:
+            name = self.model.config.name or "this model"
+            raise UserError(f"{name} has no forecast of tokens; a draft needs one, use the full model")
+        horizon = check_horizon(actions, horizon)
+        actions = validation.check_actions(self.model, actions, self.rows, horizon)
+        tokens, frames = segment.draft(actions, horizon)
+        return Imagination((tuple(frames),), tokens.ids, tokens.log_probs, tokens.entropies, None)
 
     def imagination(self, start: int = 0) -> Imagination:
         """Return the steps made so far from step ``start`` on, whatever the session does later."""

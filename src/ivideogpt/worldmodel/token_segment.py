@@ -82,6 +82,35 @@ class TokenSegment:
         tokens = self._read(separators, ids, action, sampling)
         return self._record(tokens, separators, action, sampling, uniforms.to(separators.device)), Frame.shown(pixels)
 
+    def draft(self, actions: Tensor | None, horizon: int) -> tuple[FrameTokens, list[Frame]]:
+        """Forecast frames by the likeliest tokens of the forecast alone; the segment does not change.
+
+        The transformer is not run: a frame costs one pass of a small convolutional network.
+
+        Args:
+            actions: ``[b horizon a]`` in model units, or None.
+            horizon: frames f.
+
+        Returns:
+            Tokens ``[b f m]``, and the f frames; ``hidden`` is empty.
+        """
+        config, layout = self.dynamics.heads.config, self.dynamics.layout
+        history = self.dynamics.history(
+            self.cache.last_ids(config.forecast_frames * layout.frame_length - 1), config.forecast_frames
+        )
+        likeliest, tokens, frames = Sampling(greedy=True), [], []
+        for step in range(horizon):
+            forecast = self.dynamics.forecast(history, None if actions is None else actions[:, step])
+            assert forecast is not None
+            logits = self.dynamics.forecast_logits(forecast, layout.dynamics_ids)
+            choice = likeliest.choose(logits.flatten(0, 1), logits.new_empty(0))
+            codes, log_probs, entropies = (value.view(len(history), -1) for value in choice)
+            history = torch.cat([history[:, 1:], codes[:, None]], dim=1)
+            tokens.append((layout.dynamics_ids.start + codes, log_probs, entropies))
+            frames.append(Frame.waiting(codes, self.decoder))
+        ids, log_probs, entropies = (torch.stack(values, dim=1) for values in zip(*tokens, strict=True))
+        return FrameTokens(ids, log_probs, entropies, log_probs.new_empty(len(history), 0)), frames
+
     def replay(self, record: StepRecord, frame: Frame, sampling: Sampling) -> None:
         """Read the tokens of a step that was made before; see `Segment`."""
         assert record.separators is not None

@@ -332,11 +332,13 @@ class WorldModel(nn.Module):
                 session.observe(observed[chunk, index], action)  # type: ignore[index]
             return session.rollout(None if actions is None else actions[chunk], horizon)
 
+        return Imagination.joined(memory.in_chunks(rows, self.row_bytes(frames), self.device, imagine_chunk))
+
+    def row_bytes(self, frames: int) -> int:
+        """Estimate the most bytes of a row while ``frames`` future frames are imagined."""
         if self.pictures is not None:
-            bytes_per_row = memory.picture_row_bytes(self.resolution)
-        else:
-            bytes_per_row = memory.row_bytes(self.dynamics, self.tokenizer.config, frames)
-        return Imagination.joined(memory.in_chunks(rows, bytes_per_row, self.device, imagine_chunk))
+            return memory.picture_row_bytes(self.resolution)
+        return memory.row_bytes(self.dynamics, self.tokenizer.config, frames)
 
     def session(
         self,
