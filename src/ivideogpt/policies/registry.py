@@ -16,6 +16,7 @@ POLICIES: dict[str, str] = {
     "reacher-script": "ivideogpt.policies.scripted:ReacherPolicy",
     "metaworld-script": "ivideogpt.policies.scripted:MetaWorldPolicy",
     "drqv2": "ivideogpt.policies.drqv2:DrQv2",
+    "planner": "ivideogpt.planning.planner:Planner",
 }
 
 
