@@ -73,14 +73,14 @@ def play(planner: Planner, places: np.ndarray, steps: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("speed", ["full", "both"])
-@pytest.mark.parametrize("name", ["random-shooting", "cem", "mppi"])
-def test_the_planner_reaches_the_goals_of_its_rows(name: str, speed: str) -> None:
+@pytest.mark.parametrize(("name", "most"), [("random-shooting", 0.15), ("cem", 0.06), ("mppi", 0.06)])
+def test_the_planner_reaches_the_goals_of_its_rows(name: str, most: float, speed: str) -> None:
     optimizer = OptimizerConfig(name=name, candidates=128, iterations=4, elites=12, sharpness=100)
-    settings = replace(SETTINGS, optimizer=optimizer, speed=speed)
+    settings = replace(SETTINGS, optimizer=optimizer, speed=speed, score_every=1)
     planner = Planner(PointModel(), objective, settings, goals=[picture(0.8, 0.2), picture(0.3, 0.9)])
     planner.reset([0, 1])
     places = play(planner, np.array([[0.5, 0.5], [0.5, 0.5]]), 8)
-    assert np.abs(places - [[0.8, 0.2], [0.3, 0.9]]).max() < 0.06
+    assert np.abs(places - [[0.8, 0.2], [0.3, 0.9]]).max() < most
 
 
 def test_a_row_does_not_depend_on_the_others() -> None:
@@ -109,6 +109,16 @@ def test_a_plan_is_followed_for_some_steps_and_the_rest_starts_the_next_search()
     for _ in range(3):
         action = cold.act(frame)
     assert cold.model.rollouts[4][0].unique(dim=0).shape[0] == 1 and action.any()
+
+
+def test_a_planner_that_rates_the_end_alone_waits_and_one_that_rates_every_step_does_not() -> None:
+    def left(score_every: int | None) -> float:
+        settings = replace(SETTINGS, score_every=score_every, replan_every=1)
+        planner = Planner(PointModel(), objective, settings, goals=[picture(0.8, 0.5)])
+        planner.reset([0])
+        return 0.8 - float(play(planner, np.array([[0.5, 0.5]]), 3)[0, 0])
+
+    assert left(1) < 0.08 < 0.12 < left(None)
 
 
 def test_searched_actions_last_several_steps_held_or_interpolated() -> None:

@@ -73,6 +73,11 @@ COMMANDS: Mapping[str, Command] = {
         "ivideogpt.commands.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"
     ),
     "bench": Command("ivideogpt.commands.bench:bench", "measure how fast a model imagines on this machine"),
+    "plan": Command(
+        "ivideogpt.commands.plan:plan",
+        "reach goal pictures in a simulator by planning in a world model",
+        settings="ivideogpt.commands.plan:load_planning_settings",
+    ),
     "mbrl": Command(
         "ivideogpt.commands.mbrl:mbrl",
         "train an agent on real and imagined episodes",

@@ -42,18 +42,23 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "reacher": "mbrl:reacher",
         "debug": "mbrl:debug",
     },
+    # ``PlanningConfig``: plan
+    "planning": {"pusht": "planning:pusht_planning"},
 }
 
 
-def find_preset(name: str, kind: Literal["training", "pictures", "mbrl"] = "training") -> Any:
-    """Return the settings of a preset: a ``Recipe``, a ``PictureRecipe`` ("pictures") or an ``MbrlConfig`` ("mbrl").
+#: The kinds of presets, and the command that the message on an unknown one names.
+_COMMANDS = {"training": "", "pictures": " for train-pictures", "mbrl": " for mbrl", "planning": " for plan"}
+
+
+def find_preset(name: str, kind: Literal["training", "pictures", "mbrl", "planning"] = "training") -> Any:
+    """Return a preset: a ``Recipe``, or for the other kinds ``PictureRecipe``, ``MbrlConfig``, ``PlanningConfig``.
 
     Raises:
         UserError: there is no such preset; the message names the closest one.
     """
     presets = PRESETS[kind]
     if name not in presets:
-        command = {"training": "", "pictures": " for train-pictures", "mbrl": " for mbrl"}[kind]
-        raise UserError(f"there is no preset {name!r}{command}; {suggestion(name, presets)}")
+        raise UserError(f"there is no preset {name!r}{_COMMANDS[kind]}; {suggestion(name, presets)}")
     module, _, function = presets[name].partition(":")
     return getattr(importlib.import_module(f"ivideogpt.configs.{module}"), function)()

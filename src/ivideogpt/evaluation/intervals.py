@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from torch import Tensor
@@ -29,6 +31,24 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+def share_estimate(successes: int, count: int) -> Estimate:
+    """Estimate a share, such as a success rate; the interval is right for shares near 0 and 1 too.
+
+    Args:
+        successes: 0 to ``count``.
+        count: of independent trials; none: NaN.
+
+    Source: Wilson 1927, the score interval.
+    """
+    if not count:
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    share, spread = successes / count, z**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 class Bootstrap:

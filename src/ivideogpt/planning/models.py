@@ -40,6 +40,23 @@ class Rollout(Protocol):
         ...
 
 
+class RolloutStart:
+    """The first steps of a rollout; a `Rollout` too."""
+
+    def __init__(self, rollout: Rollout, horizon: int) -> None:
+        """Cut ``rollout`` after ``horizon`` steps."""
+        self.whole, self.horizon = rollout, horizon
+
+    @property
+    def rewards(self) -> Tensor | None:
+        """Rewards ``[k horizon]``, or None."""
+        return None if self.whole.rewards is None else self.whole.rewards[:, : self.horizon]
+
+    def frames_at(self, steps: Sequence[int]) -> Tensor:
+        """Return frames; see `Rollout`."""
+        return self.whole.frames_at([step % self.horizon for step in steps])
+
+
 class Root(Protocol):
     """The moment at which candidates begin."""
 

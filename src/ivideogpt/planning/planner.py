@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
-from ivideogpt.planning.models import PlanningModel, Root
+from ivideogpt.planning.models import PlanningModel, Rollout, RolloutStart, Root
 from ivideogpt.planning.objectives import Goal, Objective
 from ivideogpt.planning.optimizers import OPTIMIZERS, ActionNoise, ActionPlan, OptimizerConfig, Score, two_speed_score
 
@@ -32,6 +32,9 @@ class PlannerConfig:
         action_repeat: steps that one searched action lasts.
         interpolate: move evenly from one searched action to the next; False: hold it.
         warm_start: begin a search with what is left of the last plan; False: with the last action, held.
+        score_every: the score is the mean over futures that end after this many steps, twice as many, ... and the
+            horizon, so that what is near the goal early is better; None: the score at the horizon alone, which lets a
+            planner that searches again wait for ever.
         speed: full: rate candidates by the model; draft: by the forecast of tokens alone; both: by the draft, and the
             best ``full_candidates`` by the model.
         full_candidates: candidates that the model rates with speed both.
@@ -44,6 +47,7 @@ class PlannerConfig:
     action_repeat: int = 1
     interpolate: bool = False
     warm_start: bool = True
+    score_every: int | None = None
     speed: Literal["full", "draft", "both"] = "full"
     full_candidates: int = 16
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -60,6 +64,8 @@ class PlannerConfig:
             raise UserError(
                 f"replan_every is {self.replan_every} and horizon is {self.horizon}; expected at most the horizon"
             )
+        if self.score_every is not None and not 1 <= self.score_every <= self.horizon:
+            raise UserError(f"score_every is {self.score_every}; expected 1 to {self.horizon}, the horizon")
         if self.horizon % self.action_repeat:
             raise UserError(
                 f"horizon is {self.horizon} and action_repeat is {self.action_repeat}; expected a horizon of whole "
@@ -204,15 +210,21 @@ class Planner:
         settings = self.settings
 
         def full(candidates: Tensor) -> Tensor:
-            return self.objective(root.rollout(self.expand(candidates, last_action)), goal)
+            return self._score(root.rollout(self.expand(candidates, last_action)), goal)
 
         def draft(candidates: Tensor) -> Tensor:
-            return self.objective(root.draft(self.expand(candidates, last_action)), goal)
+            return self._score(root.draft(self.expand(candidates, last_action)), goal)
 
         scores: dict[str, Score] = {"full": full, "draft": draft}
         scores["both"] = two_speed_score(draft, full, settings.full_candidates)
         optimize = OPTIMIZERS[settings.optimizer.name]
         return optimize(scores[settings.speed], mean, settings.noise, settings.optimizer, generator)
+
+    def _score(self, rollout: Rollout, goal: Goal) -> Tensor:
+        """Return the score ``[k]`` of futures; see ``score_every``."""
+        every = self.settings.score_every or rollout.horizon
+        ends = [*range(every, rollout.horizon, every), rollout.horizon]
+        return torch.stack([self.objective(RolloutStart(rollout, end), goal) for end in ends]).mean(dim=0)
 
     def expand(self, searched: Tensor, last_action: Tensor) -> Tensor:
         """Return the actions ``[k horizon a]`` of each step for searched actions ``[k n a]``.

@@ -9,20 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from einops import rearrange
 
-from ivideogpt.core.config import check_at_least
 from ivideogpt.core.episode import Episode
-from ivideogpt.core.errors import UserError
 from ivideogpt.core.protocols import Policy
 from ivideogpt.envs.pusht import PushT, normalised_action
-from ivideogpt.envs.record.pusht_episodes import FIRST_TEST_SEED, collect_pusht
+from ivideogpt.envs.record.pusht_episodes import collect_pusht
 from ivideogpt.evaluation.pusht_metrics import IMAGE_SIZE, locate_agent
 from ivideogpt.evaluation.pusht_protocol import moving_starts
+from ivideogpt.planning.config import EPISODE_STEPS, PushTGoals
 from ivideogpt.planning.models import ImaginedFutures, PlanningModel, RepeatedFrame, SimulatedFutures
 from ivideogpt.planning.planner import Decision, Planner
 from ivideogpt.policies.registry import make_policy
@@ -31,41 +29,7 @@ from ivideogpt.policies.registry import make_policy
 NEAR_PX, NEAR_ANGLE = 20.0, math.pi / 9
 #: Covered share of the goal from which gym-pusht calls its own task solved.
 COVERED = 0.95
-#: Steps of the recorded episodes that instances are cut from.
-_EPISODE_STEPS = 48
 ACTION_DIM = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushTGoals:
-    """Settings of the instances.
-
-    Attributes:
-        first_seed: of the recorded episodes, one instance an episode; from 10000 on they were never trained on.
-        goal_steps: steps from the start to the goal picture in the recorded episode.
-        max_steps: steps that an agent may take.
-        moving: only windows in which the block moves 64 px or more; False: any window.
-    """
-
-    first_seed: int = 20_000
-    goal_steps: int = 25
-    max_steps: int = 50
-    moving: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            UserError: a number is out of range.
-        """
-        check_at_least(self, goal_steps=1, max_steps=1)
-        if self.first_seed < FIRST_TEST_SEED:
-            raise UserError(
-                f"first_seed is {self.first_seed}; expected at least {FIRST_TEST_SEED}: the model was trained on "
-                "episodes of smaller seeds"
-            )
-        if self.goal_steps >= _EPISODE_STEPS:
-            raise UserError(f"goal_steps is {self.goal_steps}; expected less than {_EPISODE_STEPS}, an episode")
 
 
 @dataclass(frozen=True)
@@ -150,7 +114,7 @@ def pusht_instances(goals: PushTGoals, count: int) -> list[Instance]:
     instances: list[Instance] = []
     seed = goals.first_seed
     while len(instances) < count:
-        (episode,) = collect_pusht([seed], _EPISODE_STEPS)
+        (episode,) = collect_pusht([seed], EPISODE_STEPS)
         starts = _starts(episode, goals)
         if len(starts):
             start = int(np.random.default_rng([seed, 2]).choice(starts))
@@ -187,17 +151,18 @@ class PushTControl:
         """Return the simulator as a model to plan in."""
         return SimulatedFutures(self.environment, self._twin, ACTION_DIM)
 
-    def run(self, instance: Instance, policy: Policy) -> tuple[InstanceResult, Recording]:
+    def run(self, instance: Instance, policy: Policy, seed: int = 0) -> tuple[InstanceResult, Recording]:
         """Let an agent act until the goal is reached or its steps are used up.
 
         Args:
             instance: the start and the goal.
             policy: the agent; a `Planner` is given the goal.
+            seed: added to that of the instance, of the agent's random numbers.
         """
         frames, info = self._begin(instance)
         if isinstance(policy, Planner):
             policy.set_goals([instance.goal])
-        policy.reset([instance.seed])
+        policy.reset([instance.seed + seed])
         states, coverages = [info["state"]], [self.environment.covered_share(instance.goal_state[2:])]
         shown, planned, decisions = [frames[-1]], [frames[-1]], []
         expected: list[np.ndarray] = []
@@ -270,10 +235,6 @@ def agent_place(frame: np.ndarray) -> np.ndarray:
     """Return the action float32 ``[2]`` that leaves the agent of a picture uint8 ``[64 64 3]`` where it is."""
     place = locate_agent(rearrange(torch.from_numpy(frame.copy()), "h w c -> c h w")).xy
     return (place / (IMAGE_SIZE / 2) - 1).numpy()
-
-
-#: Kinds of agents of the benchmark.
-AgentName = Literal["model", "simulator", "repeat-last-frame", "random", "script"]
 
 
 def baseline_policy(name: str) -> Policy:

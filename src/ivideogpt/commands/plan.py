@@ -1,0 +1,199 @@
+"""``ivideogpt plan``: reach goal pictures in a simulator by planning in a world model."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from ivideogpt.commands.inputs import check_numbers
+from ivideogpt.commands.output import check_folder, print_json, print_table
+from ivideogpt.configs.planning import find_budget
+from ivideogpt.configs.registry import find_preset
+from ivideogpt.core.config import suggestion
+from ivideogpt.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ivideogpt.core.protocols import Policy
+    from ivideogpt.planning.config import PlanningConfig
+    from ivideogpt.planning.models import ImaginedFutures
+    from ivideogpt.planning.pusht_benchmark import PushTControl
+    from ivideogpt.planning.results import AgentSummary, PlanningResults
+
+_DEFAULT_PRESET = "pusht"
+_VIDEO_FPS = 10
+
+
+def load_planning_settings(typed: Mapping[str, str]) -> PlanningConfig:
+    """Load the settings that options change: those of the preset with the budget.
+
+    Raises:
+        UserError: there is no such preset or budget.
+    """
+    config: PlanningConfig = find_preset(typed.get("preset", _DEFAULT_PRESET), "planning")
+    return config.with_budget(*find_budget(typed["budget"])) if "budget" in typed else config
+
+
+def plan(
+    preset: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PRESET", help_behavior_hint="")] = None,
+    *,
+    settings: PlanningConfig,
+    agents: str = "model",
+    instances: int = 10,
+    budget: str | None = None,
+    pictures: int = 4,
+    output: Path = Path("outputs/plan"),
+    device: str = "auto",
+) -> None:
+    """Reach goal pictures in a simulator by planning in a world model; the same command again goes on after a stop.
+
+    Args:
+        preset: pusht (default); its settings are options too, which `PRESET --help` lists.
+        settings: the settings of the preset.
+        agents: with commas between them: model (plans in the world model), simulator (plans in the simulator itself),
+            repeat-last-frame (plans in a world that stands still), random, script.
+        instances: starts with a goal picture each, of held-out episodes.
+        budget: size of a search: small, medium or large; default: the preset's.
+        pictures: instances of each agent that the page and the videos show.
+        output: folder of results, page and videos. Finished instances in it are kept.
+        device: auto, cpu or cuda.
+    """
+    from ivideogpt.core.files import write_text_atomic
+    from ivideogpt.core.folder_lock import lock_folder
+    from ivideogpt.planning.config import AGENTS
+    from ivideogpt.planning.pusht_benchmark import PushTControl
+    from ivideogpt.planning.results import PlanningResults
+    from ivideogpt.reports.planning_page import HEADINGS, audit, planning_page, summary_rows
+
+    # options
+    names = [name.strip() for name in agents.split(",")]
+    for name in names:
+        if name not in AGENTS:
+            raise UserError(f"there is no agent {name!r}; {suggestion(name, AGENTS)}")
+    check_numbers(instances=(instances, 1, 100_000), pictures=(pictures, 0, 1000))
+    check_folder(output)
+    control = PushTControl(settings.goals)
+    futures = _world_model(settings, device) if "model" in names else None
+    policies = {name: _policy(name, settings, control, futures) for name in names}
+    results = PlanningResults(output, settings)
+    lock_folder(output, activity="planning benchmark")
+
+    # instances
+    summaries = _run(policies, control, results, settings, instances, pictures)
+    print_table(HEADINGS, summary_rows(summaries))
+    print(audit(summaries[0]))
+
+    # page and videos
+    records = {
+        name: [record for number in range(min(pictures, instances)) if (record := results.pictures(name, number))]
+        for name in names
+    }
+    _write_videos(output, records)
+    page = output / "report.html"
+    title = f"{preset or _DEFAULT_PRESET}: {instances} goals"
+    write_text_atomic(page, planning_page(title, _facts(settings), summaries, records))
+    print(page)
+    first = summaries[0]
+    print_json(
+        {
+            "success": first.success.value,
+            "interval": [round(first.success.low, 4), round(first.success.high, 4)],
+            "instances": first.instances,
+            "seconds_per_decision": first.seconds_per_decision,
+            "block_success": first.block_success.value,
+            "coverage": first.coverage.value,
+            "agents": {summary.agent: summary.success.value for summary in summaries},
+            "report": page,
+        }
+    )
+
+
+def _world_model(settings: PlanningConfig, device: str) -> ImaginedFutures:
+    from ivideogpt.planning.models import ImaginedFutures
+    from ivideogpt.planning.pusht_benchmark import ACTION_DIM, IMAGE_SIZE
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+    model = WorldModel.from_pretrained(settings.checkpoint, device=device)
+    if model.action_dim != ACTION_DIM or model.resolution != IMAGE_SIZE:
+        raise UserError(
+            f"{settings.checkpoint} has frames of {model.resolution} px and actions of {model.action_dim} numbers; "
+            f"PushT needs {IMAGE_SIZE} px and {ACTION_DIM}: use pusht-64, or a model that was trained on PushT"
+        )
+    return ImaginedFutures(model, seed=settings.seed)
+
+
+def _policy(name: str, settings: PlanningConfig, control: PushTControl, futures: ImaginedFutures | None) -> Policy:
+    from ivideogpt.planning.objectives import make_objective
+    from ivideogpt.planning.planner import Planner
+    from ivideogpt.planning.pusht_benchmark import agent_place, baseline_policy, planning_model
+
+    if name in ("random", "script"):
+        return baseline_policy(name)
+    model = planning_model(name, control, futures)
+    objective = make_objective(settings.objective, futures.model if name == "model" and futures else None)
+    return Planner(model, objective, settings.planner, first_action=agent_place)
+
+
+def _run(
+    policies: Mapping[str, Policy],
+    control: PushTControl,
+    results: PlanningResults,
+    settings: PlanningConfig,
+    count: int,
+    pictures: int,
+) -> list[AgentSummary]:
+    """Run every agent in the instances that it has not finished yet; return the figures of each."""
+    from ivideogpt.planning.pusht_benchmark import pusht_instances
+    from ivideogpt.planning.results import summarise
+
+    kept = {name: results.read(name) for name in policies}
+    instances = []
+    if any(number not in done for done in kept.values() for number in range(count)):
+        instances = pusht_instances(settings.goals, count)
+    for name, policy in policies.items():
+        for instance in instances:
+            if instance.number in kept[name]:
+                continue
+            start = time.perf_counter()
+            result, recording = control.run(instance, policy, seed=settings.seed)
+            results.append(name, instance, result, recording if instance.number < pictures else None)
+            kept[name][instance.number] = result
+            reached = sum(done.success for done in kept[name].values())
+            print(
+                f"{name} {len(kept[name])}/{count}: {'reached' if result.success else 'missed'} after {result.steps} "
+                f"steps, {time.perf_counter() - start:.1f} s; {reached} reached so far",
+                flush=True,
+            )
+    return [summarise(name, [kept[name][number] for number in range(count)]) for name in policies]
+
+
+def _write_videos(folder: Path, records: Mapping[str, Sequence]) -> None:
+    from ivideogpt.data.render import side_by_side, write_mp4
+
+    for name, rows in records.items():
+        for record in rows:
+            path = folder / "videos" / f"{name}-{record.number:04d}.mp4"
+            if path.is_file():
+                continue
+            goal = record.goal[None].repeat(len(record.frames), axis=0)
+            panels = {"goal": goal, "what happened": record.frames, "the plan": record.planned}
+            write_mp4(path, side_by_side(panels, context_frames=1), fps=_VIDEO_FPS)
+
+
+def _facts(settings: PlanningConfig) -> dict[str, str]:
+    planner, goals = settings.planner, settings.goals
+    optimizer = planner.optimizer
+    return {
+        "world model": settings.checkpoint,
+        "objective": json.dumps(settings.objective),
+        "search": f"{optimizer.name}, {optimizer.candidates} candidates, {optimizer.iterations} iterations, speed "
+        f"{planner.speed}",
+        "plan": f"{planner.horizon} steps, searched again every {planner.replan_every}",
+        "goals": f"{goals.goal_steps} steps ahead in recorded episodes from seed {goals.first_seed} on, "
+        + ("in which the block moves 64 px or more" if goals.moving else "of any kind"),
+        "most steps": str(goals.max_steps),
+    }
