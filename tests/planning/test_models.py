@@ -1,4 +1,4 @@
-"""Models to plan in: one prefill and the same random numbers for all candidates, drafts, the simulator, and the floor."""
+"""Models to plan in: one prefill and the same random numbers for all candidates, drafts, and the lower bound."""
 
 import numpy as np
 import pytest

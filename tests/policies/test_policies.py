@@ -13,15 +13,28 @@ from ivideogpt.core.protocols import Policy  # noqa: E402
 from ivideogpt.envs.imagined import ImaginedVectorEnv, as_bytes  # noqa: E402
 from ivideogpt.envs.start_states import EpisodeStarts  # noqa: E402
 from ivideogpt.envs.vector import make_vector  # noqa: E402
+from ivideogpt.planning.models import RepeatedFrame  # noqa: E402
+from ivideogpt.planning.objectives import make_objective  # noqa: E402
+from ivideogpt.planning.optimizers import ActionNoise, OptimizerConfig  # noqa: E402
+from ivideogpt.planning.planner import PlannerConfig  # noqa: E402
 from ivideogpt.policies import registry  # noqa: E402
 from ivideogpt.policies.drqv2 import AgentConfig  # noqa: E402
 from ivideogpt.policies.registry import POLICIES, make_policy  # noqa: E402
 
+PLANNER = {
+    "model": RepeatedFrame(2, 16),
+    "objective": make_objective({"last-pixels": 1.0}, None),
+    "settings": PlannerConfig(
+        horizon=2, optimizer=OptimizerConfig(candidates=4, elites=2), noise=ActionNoise(std=(0.5, 0.5))
+    ),
+    "goals": np.zeros((2, 16, 16, 3), np.uint8),
+}
 SMALL = AgentConfig(encoder_channels=2, feature_size=4, hidden_size=8)
 #: Policy, its options, the environment, its options, numbers of an action and of the state.
 CASES = {
     "random": ({"action_dim": 2}, "reacher", {"size": 16}, 2, 4),
     "reacher-script": ({}, "reacher", {"size": 16}, 2, 4),
+    "planner": (PLANNER, "reacher", {"size": 16}, 2, 4),
     "drqv2": ({"image": 16, "stack": 2, "action_dim": 2, "config": SMALL}, "reacher", {"size": 16}, 2, 4),
     "pusht-drag": ({}, "pusht", {}, 2, 5),
     "metaworld-script": ({"task": "plate-slide"}, "plate-slide", {"size": 16, "shadow_size": 0}, 4, 39),

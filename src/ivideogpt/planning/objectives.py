@@ -206,4 +206,3 @@ def pusht_agent_objective(model: WorldModel | None) -> Objective:
 def _last(rollout: Rollout) -> Tensor:
     """Return the last frames ``[k c h w]``."""
     return rearrange(rollout.frames_at([-1]), "k 1 c h w -> k c h w")
-

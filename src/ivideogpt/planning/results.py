@@ -88,11 +88,11 @@ class PlanningResults:
     def append(self, agent: str, instance: Instance, result: InstanceResult, recording: Recording | None) -> None:
         """Write a result, and its pictures before it where there are some, to the disk at once."""
         if recording is not None:
-            arrays = {"goal": instance.goal, "frames": recording.frames, "planned": recording.planned}
+            shown = recording
 
             def write(temporary: Path) -> None:
                 with temporary.open("wb") as file:
-                    np.savez_compressed(file, **arrays)
+                    np.savez_compressed(file, goal=instance.goal, frames=shown.frames, planned=shown.planned)
 
             write_atomic(self._pictures(agent, instance.number), write)
         path = self._lines(agent)

@@ -15,7 +15,7 @@ from ivideogpt.reports.page import Html, Playback, clip_figure, definitions, fix
 #: Headings of the table of agents, on the page and on the terminal.
 HEADINGS = ("agent", "instances", "success, %", "95 % interval", "block, %", "covered, %", "coverage", "s a decision")
 _NOTES = {
-    "success": "agent and block within 20 px of the goal picture together and the block within 20 degrees, at some step",
+    "success": "agent and block within 20 px of the goal together and the block within 20 degrees, at some step",
     "block": "the same for the block alone",
     "covered": "the block covered 95 % of its place in the goal picture at some step",
     "coverage": "largest covered share of that place, mean over instances",
