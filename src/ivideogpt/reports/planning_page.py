@@ -1,4 +1,4 @@
-"""The page of ``ivideogpt plan``: what happened beside what the chosen plans expected, and the success of each agent."""
+"""The page of ``ivideogpt plan``: what happened beside what the plans expected, and the success of each agent."""
 
 from __future__ import annotations
 
