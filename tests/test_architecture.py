@@ -61,6 +61,7 @@ SMALL_MODULES = {
     "models/token_forecast.py",  # a network of its own
     "configs/metaworld.py",  # presets of one world
     "data/convert/importers.py",  # the registry of importers
+    "policies/registry.py",  # the registry of policies
     # debts
     "configs/registry.py",
     "envs/record/moving_square.py",
