@@ -107,10 +107,12 @@ def _read_words(kind: str, words: tuple[str, ...]) -> tuple[Any, str, dict[str, 
 
 
 def _check_options(kind: str, tasks: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    known = [name for name in inspect.signature(tasks).parameters if name != "source"]
+    accepted = [name for name in inspect.signature(tasks).parameters if name != "source"]
     for name in options:
-        if name not in known:
-            shown = ", ".join(f"--{other.replace('_', '-')}" for other in known if other != IMPORTERS[kind].positional)
+        if name not in accepted:
+            shown = ", ".join(
+                f"--{other.replace('_', '-')}" for other in accepted if other != IMPORTERS[kind].positional
+            )
             raise UserError(f"convert {kind} has no option --{name.replace('_', '-')}; it has {shown or 'none'}")
 
 
@@ -120,8 +122,8 @@ def _facts(kind: str, module: Any, source: Any, options: Mapping[str, Any]) -> S
     from ivideogpt.data.store.metadata import StoreFacts
 
     if hasattr(module, "facts"):
-        known = inspect.signature(module.facts).parameters
-        facts = module.facts(source, **{name: value for name, value in options.items() if name in known})
+        accepted = inspect.signature(module.facts).parameters
+        facts = module.facts(source, **{name: value for name, value in options.items() if name in accepted})
     else:
         facts = getattr(module, "FACTS", None) or StoreFacts(name=Path(source).absolute().name)
         facts = facts[options[IMPORTERS[kind].positional]] if isinstance(facts, Mapping) else facts

@@ -242,8 +242,8 @@ def in_sequence(commands: Sequence[OfficialCommand]) -> list[OfficialCommand]:
         reads = {"pretrained_model_name_or_path": "train_tokenizer.py"} if "train_gpt.py" in official.program else {}
         if official.program == "train_gpt.py --eval_only":
             reads = {"pretrained_transformer_path": "train_gpt.py"}
-        found = {flag: _run_of(runs.get(earlier), official.typed.get(flag)) for flag, earlier in reads.items()}
-        typed = dict(official.typed) | {flag: run for flag, run in found.items() if run is not None}
+        run_of_flag = {flag: _run_of(runs.get(earlier), official.typed.get(flag)) for flag, earlier in reads.items()}
+        typed = dict(official.typed) | {flag: run for flag, run in run_of_flag.items() if run is not None}
         linked.append(replace(official, typed=typed))
         runs[official.program] = linked[-1]
     return linked

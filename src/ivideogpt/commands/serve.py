@@ -85,7 +85,7 @@ def serve(
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
     Raises:
         UserError: it cannot.

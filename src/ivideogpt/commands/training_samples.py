@@ -36,12 +36,12 @@ def reconstruction_figures(tokenizer: CompressiveTokenizer, clips: ClipLoader, r
     context, future, count = 0.0, 0.0, tokenizer.config.context_frames
     for number in range(_BATCHES):
         true = clips.clips(clips.numbers(number)).frames
-        found = tokenizer.detokenize(tokenizer.tokenize(true)[0]).clamp(0, 1)
-        quality = psnr(found, true)
+        decoded = tokenizer.detokenize(tokenizer.tokenize(true)[0]).clamp(0, 1)
+        quality = psnr(decoded, true)
         context += float(quality[:, :count].mean()) / _BATCHES
         future += float(quality[:, count:].mean()) / _BATCHES
         if number == 0:
-            write_samples(run, step, {"true": true[:_SHOWN], "reconstructed": found[:_SHOWN]}, context_frames=count)
+            write_samples(run, step, {"true": true[:_SHOWN], "reconstructed": decoded[:_SHOWN]}, context_frames=count)
     return {"validation_psnr_context": context, "validation_psnr_future": future}
 
 
@@ -74,7 +74,7 @@ def imagination_figures(model: WorldModel, clips: LiveTokens, run: Run, step: in
 
 
 def write_samples(run: Run, step: int, clips: dict[str, Tensor], *, context_frames: int) -> None:
-    """Writes ``samples/step-00000010.mp4`` and a strip beside it into the run folder; trackers get the strip.
+    """Write ``samples/step-00000010.mp4`` and a PNG strip into the run folder; trackers get the strip.
 
     Args:
         run: whose folder and trackers.

@@ -61,7 +61,7 @@ class Machine:
         settings: dict[str, object],
         part: str = "",
     ) -> Run:
-        """A run here: in ``folder``, or in its folder ``part``; ``settings`` are what the tracker shows."""
+        """Open a run in ``folder``, or in its folder ``part``; the tracker shows ``settings``."""
         title = "-".join(name for name in (folder.resolve().name, part) if name)
         tracker = open_tracker(self.tracker, folder / part, settings, title)
         return Run(
@@ -77,7 +77,7 @@ class Machine:
 
 
 def read_mixture(data: str, mixture: str | None = None) -> Mixture:
-    """The stores that ``--data`` and ``--mixture`` mean: a mixture file, a store, or a folder of stores.
+    """Return the stores of ``--data`` and ``--mixture``: a mixture file, a store, or a folder of stores.
 
     Raises:
         UserError: there is no such file or mixture.
@@ -91,7 +91,7 @@ def read_mixture(data: str, mixture: str | None = None) -> Mixture:
 
 
 def held_out(mixture: Mixture) -> Mixture | None:
-    """The held-out episodes of the stores that have some, or None."""
+    """Return the held-out episodes of the stores that have some, or None."""
     sources = []
     for source in mixture.sources:
         there = set(EpisodeStore(source.path).splits)
@@ -102,7 +102,7 @@ def held_out(mixture: Mixture) -> Mixture | None:
 
 
 def find_tokenizer(name: str) -> Path:
-    """The folder of a tokenizer: itself, or inside a checkpoint, the newest of a run, or a shipped model.
+    """Return the folder of a tokenizer: itself, or in a checkpoint, the newest of a run, or a shipped model.
 
     Raises:
         UserError: there is none.
@@ -253,7 +253,7 @@ def transformer_stage(
 
 
 def _check_fit(recipe: Recipe, tokens: TokenStore | None, initial: WorldModel | None) -> None:
-    """Raises UserError where settings do not fit what they are to work on."""
+    """Check that settings, tokens and initial model fit each other."""
     if recipe.transformer.lora.rank and initial is None:
         raise UserError(
             f"transformer.lora.rank is {recipe.transformer.lora.rank}, but adapters need trained weights beside them; "
@@ -305,7 +305,7 @@ def _model(
 
 def _space(opened: OpenMixture) -> ActionSpace:
     """Return the meaning of the numbers of an action, where one robot defines it."""
-    said = opened.sources[0].store.facts.actions
-    if len(opened.sources) > 1 or said is None or not all(a < b for a, b in zip(said.low, said.high, strict=True)):
+    space = opened.sources[0].store.facts.actions
+    if len(opened.sources) > 1 or space is None or not all(a < b for a, b in zip(space.low, space.high, strict=True)):
         return ActionSpace()
-    return ActionSpace(names=said.names, low=said.low, high=said.high)
+    return ActionSpace(names=space.names, low=space.low, high=space.high)

@@ -11,7 +11,7 @@ from ivideogpt.training.token_forecast import ForecastTraining
 
 
 def metaworld_recipe() -> Recipe:
-    """The PushT model with more codes, that rest where nothing moves; rewards reach far, so symlog."""
+    """Return the PushT recipe with more codes, stable codes of static patches, and symlog rewards."""
     recipe = pusht_recipe()
     tokenizer = replace(pusht_tokenizer(), context_codes=1024, dynamics_codes=1024)
     transformer: TransformerConfig = replace(recipe.model.transformer, vocab_size=tokenizer.layout.vocab_size)

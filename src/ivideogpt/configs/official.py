@@ -35,7 +35,7 @@ _TOKENIZER_FRAMES = 8
 
 
 def tokenizer_updates(official_steps: int) -> int:
-    """Updates of the tokenizer in so many steps of the official counter: the first step is one, the second is none."""
+    """Return the updates of the tokenizer in so many steps of the official counter, which counts every second step."""
     return (official_steps + 1) // 2
 
 
@@ -84,7 +84,7 @@ def oxe_64_act_free() -> Recipe:
 
 
 def oxe_64_act_free_medium() -> Recipe:
-    """The same with the larger transformer, whose gradients are clipped."""
+    """Return `oxe_64_act_free` with the larger transformer and clipped gradients."""
     recipe = oxe_64_act_free()
     return replace(
         recipe,
@@ -174,7 +174,7 @@ def _framed(recipe: Recipe, *, context_frames: int, clip_frames: int) -> Recipe:
 
 
 def _fine_tuned(recipe: Recipe, *, tokenizer_steps: int, steps: int, actions: bool = True) -> Recipe:
-    """Steps are official ones."""
+    """Return a recipe for fine-tuning; steps are those of the official counter."""
     return replace(
         recipe,
         tokenizer=replace(recipe.tokenizer, steps=tokenizer_updates(tokenizer_steps), learning_rate=1e-4),
@@ -215,5 +215,5 @@ OFFICIAL: Mapping[str, Official] = {
 
 
 def official_script(preset: str) -> str:
-    """The official script that a preset of this table follows."""
+    """Return the official script of a preset of this table."""
     return f"scripts/{OFFICIAL[preset].stage}/{preset.removeprefix('official-')}.sh"

@@ -28,7 +28,7 @@ class PictureRecipe:
 
 
 def pusht_pictures() -> PictureRecipe:
-    """The shipped model's: a block and an agent, whose poses are read from every frame that is drawn."""
+    """Return the recipe of the shipped model: block and agent are rigid objects, read from every drawn frame."""
     block = SpriteConfig(size=24, texels=2, angles=24, shrink=2)
     agent = SpriteConfig(size=7, turns=False, texels=4, shrink=2)
     return PictureRecipe(

@@ -44,7 +44,7 @@ class Recipe:
         return self.augmentation if self.augment_only in (None, training) else None
 
     def tokenizer_clips(self) -> ClipSpec:
-        """The clips that the tokenizer trains on."""
+        """Return the clips for training the tokenizer."""
         training = self.tokenizer
         context = training.tokenizer.context_frames
         return ClipSpec(
@@ -59,7 +59,7 @@ class Recipe:
         )
 
     def transformer_clips(self, frames: int, *, context_frames: int, size: int, rewards: bool) -> ClipSpec:
-        """The clips of ``frames`` that transformer or forecast train on."""
+        """Return the clips of ``frames`` for training transformer or forecast."""
         return ClipSpec(
             context_frames=context_frames,
             frames=frames,

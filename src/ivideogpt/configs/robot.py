@@ -31,7 +31,7 @@ def robot_recipe() -> Recipe:
 
 
 def robot_quick_recipe() -> Recipe:
-    """The same shape with a tenth of the updates in every training: a first look at one's own data."""
+    """Return `robot_recipe` with a tenth of the updates: a first look at your own data."""
     recipe = robot_recipe()
 
     def shortened(training: Any) -> Any:

@@ -56,7 +56,7 @@ def block_shares(frames: Tensor) -> Tensor:
 
 
 def block_shape(frames: Tensor, batch: int = 64) -> BlockShape:
-    """Compares the block with a rigid T in 60 angles and all places to half a px; the truth scores about .81.
+    """Compare the block with a rigid T at 60 angles and all positions to half a px; true frames score about .81.
 
     Args:
         frames: ``[.. 3 64 64]``, uint8 or floating in [0, 1].
@@ -86,15 +86,15 @@ def agent_count(frames: Tensor) -> Tensor:
     What counts is colour: a first agent is the densest window of it, a second one is what lies outside and is at least
     a third of an agent.
     """
-    found = locate_agent(frames)
+    agent = locate_agent(frames)
     colour = F.relu(colour_shares(frames)[..., 0, :, :] - _AGENT_FLOOR) / (1 - _AGENT_FLOOR)
     places = torch.arange(IMAGE_SIZE, device=frames.device) + 0.5
     beyond = _AGENT_WINDOW / 2
-    outside_x = (places - found.xy[..., :1]).abs() > beyond
-    outside_y = (places - found.xy[..., 1:]).abs() > beyond
+    outside_x = (places - agent.xy[..., :1]).abs() > beyond
+    outside_y = (places - agent.xy[..., 1:]).abs() > beyond
     outside = outside_y[..., :, None] | outside_x[..., None, :]
     second = reduce(colour * outside, "... h w -> ...", "sum") >= _AGENT_PART * _AGENT_AREA
-    return found.present.long() + (found.present & second).long()
+    return agent.present.long() + (agent.present & second).long()
 
 
 def shape_measures(true: Tensor, imagined: Tensor, moved: float = 8.0) -> dict[str, list[float]]:
@@ -171,7 +171,7 @@ def _t_scores(shares: Tensor) -> Tensor:
 
 @functools.cache
 def _templates() -> Tensor:
-    """The T in every angle, shifted by fractions of a px, averaged over 8x8 points a pixel: float32 ``[k 1 25 25]``."""
+    """Draw the T at every angle and subpixel shift, averaged over 8x8 points a pixel: float32 ``[k 1 25 25]``."""
     fine, middle = 8, _TEMPLATE / 2
     points = (torch.arange(_TEMPLATE * fine) + 0.5) / fine
     drawn = []

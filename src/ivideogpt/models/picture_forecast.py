@@ -49,7 +49,11 @@ class PictureNetConfig:
     copies: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError where a size cannot be."""
+        """Check the sizes.
+
+        Raises:
+            UserError: one is out of range.
+        """
         least = dict.fromkeys(("channels", "patch", "width", "deep_width"), 1)
         check_at_least(self, **least, blocks_in=0, blocks_deep=0, blocks_out=0)
 
@@ -81,7 +85,11 @@ class PictureForecastConfig:
     pointer_reach: float = 32.0
 
     def __post_init__(self) -> None:
-        """Raises UserError where the action's size does not fit its kind."""
+        """Check the sizes.
+
+        Raises:
+            UserError: one is out of range, or the action's size does not fit its kind.
+        """
         check_at_least(self, frames=1, action_dim=0, pointer_reach=1)
         expected = {"pointer": self.action_dim == 2, "numbers": self.action_dim >= 1, "none": self.action_dim == 0}
         if not expected[self.action]:
@@ -100,7 +108,7 @@ class _PictureNet(nn.Module):
     """U-Net with two grids from patches of pictures to a picture and a mask, blended over the background."""
 
     def __init__(self, config: PictureNetConfig, in_channels: int) -> None:
-        """Reads ``in_channels`` maps on the fine grid; residual blocks start near to passing on what they read."""
+        """Create the layers for ``in_channels`` input maps; residual blocks start close to the identity."""
         super().__init__()
         self.patch = config.patch
         width, deep = config.width, config.deep_width
@@ -121,7 +129,7 @@ class _PictureNet(nn.Module):
             block.conv2.weight.data.mul_(0.3)
 
     def forward(self, maps: Tensor, background: Tensor, last: Tensor) -> Tensor:
-        """Maps ``[b in h/patch w/patch]`` before ``background``, after ``last``, to a picture; all ``[b c h w]``."""
+        """Draw a picture ``[b c h w]`` from maps ``[b in h/patch w/patch]``, ``background`` and ``last`` picture."""
         fine = self.stem(maps.contiguous(memory_format=torch.channels_last))
         for block in self.blocks_in:
             fine = block(fine)
@@ -145,7 +153,7 @@ class PictureForecast(nn.Module):
     """
 
     def __init__(self, config: PictureForecastConfig) -> None:
-        """Builds the U-Net; its input holds the history, the background and the action's maps."""
+        """Create the U-Net; its input is the history, the background and the maps of the action."""
         super().__init__()
         self.config = config
         net = config.net

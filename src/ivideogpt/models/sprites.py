@@ -51,7 +51,11 @@ class SpriteConfig:
     shrink: int = 1
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
+        """Check the numbers.
+
+        Raises:
+            UserError: one is out of range.
+        """
         check_at_least(self, size=1, texels=1, angles=1, shrink=1)
 
 
@@ -73,7 +77,11 @@ class SpriteProjectionConfig:
     missing_below: float = 0.2
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be."""
+        """Check the numbers.
+
+        Raises:
+            UserError: one is out of range.
+        """
         check_at_least(self, steps=1, rounds=1)
         if not self.sprites:
             raise UserError("sprites is empty; expected at least one thing that can be drawn")
@@ -86,7 +94,7 @@ class SpriteProjection(nn.Module):
     """
 
     def __init__(self, config: SpriteProjectionConfig) -> None:
-        """Starts with grey discs; textures are trained on pictures whose poses are known."""
+        """Begin with grey discs; the textures are trained on pictures with known poses."""
         super().__init__()
         self.config = config
         self.textures = nn.ParameterList()
@@ -231,7 +239,7 @@ class SpriteProjection(nn.Module):
         )
 
     def _search(self, index: int, frames: Tensor, background: Tensor, poses: Sequence[Tensor | None]):
-        """The best of some angles at all places: pose ``[b 3]``, and how much of the sprite is there ``[b]``."""
+        """Search some angles at all positions: best pose ``[b 3]`` and the visible part of the sprite ``[b]``."""
         sprite = self.config.sprites[index]
         angles = sprite.angles if sprite.turns else 1
         tried = torch.zeros(angles, 3, device=frames.device)

@@ -61,7 +61,11 @@ class LoraTraining:
     targets: tuple[str, ...] = tuple(_PLACES)
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number cannot be, or a layer is not there."""
+        """Check the numbers and the names of the layers.
+
+        Raises:
+            UserError: a number is out of range, or there is no such layer.
+        """
         check_at_least(self, rank=0)
         if not self.alpha > 0:
             raise UserError(f"alpha is {self.alpha}; expected above 0, usually 32")
@@ -98,7 +102,7 @@ def adapters(transformer: Transformer, config: LoraTraining) -> Iterator[None]:
 
 
 def merged_model(model: WorldModel) -> WorldModel:
-    """The model with its adapters added to a copy of the weights: an ordinary one.
+    """Return an ordinary model: a copy with its adapters merged into the weights.
 
     Tokenizer and heads are those of ``model`` itself; without adapters, so is everything.
     """
@@ -140,7 +144,7 @@ class _AdaptedHead(nn.Module):
 
 
 def _linear(weight: Tensor) -> nn.Linear:
-    """A frozen layer with this weight; no random number is drawn for another one."""
+    """Return a frozen layer with this weight, without drawing random numbers."""
     with torch.device("meta"):
         layer = Projection(weight.shape[1], weight.shape[0])
     layer.weight = nn.Parameter(weight, requires_grad=False)
@@ -188,6 +192,6 @@ def _merge(transformer: Transformer) -> None:
 
 
 def _put(module: nn.Module, name: str, part: nn.Module) -> None:
-    """Replaces the part of that name."""
+    """Replace the submodule of that name."""
     outer, _, inner = name.rpartition(".")
     setattr(module.get_submodule(outer), inner, part)

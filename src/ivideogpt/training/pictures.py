@@ -262,10 +262,10 @@ def still_losses(config: PictureTraining, model: PictureDynamics, stills: Pictur
         )
         shown.append(drawn.detach().clamp(0, 1))
     if model.reward is not None and stills.rewards is not None:
-        known = ~stills.rewards.isnan()
-        if known.any():
-            read = torch.cat([model.reward(frames[known], model.background[None]) for frames in shown])
-            true = stills.rewards[known].repeat(len(shown))
+        labelled = ~stills.rewards.isnan()
+        if labelled.any():
+            read = torch.cat([model.reward(frames[labelled], model.background[None]) for frames in shown])
+            true = stills.rewards[labelled].repeat(len(shown))
             losses["reward"] = F.smooth_l1_loss(read.float(), true, beta=_REWARD_BETA)
     return losses
 

@@ -69,7 +69,7 @@ class LiveTokens(_FromLoader[ClipLoader]):
     """Clips, tokenised when they are drawn."""
 
     def __init__(self, model: WorldModel, loader: ClipLoader) -> None:
-        """Checks that the clips are what the model reads.
+        """Check that the clips fit the model.
 
         Raises:
             UserError: the clips lack what it needs, or have other actions than it.
@@ -86,7 +86,7 @@ class LiveTokens(_FromLoader[ClipLoader]):
         return (self._tokens(clip) for clip in self.loader)
 
     def batch(self, numbers: Sequence[int]) -> TokenBatch:
-        """A batch of any clips by their numbers."""
+        """Return the clips of these numbers as a batch."""
         return self._tokens(self.loader.clips(numbers))
 
     def _tokens(self, clip: Clip) -> TokenBatch:
@@ -99,7 +99,7 @@ class StoredTokens(_FromLoader[TokenLoader]):
     """Clips that were tokenised before."""
 
     def __init__(self, model: WorldModel, loader: TokenLoader) -> None:
-        """Checks that the tokens are those of the model's tokenizer.
+        """Check that the tokens are those of the model's tokenizer.
 
         Raises:
             UserError: another tokenizer made them, or the clips have other actions or another context than the model.

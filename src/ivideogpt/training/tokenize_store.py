@@ -62,7 +62,7 @@ def tokenize(
     workers: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Writes the tokens of every episode of a mixture; the same call again goes on where a stopped one was.
+    """Write the tokens of every episode of a mixture; the same call continues a stopped one.
 
     Args:
         tokenizer: its folder.
@@ -197,7 +197,7 @@ def run_task(task: TokenTask, tokenizer: str, folder: str, device: str = "cpu") 
 
 
 def finish(folder: str | Path) -> None:
-    """Writes where each take lies; every shard must be there.
+    """Write the index of all takes; every shard must exist.
 
     Raises:
         UserError: one is missing.
@@ -220,7 +220,7 @@ def _shard(folder: str | Path, task: TokenTask) -> Path:
 
 
 def _takes(facts: TokenFacts, spec: ClipSpec, length: int, stride: int) -> Iterator[DrawnRows]:
-    """The rows of frames of an episode that are tokenised together."""
+    """Yield the takes of an episode: rows of frames that are tokenized together."""
     if not facts.whole:
         used = effective_stride(length, spec.span, stride)
         last = max(length - used * spec.span, 0)
@@ -240,7 +240,7 @@ def _takes(facts: TokenFacts, spec: ClipSpec, length: int, stride: int) -> Itera
 
 
 def _groups(takes: list[DrawnRows]) -> Iterator[list[DrawnRows]]:
-    """Takes of one length, as many as the tokenizer sees at once."""
+    """Group takes of one length, as many as the tokenizer reads at once."""
     start = 0
     for stop in range(1, len(takes) + 1):
         full = stop - start == _BATCH

@@ -37,7 +37,7 @@ _TENSOR = re.compile(r"\.\d+\.|\.(?:weight|bias)$")
 
 
 def start_from_vqgan(tokenizer: CompressiveTokenizer, folder_or_hub_id: str | Path) -> list[str]:
-    """Gives ``tokenizer`` the weights of a VQGAN, a ``VQModel`` in the files of diffusers.
+    """Load the weights of a VQGAN, a ``VQModel`` in the files of diffusers, into ``tokenizer``.
 
     Args:
         tokenizer: changed in place; plain encoder and decoder must have the shape of the VQGAN's.
@@ -54,10 +54,10 @@ def start_from_vqgan(tokenizer: CompressiveTokenizer, folder_or_hub_id: str | Pa
     folder = _find(str(folder_or_hub_id))
     path = folder / WEIGHTS_FILE
     _check_config(folder / CONFIG_FILE, tokenizer.config)
-    found = {_present_name(name): value for name, value in load_tensors(path).items()}
+    vqgan = {_present_name(name): value for name, value in load_tensors(path).items()}
     state = tokenizer.state_dict()
-    _check_networks(path, state, found)
-    mine = {name: found[name] for name in state if name in found and found[name].shape == state[name].shape}
+    _check_networks(path, state, vqgan)
+    mine = {name: vqgan[name] for name in state if name in vqgan and vqgan[name].shape == state[name].shape}
     for network, copy in _NETWORKS.items():
         copied = {copy + name.removeprefix(network): x for name, x in mine.items() if _part(name) == network}
         mine |= {name: value for name, value in copied.items() if name in state}
@@ -68,7 +68,7 @@ def start_from_vqgan(tokenizer: CompressiveTokenizer, folder_or_hub_id: str | Pa
 def tokenizer_from_vqgan(
     config: TokenizerConfig, folder_or_hub_id: str | Path, *, seed: int = 0
 ) -> tuple[CompressiveTokenizer, list[str]]:
-    """A new tokenizer that starts from a VQGAN, as `start_from_vqgan` does it.
+    """Create a tokenizer that starts from a VQGAN, as `start_from_vqgan` does.
 
     Args:
         config: its shape.
@@ -87,25 +87,25 @@ def tokenizer_from_vqgan(
     return tokenizer, list(dict.fromkeys(_TENSOR.split(name)[0] for name in fresh))
 
 
-def _check_networks(path: Path, state: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Encoder and decoder must be those of the tokenizer, tensor by tensor."""
+def _check_networks(path: Path, state: dict[str, Tensor], vqgan: dict[str, Tensor]) -> None:
+    """Check that encoder and decoder have the tensors of the tokenizer."""
     for name, value in state.items():
         if _part(name) not in _NETWORKS:
             continue
-        if name not in found:
+        if name not in vqgan:
             raise UserError(f"{path} has no {name}, which this tokenizer needs; its networks have another shape")
-        if found[name].shape != value.shape:
+        if vqgan[name].shape != value.shape:
             raise UserError(
-                f"{path} has {name} of shape {list(found[name].shape)}, expected {list(value.shape)}; give a VQGAN "
+                f"{path} has {name} of shape {list(vqgan[name].shape)}, expected {list(value.shape)}; give a VQGAN "
                 "with the networks of this tokenizer, or set the tokenizer's shape to its"
             )
-    for name in sorted(found):
+    for name in sorted(vqgan):
         if name not in state or _part(name) not in (*_NETWORKS, *_CODES):
             raise UserError(f"{path} holds {name}, which is no part of a VQGAN with the networks of this tokenizer")
 
 
 def _check_config(path: Path, config: TokenizerConfig) -> None:
-    """Settings that the weights do not show."""
+    """Check the settings that the weights do not show."""
     values = load_json(path)
     if values.get("_class_name") != "VQModel":
         kind = values.get("_class_name", "no known class")
@@ -120,7 +120,7 @@ def _check_config(path: Path, config: TokenizerConfig) -> None:
 
 
 def _find(name: str) -> Path:
-    """The folder with the files, here or on the Hugging Face Hub."""
+    """Return the folder with the files, local or downloaded from the Hugging Face Hub."""
     root = Path(name).expanduser()
     if not root.is_dir():
         root = _download(name)
@@ -145,7 +145,7 @@ def _download(name: str) -> Path:
 
 
 def _part(name: str) -> str:
-    """The module of the tokenizer that a tensor belongs to."""
+    """Return the module of the tokenizer to which a tensor belongs."""
     return name.partition(".")[0]
 
 

@@ -33,7 +33,7 @@ class ExponentialAverage(nn.Module, Generic[ModelT]):
     model: ModelT
 
     def __init__(self, model: ModelT, decay: float = 0.9999) -> None:
-        """Starts at the present weights of ``model``.
+        """Begin with the present weights of ``model``.
 
         Raises:
             UserError: ``decay`` is not from 0 to below 1.
@@ -46,7 +46,7 @@ class ExponentialAverage(nn.Module, Generic[ModelT]):
 
     @torch.no_grad()
     def update(self, model: ModelT) -> None:
-        """Moves every weight a little towards ``model``'s."""
+        """Move every weight a little towards that of ``model``."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         get_ema_multi_avg_fn(decay)(list(self.model.parameters()), list(model.parameters()), self.updates)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
@@ -54,13 +54,13 @@ class ExponentialAverage(nn.Module, Generic[ModelT]):
         self.updates += 1
 
     def copy_to(self, model: ModelT) -> None:
-        """Gives ``model`` the averaged weights."""
+        """Copy the averaged weights into ``model``."""
         model.load_state_dict(self.model.state_dict())
 
     def get_extra_state(self) -> int:
-        """The number of updates so far: with the averaged weights, all that `state_dict` holds."""
+        """Return the number of updates so far, which `state_dict` holds beside the averaged weights."""
         return self.updates
 
     def set_extra_state(self, state: int) -> None:
-        """Takes back what `get_extra_state` gave."""
+        """Restore the number of updates."""
         self.updates = state
