@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ivideogpt.configs.pictures import PictureRecipe
     from ivideogpt.core.episode import Episode
     from ivideogpt.training.picture_crops import PictureClips
+    from ivideogpt.training.picture_worlds import PictureWorld
     from ivideogpt.worldmodel.config import ActionSpace
     from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -89,11 +90,7 @@ def train_picture_model(
         shape = replace(initial.pictures.config, pointer_limit=recipe.training.dynamics.pointer_limit)
         recipe = replace(recipe, training=replace(recipe.training, dynamics=shape))
     _check_kept(run, recipe, data)
-    episodes, dataset, space = _read_episodes(data, recipe.training.dynamics.resolution)
-    about = {"action_space": world.actions if world.actions.names else space, "metadata": {"data": dataset}}
-    clips = world.read_clips(episodes)
-    model = _new_model(recipe, run.resolve().name, initial, episodes, about)
-    clips = _in_model_units(clips, model)
+    model, clips = _prepare(recipe, world, data, run.resolve().name, initial)
     assert model.pictures is not None
     if _kept(run) is None:  # nothing is written before everything fits
         values = {"kind": "pictures", "preset": preset, "data": data, "settings": to_dict(recipe)}
@@ -136,6 +133,17 @@ def _find_data(preset: str | None, data: str | None, run: Path) -> str:
     if data is None:
         raise UserError(f"preset {preset} needs data; give --data, a store that `ivideogpt collect` wrote")
     return str(Path(data).absolute())
+
+
+def _prepare(
+    recipe: PictureRecipe, world: PictureWorld, data: str, name: str, initial: WorldModel | None
+) -> tuple[WorldModel, PictureClips]:
+    """Make the model to train, called ``name``, and the clips to train it on; of the episodes nothing else is kept."""
+    episodes, dataset, space = _read_episodes(data, recipe.training.dynamics.resolution)
+    clips = world.read_clips(episodes)
+    about = {"action_space": world.actions if world.actions.names else space, "metadata": {"data": dataset}}
+    model = _new_model(recipe, name, initial, episodes, about)
+    return model, _in_model_units(clips, model)
 
 
 def _read_episodes(data: str, resolution: int) -> tuple[list[Episode], str, ActionSpace]:

@@ -31,7 +31,7 @@ from ivideogpt.training.picture_data import frame_rewards
 _RADIUS = 6.0
 #: How often a transition is trained on: this, and for each px that the block moves, up to a limit, and for a target
 #: far from the agent.
-_BASE_CHANCE, _MOTION_CHANCE, _MOST_MOTION, _FAR_CHANCE, _FAR = 0.15, 1.0, 3.0, 0.3, 30.0
+_BASE_CHANCE, _MOTION_CHANCE, _MOST_MOTION, _FAR_CHANCE, _FAR = 0.15, 1.0, 3.0, 0.6, 30.0
 #: A block that moves less, in px, is at rest; and what any push adds.
 _REST, _PUSH_CHANCE = 0.05, 0.3
 
