@@ -15,6 +15,10 @@ from PIL import Image
 
 from ivideogpt import Episode, WorldModel
 from ivideogpt.data.episode_files import load_episodes, save_episodes
+from ivideogpt.models.dynamics import HeadsConfig
+from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsConfig
+from ivideogpt.models.picture_forecast import PictureForecastConfig, PictureNetConfig
+from ivideogpt.worldmodel.config import WorldModelConfig
 
 KEYS = {"psnr", "psnr_copy_last", "ssim", "showcases", "output"}
 NASTY = "</script><img src=https://example.com/x onerror=alert(1)> {{script}} & \"'"
@@ -52,6 +56,19 @@ class Page(HTMLParser):
     @property
     def text(self):
         return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture
+def pictures(tmp_path_factory):
+    """The folder of a tiny picture model of 16 px with actions of three numbers."""
+    torch.manual_seed(0)
+    net = PictureNetConfig(width=8, deep_width=8, blocks_deep=1)
+    forecast = PictureForecastConfig(net=net, action="numbers", action_dim=3)
+    settings = WorldModelConfig(name="tiny", clip_frames=6, heads=HeadsConfig(action_dim=3))
+    dynamics = PictureDynamics(PictureDynamicsConfig(resolution=16, forecast=forecast))
+    folder = tmp_path_factory.mktemp("pictures") / "model"
+    WorldModel.from_pictures(settings, dynamics).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -103,6 +120,13 @@ def test_a_page_shows_truth_futures_and_other_actions(page_of, checkpoints, inpu
         assert name in page.text
     for attrs in page.all("img"):
         assert sheet(attrs).shape == (16, 6 * 16, 3) and attrs["alt"]
+
+
+def test_a_picture_model_has_one_future(page_of, pictures, inputs):
+    page, done = page_of(pictures, "--data", inputs["episodes.safetensors"], "--horizon", 4, "--count", 2)
+    assert done.json["showcases"] == len(page.all("figure", **{"class": "imagined"})) == 2
+    assert "the next 4: 1 future beside" in page.text and "seed" not in page.text and "temperature" not in page.text
+    assert "The model imagines the same every time." in page.text and "mean of" not in done.out
 
 
 def test_the_sheets_hold_what_was_recorded_and_imagined(page_of, checkpoints, inputs):

@@ -39,7 +39,7 @@ def gallery(
             default: the episodes that lie in the checkpoint.
         output: the page to write, ending in .html.
         count: how many showcases.
-        futures: how many futures of each.
+        futures: how many futures of each; a picture model has one.
         horizon: frames to imagine.
         seed: of the first future; the others follow from it.
         dataset_name: sets camera and frame stride, for example fractal20220817_data or bair_robot_pushing.
@@ -65,7 +65,9 @@ def gallery(
         data = _own_episodes(checkpoint)
     episodes, source = _read(data, dataset_name, camera_key, model.resolution)
     windows = find_windows(model, episodes, count, horizon, stride)
-    sampling, seeds = model.config.sampling, list(range(seed, seed + futures))
+    sampling = model.config.sampling
+    # a picture model draws no random numbers: all its futures are the same
+    seeds = list(range(seed, seed + (futures if model.has_tokens else 1)))
     showcases = [
         imagine_showcase(
             model, window, other_actions(windows, index), seeds, sampling, f"showcase {index + 1} of {len(windows)}"
@@ -77,7 +79,7 @@ def gallery(
         model.facts() | _remarks(model),
         source,
         showcases,
-        sampling=f"temperature {sampling.temperature:g} and top-k {sampling.top_k}",
+        sampling=f"temperature {sampling.temperature:g} and top-k {sampling.top_k}" if model.has_tokens else None,
         goal_conditioned=model.config.goal_conditioned,
     )
     write_text_atomic(output, page)
@@ -130,7 +132,7 @@ def _print(showcases: list[Showcase], output: Path) -> None:
     ratios, similar = (torch.stack([getattr(x, name) for x in showcases]) for name in ("psnr", "ssim"))
     copied = [torch.stack([getattr(x, f"{name}_copy_last") for x in showcases]) for name in ("psnr", "ssim")]
     headings = [f"{len(showcases)} showcases", "PSNR (dB)", "SSIM"]
-    futures = f"imagined, mean of {ratios.shape[1]}"
+    futures = "imagined" + (f", mean of {ratios.shape[1]}" if ratios.shape[1] > 1 else "")
     lines = [[futures, float(ratios.mean()), float(similar.mean())]]
     lines.append(["copy of the last frame", *(float(values.mean()) for values in copied)])
     print_table(headings, lines)

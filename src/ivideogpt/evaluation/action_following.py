@@ -87,17 +87,15 @@ def measure_following(errors: Mapping[str, Tensor], ratios: Mapping[str, Tensor]
     """Compute the scores from the errors of each clip, means over its future frames.
 
     Args:
-        errors: mean squared error ``[n]`` of the rows "imagined" (first future), "copy_last", "reconstruction" and of
-            `wrong_actions`.
+        errors: mean squared error ``[n]`` of the rows "imagined" (first future), "copy_last", those of `wrong_actions`
+            and "reconstruction", which a model without tokens lacks: its floor is 0.
         ratios: PSNR ``[n]`` of the same rows in dB.
         bootstrap: of the n clips.
     """
     wrong = [name for name in errors if name.endswith("_actions")]
+    floor = errors.get("reconstruction", torch.zeros_like(errors["imagined"]))
     return Following(
-        score={
-            name: following_score(errors["imagined"], errors[name], errors["reconstruction"], bootstrap)
-            for name in wrong
-        },
+        score={name: following_score(errors["imagined"], errors[name], floor, bootstrap) for name in wrong},
         gap={name: bootstrap.mean(ratios["imagined"] - ratios[name]) for name in wrong},
         motion=motion_explained(errors["imagined"], errors["copy_last"], bootstrap),
     )

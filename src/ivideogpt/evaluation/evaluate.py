@@ -132,7 +132,7 @@ class Evaluation:
         rows = [row for row in self.scores if row.endswith("_actions")]
         if not rows:
             return None
-        rows += ["imagined", "reconstruction", "copy_last"]
+        rows += [row for row in ("imagined", "reconstruction", "copy_last") if row in self.scores]
         errors, ratios = ({row: self.clip_values(row, key) for row in rows} for key in ("mse", "psnr"))
         return measure_following(errors, ratios, self.bootstrap)
 
@@ -225,13 +225,13 @@ def evaluate(
             batch_actions = None if actions is None else actions[rows].to(model.device)
             options = {"seeds": clip_seeds(seed, batch), "sampling": protocol.sampling, "on_step": bar.update}
 
-            # reconstruction: the tokenizer alone; a picture model has none and shows the truth
+            # reconstruction: the tokenizer alone; a picture model has none and shows its context as it is
             decoded = frames
             if model.has_tokens:
                 ids, _ = model.tokenizer.tokenize(frames.to(model.dtype))
                 decoded = model.tokenizer.detokenize(ids).clamp(0, 1).float()
+                scores.add("reconstruction", decoded[:, None, count:], true)
             scores.add_context(decoded[:, :count], context)
-            scores.add("reconstruction", decoded[:, None, count:], true)
 
             # copy of the last context frame
             copy = context[:, -1:].expand_as(true)
@@ -275,12 +275,14 @@ def evaluate(
             # videos and pictures of the other rows
             if video is not None:
                 video.add("true", frames, count)
-                video.add("reconstruction", decoded, count)
+                if model.has_tokens:
+                    video.add("reconstruction", decoded, count)
                 video.add_futures("copy_last", decoded[:, :count], copy[:, None])
                 if samples > 1:
                     video.add_futures("imagined_first", decoded[:, :count], accumulator.first[:, None])
             if domain is not None:
-                pictures.add("reconstruction", to_pixels(decoded[:, count:]))
+                if model.has_tokens:
+                    pictures.add("reconstruction", to_pixels(decoded[:, count:]))
                 pictures.add("copy_last", to_pixels(copy))
 
     numbers, shown = columns.tensors(), pictures.tensors()

@@ -147,9 +147,10 @@ def _tiles(evaluation: Evaluation) -> list[Html]:
         text = f"{len(evaluation.clips)} clips were measured; the tables below give the numbers with their intervals"
         return [notice("Too few clips for headline figures", [text])]
     own, copy = evaluation.estimate("imagined", "psnr", of="mean"), evaluation.estimate("copy_last", "psnr")
-    tokenizer = evaluation.estimate("reconstruction", "psnr")
-    note = f"{interval(own, 1)}; a copy of the last frame has {copy.value:.1f}, the tokenizer alone "
-    tiles = [(f"{own.value:.1f} dB", "PSNR of one future", f"{note}{tokenizer.value:.1f}")]
+    note = f"{interval(own, 1)}; a copy of the last frame has {copy.value:.1f}"
+    if "reconstruction" in evaluation.scores:
+        note += f", the tokenizer alone {evaluation.estimate('reconstruction', 'psnr').value:.1f}"
+    tiles = [(f"{own.value:.1f} dB", "PSNR of one future", note)]
     samples = evaluation.protocol.samples
     if samples > 1:
         best = evaluation.estimate("imagined", "psnr", of="best", whole=True)
@@ -158,7 +159,8 @@ def _tiles(evaluation: Evaluation) -> list[Html]:
     if evaluation.following is not None:
         name, score = next(iter(evaluation.following.score.items()))
         kind = "another clip's" if name.startswith("permuted") else "zero"
-        note = f"{interval(score, 2)}; 0: {kind} actions serve as well, 1: all that the tokenizer can show"
+        best = "all that the tokenizer can show" if "reconstruction" in evaluation.scores else "no error"
+        note = f"{interval(score, 2)}; 0: {kind} actions serve as well, 1: {best}"
         tiles.append((fixed(score.value, 2), "action following", note))
     if evaluation.video:
         distances = evaluation.video["whole_clip"]

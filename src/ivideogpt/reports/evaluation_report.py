@@ -85,8 +85,9 @@ def table_rows(evaluation: Evaluation, *, whole: bool) -> list[TableRow]:
         ("reconstruction", "reconstruction", "the tokenizer alone: the most its tokens can show"),
         ("copy_last", "copy of the last frame", "nothing moves: what must be beaten"),
     ):
-        figures = {metric.key: evaluation.estimate(row, metric.key, whole=whole) for metric in evaluation.metrics}
-        rows.append(TableRow(row, label, note, figures))
+        if row in evaluation.scores:
+            figures = {metric.key: evaluation.estimate(row, metric.key, whole=whole) for metric in evaluation.metrics}
+            rows.append(TableRow(row, label, note, figures))
     return rows
 
 

@@ -37,15 +37,20 @@ def interval(estimate: Estimate, digits: int) -> str:
     return f"95 %: {estimate.low:.{digits}f} to {estimate.high:.{digits}f}"
 
 
+def _lines(evaluation: Evaluation) -> dict[str, tuple[str, str]]:
+    """Return the lines of the charts over time that there are figures for."""
+    return {row: line for row, line in _LINES.items() if row in evaluation.scores}
+
+
 def figures_section(evaluation: Evaluation) -> Html:
     """Write the figures of the pictures, over the future alone and over whole clips."""
-    blocks = []
+    blocks, shown = [], ", as the tokenizer shows them" if "reconstruction" in evaluation.scores else ""
     for whole, title, note in (
         (False, "Future frames alone", "Only the imagined frames."),
         (
             True,
             "Whole clip, as papers report it",
-            "The context frames count too, as the tokenizer shows them; they are the same in all rows.",
+            f"The context frames count too{shown}; they are the same in all rows.",
         ),
     ):
         rows = _metric_table(table_rows(evaluation, whole=whole), evaluation.metrics)
@@ -67,14 +72,16 @@ def curves_section(evaluation: Evaluation) -> Html:
     """Write every metric frame by frame."""
     charts = []
     for metric in evaluation.metrics:
-        lines = [estimate_line(kind, evaluation.curve(row, metric.key)) for row, (kind, _) in _LINES.items()]
+        lines = [
+            estimate_line(kind, evaluation.curve(row, metric.key)) for row, (kind, _) in _lines(evaluation).items()
+        ]
         title = f"{metric.label} ({'higher' if metric.higher else 'lower'} is closer)"
         charts.append(tag("div", tag("h3", title), line_chart(lines, f"{metric.label} by frame")))
     return section(
         "curves",
         "Frame by frame",
         tag("p", "Growth of the distance from the truth. Bands: 95 % interval over clips."),
-        legend(list(_LINES.values())),
+        legend(list(_lines(evaluation).values())),
         tag("div", *charts, class_="charts"),
     )
 
@@ -98,10 +105,11 @@ def actions_section(evaluation: Evaluation, about: About) -> Html:
         if about.pointer
         else ("Zero is meant in raw units.")
     )
+    best = "as close as the tokenizer can show" if "reconstruction" in evaluation.scores else "no error"
     lead = (
         "Each clip is imagined again from the same random numbers, with the actions of the next clip and with zeros. "
-        "The score is the share of the avoidable error under wrong actions that the true ones remove: 1 is as close as "
-        f"the tokenizer can show, 0 no closer than with wrong actions. {zeros}"
+        f"The score is the share of the avoidable error under wrong actions that the true ones remove: 1 is {best}, "
+        f"0 no closer than with wrong actions. {zeros}"
     )
     motion = tag(
         "p",
@@ -131,13 +139,14 @@ def domain_section(evaluation: Evaluation, dataset: str) -> Html:
     ]
     charts = []
     for key in evaluation.objects_by_frame.get("imagined", {}):
-        lines = [Line(kind, evaluation.objects_by_frame[row][key]) for row, (kind, _) in _LINES.items()]
+        lines = [Line(kind, evaluation.objects_by_frame[row][key]) for row, (kind, _) in _lines(evaluation).items()]
         charts.append(tag("div", tag("h3", key.replace("_", " ")), line_chart(lines, f"{key} by frame")))
     model = [(name.replace("_", " "), text) for name, text in _flat(evaluation.model_figures)]
+    also = " and for the tokenizer alone" if "reconstruction" in evaluation.scores else ""
     return section(
         "domain",
         f"Measures of {dataset}",
-        tag("p", "Read from the pictures, for each kind of actions and for the tokenizer alone."),
+        tag("p", "Read from the pictures, for each kind of actions" + also + "."),
         table(("", *headings), rows),
         *([legend(list(_LINES.values())), tag("div", *charts, class_="charts")] if charts else []),
         *([tag("h3", "The model itself"), table(("", "value"), model)] if model else []),
@@ -255,7 +264,7 @@ def terms_section(evaluation: Evaluation, held_out: HeldOut, about: About) -> Ht
     terms = {
         "best of k": "Of k futures the one nearest to the truth, chosen with the truth in hand: a sign that the truth "
         "is among the futures that the model thinks possible. It grows with k and is no forecast.",
-        "reconstruction": "The true frames as tokens and back. No draw of tokens can be expected to be closer.",
+        **({"reconstruction": _RECONSTRUCTION_TERM} if "reconstruction" in evaluation.scores else {}),
         "95 % interval": f"Clips drawn again with replacement, {RESAMPLES:,} times ({FEWER_RESAMPLES} times for "
         "correlations). It covers the choice of the clips, not the chance in training.",
         **({evaluation.video_name: _VIDEO_TERM} if evaluation.video_name else {}),
@@ -281,6 +290,7 @@ def terms_section(evaluation: Evaluation, held_out: HeldOut, about: About) -> Ht
     )
 
 
+_RECONSTRUCTION_TERM = "The true frames as tokens and back. No draw of tokens can be expected to be closer."
 _VIDEO_TERM = (
     "Distance of the imagined videos as a set from the true ones, in the features of a network. It falls as more "
     "videos are measured, so only scores of equal numbers of videos compare. Only FVD compares with published FVD."
@@ -333,7 +343,7 @@ def _video_table(evaluation: Evaluation) -> list[Html]:
     names = {
         "imagined": f"imagined, all {evaluation.protocol.samples} futures" if many else "imagined",
         **({"imagined_first": "imagined, first"} if many else {}),
-        "reconstruction": "reconstruction",
+        **({"reconstruction": "reconstruction"} if "reconstruction" in evaluation.scores else {}),
         "copy_last": "copy of the last frame",
     }
     spans: dict[Span, str] = {"whole_clip": "whole clip", "future": "future alone"}

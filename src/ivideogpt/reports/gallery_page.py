@@ -33,7 +33,7 @@ def gallery_page(
     source: str,
     showcases: Sequence[Showcase],
     *,
-    sampling: str,
+    sampling: str | None,
     goal_conditioned: bool = False,
 ) -> str:
     """Write the whole page: the first clip directly under the title, figures and facts on demand.
@@ -43,7 +43,7 @@ def gallery_page(
         facts: of its card: name -> text.
         source: a sentence on the episodes.
         showcases: at least one, all of one length.
-        sampling: of the tokens, in words.
+        sampling: of the tokens, in words; None: the model draws no random numbers and has one future.
         goal_conditioned: the first context frame is the goal.
     """
     window = showcases[0].window
@@ -52,7 +52,12 @@ def gallery_page(
     about = tag(
         "div",
         _figures_table(showcases, f"All {_counted(len(showcases), 'clip')}"),
-        tag("div", tag("p", _explanation(showcases)), tag("p", source, class_="source"), definitions(facts)),
+        tag(
+            "div",
+            tag("p", _explanation(showcases, sampling is not None)),
+            tag("p", source, class_="source"),
+            definitions(facts),
+        ),
         class_="about",
     )
     return html_page(
@@ -60,8 +65,11 @@ def gallery_page(
         title=title,
         lead=_lead(showcases, goal_conditioned),
         header=[folded("Figures, and about this model", about)],
-        main=[_section(index, showcase, *ticks, goal_conditioned) for index, showcase in enumerate(showcases)],
-        footer=f"Tokens drawn with {sampling}.",
+        main=[
+            _section(index, showcase, *ticks, goal_conditioned, sampling is not None)
+            for index, showcase in enumerate(showcases)
+        ],
+        footer=f"Tokens drawn with {sampling}." if sampling else "The model imagines the same every time.",
         player=Playback(
             frames=count + horizon,
             context_frames=count,
@@ -86,7 +94,9 @@ def _lead(showcases: Sequence[Showcase], goal_conditioned: bool) -> Html:
     return join([*parts, "."])
 
 
-def _explanation(showcases: Sequence[Showcase]) -> str:
+def _explanation(showcases: Sequence[Showcase], random: bool) -> str:
+    if not random:
+        return "The future is imagined under the actions that were really taken. The variations have other actions."
     if showcases[0].window.actions is None:
         return (
             "Each future has its own random numbers. This model takes no actions, so there are no variations under "
@@ -98,8 +108,13 @@ def _explanation(showcases: Sequence[Showcase]) -> str:
     )
 
 
-def _section(
-    index: int, showcase: Showcase, psnr_ticks: Sequence[float], entropy_ticks: Sequence[float], goal: bool
+def _section(  # noqa: PLR0913
+    index: int,
+    showcase: Showcase,
+    psnr_ticks: Sequence[float],
+    entropy_ticks: Sequence[float],
+    goal: bool,
+    random: bool,
 ) -> Html:
     window, count = showcase.window, len(showcase.window.context)
     length = (count - goal + len(window.true) - 1) * window.stride
@@ -109,9 +124,10 @@ def _section(
     own = [("true", "what happened", "the recording", window.true)]
     for row, seed in enumerate(showcase.seeds):
         note = f"{float(showcase.psnr[row].mean()):.1f} dB, SSIM {float(showcase.ssim[row].mean()):.2f}"
-        own.append(("imagined", f"imagined, seed {seed}", note, showcase.futures[row]))
+        own.append(("imagined", f"imagined, seed {seed}" if random else "imagined", note, showcase.futures[row]))
+    first = f"seed {showcase.seeds[0]}" if random else "that under the true actions"
     varied = [
-        ("varied", name, f"differs from seed {showcase.seeds[0]} by {showcase.change(name):.1f} of 255 a pixel", frames)
+        ("varied", name, f"differs from {first} by {showcase.change(name):.1f} of 255 a pixel", frames)
         for name, frames in showcase.variations.items()
     ]
     pictures = []
@@ -119,12 +135,12 @@ def _section(
         figures = [clip_figure(kind, label, note, torch.cat([window.context, x])) for kind, label, note, x in rows]
         pictures += [tag("h3", title), tag("div", *figures, class_="rows")] if figures else []
     # figures and charts
-    copy = Line("copy", _clamped(showcase.psnr_copy_last))
+    copy, solid = Line("copy", _clamped(showcase.psnr_copy_last)), "a line a seed" if random else "imagined"
     ratios = [Line("seed", _clamped(row)) for row in showcase.psnr]
     charts = [
         tag("h3", "PSNR a frame, dB"),
         line_chart([copy, *ratios], "PSNR of each imagined frame in dB", plot=SMALL_PLOT, ticks=psnr_ticks),
-        tag("p", "Solid: a line a seed. Dashed: the last context frame, standing still.", class_="note"),
+        tag("p", f"Solid: {solid}. Dashed: the last context frame, standing still.", class_="note"),
     ]
     if showcase.entropies.numel():
         entropies = [Line("seed", (row / math.log(2)).tolist()) for row in showcase.entropies]
