@@ -95,6 +95,7 @@ def test_a_checkpoint_keeps_its_calibration(build, tmp_path) -> None:
     assert read_calibration(metadata) == calibration
     assert metadata["seconds"] == 3.5, "the rest of the metadata stays"
     assert (tmp_path / "heads.safetensors").read_bytes() == weights
+    assert calibration.level(entropy=0.1, frame=calibration.frames + 1) is None, "later than what was measured"
     with pytest.raises(UserError, match="calibrated by entropy"):
         calibration.level(entropy=None, frame=1)
 

@@ -27,7 +27,14 @@ def test_the_server_is_alive(served):
 
 def test_what_there_is_to_play(served):
     assert served.get("/api/world").json() == {
-        "model": {"name": "plain", "resolution": 16, "context_frames": 2, "segment_frames": 4, "reward": True},
+        "model": {
+            "name": "plain",
+            "resolution": 16,
+            "context_frames": 2,
+            "segment_frames": 4,
+            "reward": True,
+            "expected_error": None,
+        },
         "actions": {
             "dim": 2,
             "pointer": False,

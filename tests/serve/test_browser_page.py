@@ -118,7 +118,7 @@ def _luminance(page, what: str, of: str = "body") -> float:
 def _contrast(page) -> float:
     """The least of the texts' contrasts on the page's ground."""
     ground = _luminance(page, "backgroundColor")
-    texts = [_luminance(page, "color", of) for of in ("body", "#hint", ".error", "#trust-word")]
+    texts = [_luminance(page, "color", of) for of in ("body", "#hint", ".error", "#error-word")]
     return min((max(text, ground) + 0.05) / (min(text, ground) + 0.05) for text in texts)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.evaluation.calibration import METADATA_KEY
 from ivideogpt.metrics.image import psnr
 from ivideogpt.serve.protocol import Open, Settings, Show, Step, Truth
 from ivideogpt.serve.worlds import Actions, Worlds, changed, steps_within
@@ -22,6 +23,9 @@ def opened(model, episode, start=0, settings=DRAWN, most_steps=100):
 
 def tensor(frames):
     return torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)[None].float() / 255
+
+
+LEVELS = (("small", 2.0, 39.0), ("medium", 4.0, 33.0), ("large", None, 28.0))
 
 
 def replay(worlds, steps, index=0):
@@ -43,6 +47,23 @@ def test_a_world_is_the_session_it_stands_for(model, recorded):
         assert frame.milliseconds > 0
     assert worlds.state()["true_steps"] == 24 - 2 - 2
     assert worlds.state()["worlds"] == [{"steps": 7}]
+
+
+def test_the_expected_error_is_that_of_the_calibration(model, recorded):
+    assert replay(opened(model, recorded), 1)[0].expected_error is None  # never calibrated
+    levels = [{"name": n, "limit": limit, "psnr": p, "hit_rate": 0.8} for n, limit, p in LEVELS]
+    calibration = {"signal": "frame", "levels": levels, "tolerance": 3.0, "clips": 64, "frames": 5}
+    config = replace(model.config, metadata={METADATA_KEY: calibration})
+    model.config, before = config, model.config
+    try:
+        seen = replay(opened(model, recorded), 6)
+    finally:
+        model.config = before
+    assert [frame.expected_error and frame.expected_error["name"] for frame in seen] == [
+        *("small", "small", "medium", "medium", "large"),
+        None,  # later than any frame that was measured
+    ]
+    assert seen[2].expected_error == {"name": "medium", "psnr": 33.0, "hit_rate": 0.8}
 
 
 def test_rewinding_across_segments_leads_to_the_same_frames_again(model, recorded):

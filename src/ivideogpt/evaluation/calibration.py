@@ -68,8 +68,8 @@ class Calibration:
     clips: int
     frames: int
 
-    def level(self, *, entropy: float | None, frame: int) -> ErrorLevel:
-        """Return the level of one imagined frame.
+    def level(self, *, entropy: float | None, frame: int) -> ErrorLevel | None:
+        """Return the level of one imagined frame; None for a later frame than any that was measured.
 
         Args:
             entropy: mean entropy of its tokens in nats; None for a model that draws none.
@@ -80,6 +80,8 @@ class Calibration:
         """
         if self.signal == "entropy" and entropy is None:
             raise UserError("the expected error is calibrated by entropy, and the model gives none; calibrate it again")
+        if frame > self.frames:
+            return None
         value = frame if self.signal == "frame" or entropy is None else entropy
         return next(level for level in self.levels if level.limit is None or value <= level.limit)
 

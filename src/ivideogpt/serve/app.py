@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.render import write_mp4
+from ivideogpt.evaluation.calibration import METADATA_KEY
 from ivideogpt.serve.guard import Access, Guard, Limits
 from ivideogpt.serve.library import Library, fitted, png
 from ivideogpt.serve.players import Players
@@ -119,6 +120,7 @@ class _Server:
                 "context_frames": model.context_frames,
                 "segment_frames": model.segment_frames(),
                 "reward": model.config.heads.reward,
+                "expected_error": model.config.metadata.get(METADATA_KEY),
             },
             "actions": asdict(Actions.of(model)),
             "episodes": self._library.about(),

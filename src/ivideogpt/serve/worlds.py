@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
+from ivideogpt.evaluation.calibration import read_calibration
 from ivideogpt.metrics.image import psnr
 from ivideogpt.serve.protocol import Open, Settings, Show, Step, Truth, finite
 from ivideogpt.worldmodel.session import Session
@@ -82,6 +83,7 @@ class Seen:
         picture: bytes of uint8 ``[h w 3]``.
         action: in raw units, or None.
         entropy: mean entropy of the tokens in bits, or None.
+        expected_error: the level of `Calibration` as JSON values, or None: not calibrated, or beyond what was measured.
         reward: expected reward of the action, or None.
         psnr: against the recorded frame of the same step in dB, or None.
         milliseconds: computing time of the model, or None.
@@ -90,6 +92,7 @@ class Seen:
     picture: bytes
     action: tuple[float, ...] | None = None
     entropy: float | None = None
+    expected_error: dict[str, Any] | None = None
     reward: float | None = None
     psnr: float | None = None
     milliseconds: float | None = None
@@ -121,6 +124,14 @@ class Worlds:
     most_steps: int
     worlds: list[World] = field(default_factory=list)
     forks: int = 0
+
+    def __post_init__(self) -> None:
+        """Read the calibration of the model.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        self.calibration = read_calibration(self.model.config.metadata)
 
     @classmethod
     def open(cls, model: WorldModel, message: Open, episode: Episode, settings: Settings, most_steps: int) -> Worlds:
@@ -265,16 +276,25 @@ class Worlds:
         if world.steps <= self.true_steps:
             true = _pixels(self.episode.frames[self.true_index(world.steps)][None])
             similarity = float(psnr(frame[None, None], true))
+        entropy = finite(float(step.entropies.mean()))
         seen = Seen(
             picture=(frame * 255).round().byte().permute(1, 2, 0).contiguous().numpy().tobytes(),
             action=action,
-            entropy=finite(float(step.entropies.mean()) / math.log(2)),
+            entropy=None if entropy is None else entropy / math.log(2),
+            expected_error=self._expected_error(entropy, world.steps),
             reward=None if step.rewards is None else finite(float(step.rewards[0])),
             psnr=similarity,
             milliseconds=round(1000 * (time.perf_counter() - began), 2),
         )
         world.seen.append(seen)
         return seen
+
+    def _expected_error(self, entropy: float | None, step: int) -> dict[str, Any] | None:
+        """Return the expected error of the frame at ``step`` with an entropy in nats, as JSON values."""
+        if self.calibration is None or (entropy is None and self.calibration.signal == "entropy"):
+            return None
+        level = self.calibration.level(entropy=entropy, frame=step)
+        return None if level is None else {"name": level.name, "psnr": level.psnr, "hit_rate": level.hit_rate}
 
     def check_rewind(self, indices: list[int], step: int) -> None:
         """Check that one of the worlds has reached ``step``.

@@ -5,9 +5,6 @@ import { say } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 export const LETTERS = ["A", "B"];
-// Bits a token, most of which are ground: below, the model is "sure" of its tokens, which need not be right; above,
-// it is "guessing".
-const LEVELS = [0.4, 0.8];
 const SPARK = 60; // steps in the sparkline
 
 export const tiles = [...document.querySelectorAll("#tiles .tile")];
@@ -34,10 +31,9 @@ export function episodeOf(state) {
 
 const plural = (count) => `${count} ${count === 1 ? "step" : "steps"}`;
 
-export function trustWord(frame) {
-  const entropy = frame?.entropy ?? null;
-  if (entropy === null) return "";
-  return entropy < LEVELS[0] ? "sure" : entropy < LEVELS[1] ? "unsure" : "guessing";
+/** The expected error of a frame in a word, measured on held-out clips; "" where nothing was measured. */
+function errorWord(frame) {
+  return frame?.expected_error ? `${frame.expected_error.name} error expected` : "";
 }
 
 export function render(player) {
@@ -74,7 +70,7 @@ function renderTile(player, tile, world) {
   draw(tile.querySelector("canvas"), frame);
   tile.classList.toggle("driven", player.forked && driven);
   tile.querySelector(".name").textContent = name;
-  tile.querySelector(".at").textContent = [stepName(step), trustWord(frame)].filter(Boolean).join(", ");
+  tile.querySelector(".at").textContent = [stepName(step), errorWord(frame)].filter(Boolean).join(", ");
   tile.querySelector(".keep").hidden = tile.querySelector(".tag").hidden = !player.forked;
   const help = ui.info.actions.pointer ? "Arrow keys move the target, S makes a step." : "S makes a step.";
   tile.querySelector(".picture").setAttribute("aria-label", `${spoken}, ${stepName(step)}. ${help}`);
@@ -136,22 +132,43 @@ function renderReadings(player) {
   const { frames, steps } = player.tracks[world];
   const step = player.shown(world);
   const frame = frames.get(step);
-  const word = trustWord(frame);
   const show = (id, value, text) => { $(id).textContent = Number.isFinite(value) ? text(value) : "-"; };
-  $("trust-word").textContent = word || "-";
-  $("trust-word").dataset.word = word;
-  show("entropy", frame?.entropy, (bits) => `${bits.toFixed(2)} bits`);
+  renderExpectedError(frame, step);
   show("milliseconds", frame?.milliseconds, (ms) => `${Math.round(ms)} ms`);
   show("reward", frame?.reward, (reward) => reward.toFixed(2));
   $("target").textContent = player.targets[world].map(Math.round).join(", ");
-  const first = Math.max(1, step - SPARK + 1);
-  const count = Math.max(0, step - first + 1);
-  const values = Array.from({ length: count }, (_, i) => frames.get(first + i)?.entropy ?? null);
-  drawSpark($("spark"), values, LEVELS, SPARK);
+  renderEntropy(frames, step);
   renderRate(player);
   if (player.running || step !== steps || !frame || said === frame) return;
   said = frame;
-  say([stepName(step), word].filter(Boolean).join(", "));
+  say([stepName(step), errorWord(frame)].filter(Boolean).join(", "));
+}
+
+function renderExpectedError(frame, step) {
+  const calibration = ui.info.model.expected_error;
+  const expected = frame?.expected_error;
+  $("error-reading").hidden = !calibration;
+  if (!calibration) return;
+  $("error-word").textContent = expected?.name ?? "-";
+  $("error-word").dataset.word = expected?.name ?? "";
+  $("error-note").textContent = expected
+    ? `About ${expected.psnr.toFixed(0)} dB, right within ${calibration.tolerance} dB for `
+      + `${Math.round(100 * expected.hit_rate)} % of such frames in ${calibration.clips} held-out clips`
+    : step > 0 ? `Measured up to step ${calibration.frames} only` : "Given frames are the recorded ones";
+}
+
+/** Token entropy of the last steps, with the limits of the expected error where it depends on it. */
+function renderEntropy(frames, step) {
+  const first = Math.max(1, step - SPARK + 1);
+  const count = Math.max(0, step - first + 1);
+  const values = Array.from({ length: count }, (_, i) => frames.get(first + i)?.entropy ?? null);
+  const entropy = values.at(-1) ?? null;
+  if (entropy !== null) $("entropy-reading").hidden = false; // a model that draws no tokens never has any
+  if ($("entropy-reading").hidden) return;
+  $("entropy").textContent = entropy === null ? "-" : `${entropy.toFixed(2)} bits`;
+  const { signal, levels = [] } = ui.info.model.expected_error ?? {};
+  const limits = signal === "entropy" ? levels.map(({ limit }) => limit).filter((limit) => limit !== null) : [];
+  drawSpark($("spark"), values, limits.map((nats) => nats / Math.LN2), SPARK);
 }
 
 export function renderRate({ rate }) {

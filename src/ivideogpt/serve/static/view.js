@@ -79,7 +79,7 @@ function fresh(svg) {
 export function drawSpark(svg, values, levels, length) {
   const { width, height } = fresh(svg);
   if (!width) return;
-  const top = Math.max(levels.at(-1) * 1.4, ...values);
+  const top = Math.max(0.5, ...levels.map((level) => level * 1.4), ...values);
   const y = (value) => height - 2 - (value / top) * (height - 4);
   for (const level of levels) add(svg, "line", { class: "level", x1: 0, x2: width, y1: y(level), y2: y(level) });
   const x = (i) => width - 4 - ((values.length - 1 - i) / (length - 1)) * (width - 8);
