@@ -22,6 +22,9 @@ from ivideogpt.models.transformer import TransformerConfig
 from ivideogpt.worldmodel.checkpoint import transformer_config_to_official, transformer_to_official
 from ivideogpt.worldmodel.world_model import WorldModel
 
+#: Candidates that the official interface for VP2 tokenises, draws and decodes together.
+_TOKENISED_ROWS, _DRAWN_ROWS, _DECODED_ROWS = 200, 100, 67
+
 
 def import_transformers() -> Any:
     """Import transformers, which takes seconds.
@@ -180,14 +183,49 @@ class LlamaRollout:
             codes, _ = self.model.layout.split(ids, self.model.context_frames)
         if actions is None:
             return self._in_one_call(codes, actions, horizon, sampling)
+        return self._decoded(self._frame_by_frame(codes, actions, horizon, sampling), codes)
+
+    @torch.inference_mode()
+    def planned(self, context: Tensor, actions: Tensor, sampling: Sampling) -> Tensor:
+        """Imagine the futures of candidates as the official interface for VP2 does; return ``[k f c h w]`` in [0, 1].
+
+        The context is tokenised for each candidate, 200 at a time; tokens are drawn for 100 and decoded for 67 at a
+        time.
+
+        Args:
+            context: float ``[1 c 3 h w]`` in [0, 1], the same for all candidates.
+            actions: ``[k f a]`` in model units.
+            sampling: of the tokens.
+
+        Source: thuml/iVideoGPT vp/ivideogpt_interface.py; same chunks.
+        """
+        repeated, horizon = context.expand(len(actions), -1, -1, -1, -1), actions.shape[1]
+        padded = torch.cat([repeated, torch.zeros_like(repeated[:, 1:])], dim=1)
+        ids = torch.cat([self.tokenizer.tokenize(chunk)[0] for chunk in padded.split(_TOKENISED_ROWS)])
+        codes, _ = self.model.layout.split(ids, self.model.context_frames)
+        drawn = torch.cat(
+            [
+                self._frame_by_frame(codes[rows], actions[rows], horizon, sampling)
+                for rows in torch.arange(len(actions)).split(_DRAWN_ROWS)
+            ]
+        )
+        return torch.cat(
+            [
+                self.tokenizer.detokenize(chunk)[:, self.model.context_frames :].clamp(0, 1)
+                for chunk in drawn.split(_DECODED_ROWS)
+            ]
+        )
+
+    def _frame_by_frame(self, codes: Tensor, actions: Tensor, horizon: int, sampling: Sampling) -> Tensor:
+        """Draw the ids int64 ``[b length]`` of a clip; each call of ``generate`` reads the whole prefix again."""
         ids = self._prompt(codes)
         separators = ids[:, -1:]
-        self.embedding.begin(len(context), horizon, actions)
+        self.embedding.begin(len(codes), horizon, actions)
         for _ in range(horizon):
             self.embedding.position = 0
             tokens = self._generate(sampling, self.model.layout.dynamics_tokens, inputs_embeds=self.embedding(ids))
             ids = torch.cat([ids, tokens, separators], dim=1)
-        return self._decoded(ids[:, :-1], codes)
+        return ids[:, :-1]
 
     @torch.inference_mode()
     def cached(

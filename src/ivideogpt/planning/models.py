@@ -127,7 +127,10 @@ class ImaginedFutures:
         """Encode the last frames; where there are fewer than the context has, the first one is repeated."""
         frames, count = observation["frames"][-self.model.context_frames :], self.model.context_frames
         frames = np.concatenate([frames[:1]] * (count - len(frames)) + [frames])
-        context = rearrange(torch.from_numpy(frames), "t h w c -> 1 t c h w")
+        return self.root_of(rearrange(torch.from_numpy(frames), "t h w c -> 1 t c h w"))
+
+    def root_of(self, context: Tensor) -> ImaginedRoot:
+        """Encode context frames ``[1 c_frames c h w]``, float in [0, 1] or uint8."""
         return ImaginedRoot(self, self.model.session(context, sampling=self.sampling, seed=self.seed))
 
 
