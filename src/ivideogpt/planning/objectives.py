@@ -174,19 +174,12 @@ def pusht_block_objective(model: WorldModel | None) -> Objective:
     Poses are read from the pictures. A turn counts as the way of a point 8 px from the centre.
     """
     from ivideogpt.evaluation.pusht_metrics import locate_block
-    from ivideogpt.evaluation.pusht_shape import fit_block
-
-    def pose(frames: Tensor) -> tuple[Tensor, Tensor]:
-        guess = locate_block(frames)
-        block = fit_block(frames, guess.xy, guess.angle)
-        return block.centre, block.angle
 
     def objective(rollout: Rollout, goal: Goal) -> Tensor:
-        frames = torch.cat([_last(rollout).cpu(), goal.frame[None].cpu()])
-        centre, angle = pose(frames)
-        turn = angle[:-1] - angle[-1]
+        block = locate_block(torch.cat([_last(rollout).cpu(), goal.frame[None].cpu()]))
+        turn = block.angle[:-1] - block.angle[-1]
         turn = torch.atan2(turn.sin(), turn.cos()).abs()
-        return -((centre[:-1] - centre[-1]).norm(dim=1) + _TURN_RADIUS * turn)
+        return -((block.xy[:-1] - block.xy[-1]).norm(dim=1) + _TURN_RADIUS * turn)
 
     return objective
 
