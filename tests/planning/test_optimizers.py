@@ -1,6 +1,7 @@
 """Optimizers: a quadratic, a toy pusher, coloured noise, and two speeds."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,12 +10,14 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.planning.optimizers import (
     OPTIMIZERS,
     ActionNoise,
+    ActionPlan,
     OptimizerConfig,
     cem,
     mppi,
     random_shooting,
     two_speed_score,
 )
+from ivideogpt.planning.planner import Planner, PlannerConfig
 
 NOISE = ActionNoise(std=(0.5, 0.5))
 
@@ -42,6 +45,24 @@ def test_every_optimizer_finds_the_maximum_of_a_quadratic(config: OptimizerConfi
         plan = OPTIMIZERS[config.name](quadratic(target), torch.zeros(2, 2), NOISE, config, generator(seed))
         assert (plan.actions - target).abs().max() < most
         assert plan.candidates.shape == (config.candidates, 2, 2) and plan.scores.shape == (config.candidates,)
+
+
+def test_a_new_optimizer_is_a_function_and_a_row(monkeypatch) -> None:
+    def keep_mean(score, mean, noise, config, generator):
+        return ActionPlan(mean, mean, mean[None], score(mean[None]), float(score(mean[None])))
+
+    monkeypatch.setitem(OPTIMIZERS, "keep-mean", keep_mean)
+    planner = Planner(
+        SimpleNamespace(resolution=8),
+        None,
+        PlannerConfig(horizon=2, optimizer=OptimizerConfig(name="keep-mean"), noise=NOISE),
+    )
+    mean = torch.tensor([[0.2, 0.1], [0.0, 0.3]])
+    monkeypatch.setattr(planner, "_score", lambda rollout, goal: -rollout.square().sum(dim=(1, 2)))
+    plan = planner.search(SimpleNamespace(rollout=lambda actions: actions), None, mean[0], mean, generator())
+    assert torch.equal(plan.actions, mean) and plan.best == pytest.approx(-float(mean.square().sum()))
+    with pytest.raises(UserError, match="expected one of random-shooting, cem, mppi, keep-mean"):
+        OptimizerConfig(name="ces")
 
 
 def push(actions: torch.Tensor) -> torch.Tensor:

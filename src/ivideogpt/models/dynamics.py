@@ -9,7 +9,7 @@ token that it predicts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -149,6 +149,21 @@ class Heads(nn.Module):
         return torch.cat([actions, angles.sin(), angles.cos()], dim=-1)
 
 
+def z_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean square of the logarithm of the softmax's denominator, which keeps logits from drifting.
+
+    Source: Chowdhery et al. 2022 (PaLM), there with a weight of 1e-4.
+    """
+    normalizers = logits.logsumexp(dim=-1).square()
+    counted = targets != IGNORED_LABEL
+    return (normalizers * counted).sum() / counted.sum().clamp(min=1)
+
+
+#: Additional losses by name: logits float32 ``[b n v]`` and targets int64 ``[b n]`` (``IGNORED_LABEL``: none) of the
+#: predicted tokens, to a scalar. ``TransformerTraining.extra_losses`` gives a loss its weight.
+EXTRA_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"z": z_loss}
+
+
 class DynamicsLosses(NamedTuple):
     """Scalar losses; None where the model has no such head or the target is not given.
 
@@ -159,6 +174,7 @@ class DynamicsLosses(NamedTuple):
         actions: mean squared error of reconstructed actions over all positions of future frames.
         forecast: cross-entropy of the forecast of the dynamics tokens.
         accuracy: share of dynamics tokens that have the largest logit (no gradient).
+        extra: weighted sum of the `EXTRA_LOSSES` in use.
     """
 
     tokens: Tensor
@@ -167,6 +183,7 @@ class DynamicsLosses(NamedTuple):
     actions: Tensor | None
     forecast: Tensor | None
     accuracy: Tensor
+    extra: Tensor | None = None
 
 
 class Dynamics(nn.Module):
@@ -347,6 +364,7 @@ class Dynamics(nn.Module):
         terminated: Tensor | None = None,
         *,
         inputs: Tensor | None = None,
+        extra_losses: Mapping[str, float] | None = None,
     ) -> DynamicsLosses:
         """Return the losses of one batch; the trainer weighs and adds them.
 
@@ -357,6 +375,7 @@ class Dynamics(nn.Module):
             terminated: bool ``[b f]``, True where the step to a future frame was the last, or None.
             inputs: int64 ``[b length]`` to read instead of ``ids``, or None; frames in which they differ are no
                 targets.
+            extra_losses: names of `EXTRA_LOSSES` with their weights.
 
         Source: thuml/iVideoGPT train_gpt.py and HeadModelWithAction; same.
         """
@@ -395,7 +414,12 @@ class Dynamics(nn.Module):
             forecast_logits = self.forecast_logits(forecasts, layout.dynamics_ids)
             _, codes = layout.split(ids, self.context_frames)
             forecast_loss = F.cross_entropy(forecast_logits.flatten(0, 2), codes.flatten())
-        return DynamicsLosses(token_loss, reward_loss, termination_loss, action_loss, forecast_loss, accuracy)
+
+        # extra losses
+        extra = None
+        if extra_losses:
+            extra = torch.stack([w * EXTRA_LOSSES[name](logits, targets) for name, w in extra_losses.items()]).sum()
+        return DynamicsLosses(token_loss, reward_loss, termination_loss, action_loss, forecast_loss, accuracy, extra)
 
     def forward(
         self,
@@ -405,9 +429,10 @@ class Dynamics(nn.Module):
         terminated: Tensor | None = None,
         *,
         inputs: Tensor | None = None,
+        extra_losses: Mapping[str, float] | None = None,
     ) -> DynamicsLosses:
         """Return `losses`: the forward pass of training, which distributed training and compilation wrap."""
-        return self.losses(ids, actions, rewards, terminated, inputs=inputs)
+        return self.losses(ids, actions, rewards, terminated, inputs=inputs, extra_losses=extra_losses)
 
     # Passes with a cache (decoding)
 

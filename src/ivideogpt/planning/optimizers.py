@@ -9,9 +9,9 @@ model, no goal and no environment.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from einops import repeat
@@ -87,7 +87,7 @@ class OptimizerConfig:
     """Settings of an optimizer.
 
     Attributes:
-        name: random-shooting, cem or mppi.
+        name: a key of ``OPTIMIZERS``: random-shooting, cem or mppi.
         candidates: action sequences of an iteration.
         iterations: searches around the result of the one before; random-shooting has one.
         elites: candidates that CEM fits its distribution to.
@@ -96,7 +96,7 @@ class OptimizerConfig:
         return_mean: return the mean of the last distribution instead of the best candidate; MPPI always does.
     """
 
-    name: Literal["random-shooting", "cem", "mppi"] = "cem"
+    name: str = "cem"
     candidates: int = 64
     iterations: int = 3
     elites: int = 8
@@ -205,8 +205,8 @@ def mppi(
     return ActionPlan(mean, mean, candidates, scores, best)
 
 
-#: Every optimizer by name.
-OPTIMIZERS: Mapping[str, Optimizer] = {"random-shooting": random_shooting, "cem": cem, "mppi": mppi}
+#: Every optimizer by name. A new one is a function and a row.
+OPTIMIZERS: dict[str, Optimizer] = {"random-shooting": random_shooting, "cem": cem, "mppi": mppi}
 
 
 def two_speed_score(draft: Score, full: Score, kept: int) -> Score:

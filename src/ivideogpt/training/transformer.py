@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ivideogpt.core.config import check_at_least
+from ivideogpt.core.config import check_at_least, suggestion
 from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import ScheduleName, adamw, check_descent, named_schedule, set_learning_rate
 from ivideogpt.core.run import Run
-from ivideogpt.models.dynamics import DynamicsLosses
+from ivideogpt.models.dynamics import EXTRA_LOSSES, DynamicsLosses
 from ivideogpt.training.distributed_forward import check_parts, forward_pass, gradients_meet, in_parts
 from ivideogpt.training.lora import LoraTraining, adapters, merged_model, trained_share
 from ivideogpt.training.token_batches import TokenBatch, TokenBatches
@@ -40,6 +40,7 @@ class TransformerTraining:
         betas: of AdamW.
         clip_norm: largest gradient norm; None: gradients are left as they are.
         reward_weight, termination_weight, action_reconstruction_weight, forecast_weight: of these losses.
+        extra_losses: names of ``EXTRA_LOSSES`` with their weights, such as {"z": 1e-4}.
         imagined_share: share of future frames that are read as the forecast guesses them, so that the model learns to
             go on from its own mistakes; their own tokens are no targets. Needs a forecast.
         imagined_run: mean number of such frames in a row, each guessed from those before it.
@@ -66,6 +67,7 @@ class TransformerTraining:
     termination_weight: float = 1.0
     action_reconstruction_weight: float = 0.1
     forecast_weight: float = 0.5
+    extra_losses: dict[str, float] = field(default_factory=dict)
     imagined_share: float = 0.0
     imagined_run: float = 1.0
     lora: LoraTraining = field(default_factory=LoraTraining)
@@ -85,6 +87,9 @@ class TransformerTraining:
         check_descent(self)
         check_at_least(self, steps=1, batch_size=1, clip_frames=2, final_ratio=0, seed=0)
         check_at_least(self, gradient_accumulation=1, imagined_share=0, imagined_run=1)
+        for name in self.extra_losses:
+            if name not in EXTRA_LOSSES:
+                raise UserError(f"extra_losses has {name!r}; {suggestion(name, EXTRA_LOSSES)}")
         most = _most_imagined(self.imagined_run)
         if self.imagined_share > most:
             raise UserError(
@@ -193,7 +198,7 @@ def accumulate_gradients(
     for number, (*part, part_inputs) in enumerate(in_parts((*batch, inputs), count), 1):
         with gradients_meet(forward, now=number == count):
             with run.autocast():
-                losses: DynamicsLosses = forward(*part, inputs=part_inputs)
+                losses: DynamicsLosses = forward(*part, inputs=part_inputs, extra_losses=config.extra_losses)
             loss = total_loss(losses, config)
             (loss / count).backward()
         terms = {"loss": loss, **losses._asdict()}
@@ -225,6 +230,8 @@ def total_loss(losses: DynamicsLosses, weights: LossWeights) -> Tensor:
         loss = loss + weights.action_reconstruction_weight * losses.actions
     if losses.forecast is not None:
         loss = loss + weights.forecast_weight * losses.forecast
+    if losses.extra is not None:
+        loss = loss + losses.extra
     return loss
 
 
