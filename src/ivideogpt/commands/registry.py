@@ -69,6 +69,11 @@ COMMANDS: Mapping[str, Command] = {
         "train a picture model, which needs no tokens, on episode stores",
         settings="ivideogpt.commands.train_pictures:load_picture_settings",
     ),
+    "posttrain": Command(
+        "ivideogpt.commands.posttrain:posttrain",
+        "improve a world model by reinforcement learning on its own metrics",
+        settings="ivideogpt.commands.posttrain:load_posttrain_settings",
+    ),
     "evaluate": Command(
         "ivideogpt.commands.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"
     ),

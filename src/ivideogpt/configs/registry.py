@@ -1,4 +1,4 @@
-"""Every preset by name, of world models and of reinforcement learning.
+"""Every preset by name, of world models, reinforcement learning and post-training.
 
 Presets are imported when they are used: listing their names imports nothing.
 """
@@ -44,15 +44,33 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     },
     # ``PlanningConfig``: plan
     "planning": {"pusht": "planning:pusht_planning"},
+    # ``GrpoTraining``: posttrain
+    "posttrain": {
+        "rlvr-world": "posttrain:rlvr_world",
+        "cpu": "posttrain:cpu",
+        "debug": "posttrain:debug_grpo",
+    },
+}
+
+#: A kind of presets.
+PresetKind = Literal["training", "pictures", "mbrl", "planning", "posttrain"]
+#: The command of each kind that the message on an unknown preset names.
+_COMMANDS: Mapping[PresetKind, str] = {
+    "training": "",
+    "pictures": " for train-pictures",
+    "mbrl": " for mbrl",
+    "planning": " for plan",
+    "posttrain": " for posttrain",
 }
 
 
-#: The kinds of presets, and the command that the message on an unknown one names.
-_COMMANDS = {"training": "", "pictures": " for train-pictures", "mbrl": " for mbrl", "planning": " for plan"}
+def find_preset(name: str, kind: PresetKind = "training") -> Any:
+    """Return the settings of a preset.
 
-
-def find_preset(name: str, kind: Literal["training", "pictures", "mbrl", "planning"] = "training") -> Any:
-    """Return a preset: a ``Recipe``, or for the other kinds ``PictureRecipe``, ``MbrlConfig``, ``PlanningConfig``.
+    Args:
+        name: of the preset.
+        kind: "training" gives a ``Recipe``, "pictures" a ``PictureRecipe``, "mbrl" an ``MbrlConfig``, "planning" a
+            ``PlanningConfig``, and "posttrain" a ``GrpoTraining``.
 
     Raises:
         UserError: there is no such preset; the message names the closest one.

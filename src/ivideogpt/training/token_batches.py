@@ -92,7 +92,7 @@ class LiveTokens(_FromLoader[ClipLoader]):
     def _tokens(self, clip: Clip) -> TokenBatch:
         with torch.inference_mode():
             ids, _ = self.model.tokenizer.tokenize(clip.frames.to(self.model.device))
-        return TokenBatch(ids.clone(), *_transitions(self.model, clip))  # a clone has left inference mode
+        return TokenBatch(ids.clone(), *clip_transitions(self.model, clip))  # a clone has left inference mode
 
 
 class StoredTokens(_FromLoader[TokenLoader]):
@@ -126,7 +126,7 @@ class StoredTokens(_FromLoader[TokenLoader]):
         """Batches from where the loader stands."""
         for clip in self.loader:
             ids = self.model.layout.join(clip.context, clip.dynamics).to(self.model.device)
-            yield TokenBatch(ids, *_transitions(self.model, clip))
+            yield TokenBatch(ids, *clip_transitions(self.model, clip))
 
 
 def _check_actions(model: WorldModel, width: int) -> None:
@@ -134,7 +134,7 @@ def _check_actions(model: WorldModel, width: int) -> None:
         raise UserError(f"the clips have actions of {width} numbers; this model needs {model.action_dim}")
 
 
-def _transitions(model: WorldModel, clip: Clip | TokenClip) -> tuple[Tensor | None, Tensor | None]:
+def clip_transitions(model: WorldModel, clip: Clip | TokenClip) -> tuple[Tensor | None, Tensor | None]:
     """Actions in model units and rewards of the future frames; what is no action is zero."""
     first, actions, rewards = model.context_frames - 1, None, None
     if model.action_dim:

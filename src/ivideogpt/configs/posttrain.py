@@ -1,0 +1,39 @@
+"""Presets of post-training; `ivideogpt posttrain PRESET`."""
+
+from __future__ import annotations
+
+from ivideogpt.posttrain.grpo import GrpoTraining
+
+
+def rlvr_world() -> GrpoTraining:
+    """Return the settings of RLVR-World (arXiv 2505.13934 and its scripts), which are the defaults."""
+    return GrpoTraining()
+
+
+def cpu() -> GrpoTraining:
+    """Return settings for a shipped model on a processor: small batches, a higher rate for fewer updates."""
+    return GrpoTraining(
+        perceptual_network="alex",
+        steps=60,
+        prompts=8,
+        group=8,
+        minibatch_prompts=4,
+        gradient_accumulation=4,
+        learning_rate=1e-4,
+        rows_at_once=64,
+    )
+
+
+def debug_grpo() -> GrpoTraining:
+    """Return a run of seconds that goes through everything; what it learns is of no use."""
+    return GrpoTraining(
+        reward="mae",
+        steps=3,
+        prompts=4,
+        group=4,
+        minibatch_prompts=2,
+        gradient_accumulation=2,
+        learning_rate=1e-3,
+        rows_at_once=16,
+        save_every=2,
+    )
