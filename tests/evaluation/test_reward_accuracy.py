@@ -62,7 +62,7 @@ def test_imagined_rewards_are_compared_with_those_of_their_own_transitions(model
     rows = {"imagined", "mean", "permuted_actions", "zero_actions", "last_known"}
     assert found.reward_scores.keys() == rows == summary(found, held_out, ABOUT)["rewards"].keys()
     page = report_page(found, held_out, ABOUT)
-    assert "Does it know the rewards?" in page and "the last known reward, unchanged" in page
+    assert "Does it predict the rewards?" in page and "the last known reward, unchanged" in page
 
 
 def test_without_recorded_rewards_there_is_nothing_to_compare(model_of, store_of) -> None:

@@ -104,7 +104,7 @@ def visit(server, browser):
 
 def until_step(page, step: int) -> None:
     page.wait_for_function("step => document.querySelector('#timeline').max === String(step)", arg=step)
-    text = f"step {step}" if step else "given frame 2"
+    text = f"step {step}" if step else "context frame 2"
     playwright.expect(page.locator("#picture-0 >> xpath=.. >> css=.at")).to_contain_text(text)
 
 

@@ -44,7 +44,7 @@ def predict(
     device: str = "auto",
     int8: bool = False,
 ) -> None:
-    """Imagine the future of a video or an episode, beside what really happened.
+    """Imagine the future of a video or an episode, beside the recording.
 
     Args:
         checkpoint: a folder, a Hub id (thuml/ivideogpt-oxe-64-act-free), the name of a shipped model, or a run folder.

@@ -112,7 +112,7 @@ def _lead(evaluation: Evaluation, held_out: HeldOut, about: About) -> Html:
     protocol, count = evaluation.protocol, evaluation.protocol.context_frames
     given = "the goal and the last frame" if about.goal_conditioned else f"{count} frame{'' if count == 1 else 's'}"
     actions = "" if evaluation.clips.actions is None else " with the recorded actions"
-    futures = f"{protocol.samples} times, each with random numbers of its own" if protocol.samples > 1 else "once"
+    futures = f"{protocol.samples} times, each with its own random numbers" if protocol.samples > 1 else "once"
     return join(
         [
             f"From {given} of each of {len(evaluation.clips)} clips (split {held_out.split!r}) the model imagines the "
@@ -132,7 +132,7 @@ def _notices(evaluation: Evaluation, held_out: HeldOut, about: About) -> list[Ht
         left_out.append(f"{short} episode{'s were' if short > 1 else ' was'} shorter than a clip")
     notices = [
         notice("Not comparable with published numbers of this protocol", deviations),
-        notice("The data differ from what the checkpoint says; they were measured as asked for", held_out.mismatches),
+        notice("The data do not fit the checkpoint; they were measured anyway, as requested", held_out.mismatches),
         notice("Left out", left_out),
     ]
     if held_out.split == "train":
@@ -159,8 +159,8 @@ def _tiles(evaluation: Evaluation) -> list[Html]:
     if evaluation.following is not None:
         name, score = next(iter(evaluation.following.score.items()))
         kind = "another clip's" if name.startswith("permuted") else "zero"
-        best = "all that the tokenizer can show" if "reconstruction" in evaluation.scores else "no error"
-        note = f"{interval(score, 2)}; 0: {kind} actions serve as well, 1: {best}"
+        best = "all that the tokenizer can draw" if "reconstruction" in evaluation.scores else "no error"
+        note = f"{interval(score, 2)}; 0: {kind} actions are as good, 1: {best}"
         tiles.append((fixed(score.value, 2), "action following", note))
     if evaluation.video:
         distances = evaluation.video["whole_clip"]
@@ -168,7 +168,7 @@ def _tiles(evaluation: Evaluation) -> list[Html]:
         tiles.append((f"{distances.get('imagined_first', distances['imagined']):.3g}", evaluation.video_name, note))
     if "entropy" in evaluation.trust:
         trust = evaluation.trust["entropy"].spearman
-        note = f"{interval(trust, 2)}; 1: token entropy tells exactly which frames are wrong, 0: it tells nothing"
+        note = f"{interval(trust, 2)}; 1: token entropy orders frames exactly by their error, 0: it says nothing"
         tiles.append((fixed(trust.value, 2), "trust signal", note))
     boxes = [
         tag("div", tag("b", number), tag("span", label), tag("small", note), class_="tile")

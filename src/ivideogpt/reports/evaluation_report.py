@@ -68,7 +68,7 @@ def table_rows(evaluation: Evaluation, *, whole: bool) -> list[TableRow]:
     kinds: list[tuple[Of, str, str]] = [("first", "imagined", "one future of each clip")]
     if futures > 1:
         kinds = [
-            ("best", f"imagined, best of {futures}", "the future nearest to the truth, by each metric its own"),
+            ("best", f"imagined, best of {futures}", "the best future by each metric"),
             ("mean", f"imagined, mean of {futures}", "one future on average"),
             ("first", "imagined, first", "one future of each clip, not chosen"),
         ]
@@ -82,8 +82,8 @@ def table_rows(evaluation: Evaluation, *, whole: bool) -> list[TableRow]:
         for of, label, note in kinds
     ]
     for row, label, note in (
-        ("reconstruction", "reconstruction", "the tokenizer alone: the most its tokens can show"),
-        ("copy_last", "copy of the last frame", "nothing moves: what must be beaten"),
+        ("reconstruction", "reconstruction", "the tokenizer alone: the upper limit of its tokens"),
+        ("copy_last", "copy of the last frame", "nothing moves: the baseline to beat"),
     ):
         if row in evaluation.scores:
             figures = {metric.key: evaluation.estimate(row, metric.key, whole=whole) for metric in evaluation.metrics}

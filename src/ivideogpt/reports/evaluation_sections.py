@@ -44,7 +44,7 @@ def _lines(evaluation: Evaluation) -> dict[str, tuple[str, str]]:
 
 def figures_section(evaluation: Evaluation) -> Html:
     """Write the figures of the pictures, over the future alone and over whole clips."""
-    blocks, shown = [], ", as the tokenizer shows them" if "reconstruction" in evaluation.scores else ""
+    blocks, shown = [], ", reconstructed by the tokenizer" if "reconstruction" in evaluation.scores else ""
     for whole, title, note in (
         (False, "Future frames alone", "Only the imagined frames."),
         (
@@ -101,11 +101,11 @@ def actions_section(evaluation: Evaluation, about: About) -> Html:
         for name, score in following.score.items()
     ]
     zeros = (
-        "Zero is a position here, not a standstill: the corner of the picture."
+        "Zero is a position here, the corner of the picture, not a standstill."
         if about.pointer
-        else ("Zero is meant in raw units.")
+        else ("Zeros are in raw units.")
     )
-    best = "as close as the tokenizer can show" if "reconstruction" in evaluation.scores else "no error"
+    best = "as close as the tokenizer can draw" if "reconstruction" in evaluation.scores else "no error"
     lead = (
         "Each clip is imagined again from the same random numbers, with the actions of the next clip and with zeros. "
         f"The score is the share of the avoidable error under wrong actions that the true ones remove: 1 is {best}, "
@@ -118,7 +118,7 @@ def actions_section(evaluation: Evaluation, about: About) -> Html:
         f" ({interval(following.motion, 2)}).",
     )
     left = tag("div", tag("h3", "PSNR, dB"), legend(list(lines.values())), tag("div", chart, class_="charts"))
-    right = tag("div", table(("compared with", "following score", "gap in PSNR, dB"), rows), motion)
+    right = tag("div", table(("compared with", "action-following score", "gap in PSNR, dB"), rows), motion)
     return section(
         "actions",
         "Does it follow the actions?",
@@ -192,7 +192,7 @@ def rewards_section(evaluation: Evaluation) -> Html:
     )
     return section(
         "rewards",
-        "Does it know the rewards?",
+        "Does it predict the rewards?",
         tag("p", lead),
         tag("div", tag("div", tag("h3", "Recorded by imagined reward"), chart), class_="charts"),
         table(headings, rows),
@@ -219,12 +219,12 @@ def trust_section(evaluation: Evaluation) -> Html:
         "rank correlation",
         "linear",
         "at the same frame number",
-        "error: least sure / surest quarter",
+        "error: least / most certain quarter",
     )
     lead = (
-        "Some signals are known without the truth: the entropy of the tokens, and the distance between several "
+        "Two signals need no truth: the entropy of the tokens, and the distance between several "
         "futures. A point is a frame of a first future; the line is the mean error of each tenth of the frames. Later "
-        "frames are worse and less sure, so the third column compares clips at the same frame number."
+        "frames are worse and less certain, so the third column compares clips at the same frame number."
     )
     more = "" if len(signals) > 1 else " With --samples 2 or more the disagreement of the futures is a second signal."
     parts = [tag("p", lead + more)]
@@ -262,10 +262,10 @@ def terms_section(evaluation: Evaluation, held_out: HeldOut, about: About) -> Ht
     """Explain the terms, the settings of the measurement, and the model."""
     protocol = evaluation.protocol
     terms = {
-        "best of k": "Of k futures the one nearest to the truth, chosen with the truth in hand: a sign that the truth "
-        "is among the futures that the model thinks possible. It grows with k and is no forecast.",
+        "best of k": "The best of k futures, chosen by comparison with the truth. It shows whether the truth is among "
+        "the futures that the model considers possible. It grows with k and is no forecast.",
         **({"reconstruction": _RECONSTRUCTION_TERM} if "reconstruction" in evaluation.scores else {}),
-        "95 % interval": f"Clips drawn again with replacement, {RESAMPLES:,} times ({FEWER_RESAMPLES} times for "
+        "95 % interval": f"Clips resampled with replacement, {RESAMPLES:,} times ({FEWER_RESAMPLES} times for "
         "correlations). It covers the choice of the clips, not the chance in training.",
         **({evaluation.video_name: _VIDEO_TERM} if evaluation.video_name else {}),
     }
@@ -290,13 +290,13 @@ def terms_section(evaluation: Evaluation, held_out: HeldOut, about: About) -> Ht
     )
 
 
-_RECONSTRUCTION_TERM = "The true frames as tokens and back. No draw of tokens can be expected to be closer."
+_RECONSTRUCTION_TERM = "The true frames as tokens and back. No sampled tokens can be expected to be closer."
 _VIDEO_TERM = (
     "Distance of the imagined videos as a set from the true ones, in the features of a network. It falls as more "
     "videos are measured, so only scores of equal numbers of videos compare. Only FVD compares with published FVD."
 )
 _PERCEPTUAL_TERM = (
-    "Difference of two frames in a network that was fitted to judgements of people. Only the score that is called "
+    "Difference of two frames by a network that was trained on judgements of people. Only the score that is called "
     "LPIPS, without another word before it, compares with published LPIPS."
 )
 
@@ -320,7 +320,7 @@ def _calibration_table(calibration: Calibration) -> list[Html]:
     signal = "token entropy, bits" if bits else "number of the frame"
     note = (
         f"Frames in three groups of equal size by the {signal.split(',')[0]}. A frame hits where its PSNR lies within "
-        f"{calibration.tolerance:g} dB of the expected one; measured on clips that the level was not fitted on."
+        f"{calibration.tolerance:g} dB of the expected one; measured on other clips than those of the fit."
     )
     return [
         tag("h3", "Expected error of a frame"),

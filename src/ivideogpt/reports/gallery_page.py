@@ -69,7 +69,7 @@ def gallery_page(
             _section(index, showcase, *ticks, goal_conditioned, sampling is not None)
             for index, showcase in enumerate(showcases)
         ],
-        footer=f"Tokens drawn with {sampling}." if sampling else "The model imagines the same every time.",
+        footer=f"Tokens sampled with {sampling}." if sampling else "The model imagines the same every time.",
         player=Playback(
             frames=count + horizon,
             context_frames=count,
@@ -87,7 +87,7 @@ def _lead(showcases: Sequence[Showcase], goal_conditioned: bool) -> Html:
         tag("span", "context", class_="mark context"),
         f" the model imagines the next {len(window.true)}: ",
         tag("span", _counted(futures, "future"), class_="mark imagined"),
-        " beside what really happened",
+        " beside the recording",
     ]
     if window.actions is not None:
         parts += [", and ", tag("span", "the same start under other actions", class_="mark varied")]
@@ -96,14 +96,14 @@ def _lead(showcases: Sequence[Showcase], goal_conditioned: bool) -> Html:
 
 def _explanation(showcases: Sequence[Showcase], random: bool) -> str:
     if not random:
-        return "The future is imagined under the actions that were really taken. The variations have other actions."
+        return "The future is imagined under the recorded actions. The variations have other actions."
     if showcases[0].window.actions is None:
         return (
             "Each future has its own random numbers. This model takes no actions, so there are no variations under "
             "other actions."
         )
     return (
-        "The futures are imagined under the actions that were really taken, each with its own random numbers. The "
+        "The futures are imagined under the recorded actions, each with its own random numbers. The "
         "variations have the random numbers of the first future: only the actions differ."
     )
 
@@ -140,7 +140,7 @@ def _section(  # noqa: PLR0913
     charts = [
         tag("h3", "PSNR a frame, dB"),
         line_chart([copy, *ratios], "PSNR of each imagined frame in dB", plot=SMALL_PLOT, ticks=psnr_ticks),
-        tag("p", f"Solid: {solid}. Dashed: the last context frame, standing still.", class_="note"),
+        tag("p", f"Solid: {solid}. Dashed: a copy of the last context frame.", class_="note"),
     ]
     if showcase.entropies.numel():
         entropies = [Line("seed", (row / math.log(2)).tolist()) for row in showcase.entropies]

@@ -122,9 +122,9 @@ def _reached(groups: Sequence[Group]) -> Html:
         texts += [f"{best.env_frames:,}", _return(best.returns), _success(best.success)]
         rows.append([_name(group, groups), *texts])
     return _table_section(
-        "What was reached",
-        "Last: the last evaluation that all seeds of a group have. Best: the one with the highest return; it flatters, "
-        "because it is chosen afterwards. Small: 95 % bootstrap interval.",
+        "Results",
+        "Last: the last evaluation that all seeds of a group have. Best: the one with the highest return; it is too "
+        "optimistic, because it is chosen afterwards. Small: 95 % bootstrap interval.",
         ["", "seeds", "frames, last", "return", "success", "frames, best", "return", "success"],
         rows,
     )
@@ -134,7 +134,7 @@ def _across_tasks(groups: Sequence[Group]) -> Html:
     rows = [[name, _success(estimate)] for name, estimate in over_tasks(groups).items()]
     note = (
         "Success at the last evaluation of each task: interquartile mean over all seeds of all tasks; the interval "
-        "draws seeds again within each task."
+        "resamples seeds within each task."
     )
     return _table_section("All tasks together", note, ["", "success"], rows) if rows else Html()
 
@@ -157,7 +157,7 @@ def _cost(groups: Sequence[Group]) -> Html:
         for group in groups
     ]
     note = "Until the last evaluation that all seeds have, median over seeds; evaluations count in the time."
-    return _table_section("What it cost", note, ["", "wall-clock", "imagined transitions", "simulator frames"], rows)
+    return _table_section("Cost", note, ["", "wall-clock", "imagined transitions", "simulator frames"], rows)
 
 
 def _settings(groups: Sequence[Group]) -> list[Html]:

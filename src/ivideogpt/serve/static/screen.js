@@ -22,7 +22,7 @@ export const ui = {
 };
 
 export function stepName(step) {
-  return step > 0 ? `step ${step}` : `given frame ${step + ui.info.model.context_frames}`;
+  return step > 0 ? `step ${step}` : `context frame ${step + ui.info.model.context_frames}`;
 }
 
 export function episodeOf(state) {
@@ -121,7 +121,7 @@ function pastHint(player, step) {
 
 function idleHint(player) {
   const { pointer, dim } = ui.info.actions;
-  if (player.replay) return "The recording's actions drive. Touch the picture to take over.";
+  if (player.replay) return "The recorded actions drive. Touch the picture to take over.";
   if (pointer && $("hold").checked) return "Hold and drag on the picture to drive.";
   if (pointer) return "Point at the picture, then Step or Play.";
   return dim ? "Set the actions below, then Step or Play." : "This model needs no actions: Step or Play.";
@@ -154,7 +154,7 @@ function renderExpectedError(frame, step) {
   $("error-note").textContent = expected
     ? `About ${expected.psnr.toFixed(0)} dB, right within ${calibration.tolerance} dB for `
       + `${Math.round(100 * expected.hit_rate)} % of such frames in ${calibration.clips} held-out clips`
-    : step > 0 ? `Measured up to step ${calibration.frames} only` : "Given frames are the recorded ones";
+    : step > 0 ? `Measured up to step ${calibration.frames} only` : "Context frames are the recorded ones";
 }
 
 /** Token entropy of the last steps, with the limits of the expected error where it depends on it. */
@@ -208,9 +208,9 @@ function renderCurve(player, last) {
   const words = series.flatMap((one, i) => (one.has(at) ? [`${letter(i)}${one.get(at).toFixed(1)} dB`] : []));
   $("psnr-value").textContent = words.length ? `${words.join(", ")} at step ${at}` : "";
   const meant = player.replay || !ui.info.actions.dim;
-  $("psnr-note").textContent = !last ? "Nothing was recorded after the given frames."
+  $("psnr-note").textContent = !last ? "Nothing was recorded after the context frames."
     : meant ? "Higher is closer to the recording."
-    : "Says something only while the recording's own actions are replayed.";
+    : "Only meaningful while the recorded actions are replayed.";
 }
 
 /** The pictures as large as the window allows, one picture px a whole number of screen px. */
