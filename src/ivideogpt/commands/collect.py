@@ -13,13 +13,14 @@ import tyro
 from ivideogpt.commands.output import check_folder, print_json, print_table
 from ivideogpt.core.config import closest
 from ivideogpt.core.errors import UserError
-from ivideogpt.envs.registry import ALL_METAWORLD_TASKS, METAWORLD_TASKS, find_environment
+from ivideogpt.envs.registry import ALL_METAWORLD_TASKS, LIBERO_SUITES, METAWORLD_TASKS, find_environment
 
 if TYPE_CHECKING:
     from ivideogpt.data.store.reader import EpisodeStore
 
 _EPISODES = 60
 _METAWORLD = "metaworld"
+_LIBERO = "libero"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,18 @@ def _record_metaworld(tasks: Sequence[str], seeds: range, out: Path, settings: A
     collect_metaworld(tasks, seeds, out, settings, workers)
 
 
+def _libero_settings() -> Any:
+    from ivideogpt.envs.record.libero_episodes import LiberoRecording
+
+    return LiberoRecording()
+
+
+def _record_libero(tasks: Sequence[str], seeds: range, out: Path, settings: Any, workers: int | None) -> None:
+    from ivideogpt.envs.record.libero_episodes import collect_libero
+
+    collect_libero(tasks, seeds, out, settings, workers)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SquareRecording:
     """Episodes of a moving square have no settings."""
@@ -77,6 +90,7 @@ def _record_squares(tasks: Sequence[str], seeds: range, out: Path, settings: Any
 RECORDERS: Mapping[str, Recorder] = {
     "pusht": Recorder(_pusht_settings, _record_pusht),
     _METAWORLD: Recorder(_metaworld_settings, _record_metaworld),
+    _LIBERO: Recorder(_libero_settings, _record_libero),
     "moving-square": Recorder(SquareRecording, _record_squares),
 }
 
@@ -99,8 +113,8 @@ def collect(
 
     Args:
         environment: pusht; metaworld/TASK or the name of a task of Meta-World, such as plate-slide; metaworld/all for
-            the six tasks of the official experiments; moving-square, which needs no simulator. `ENV --help` lists the
-            options of each.
+            the six tasks of the official experiments; a suite of LIBERO or one of its tasks, such as libero_spatial/0;
+            moving-square, which needs no simulator. `ENV --help` lists the options of each.
         settings: how the environment is recorded.
         out: folder of the store.
         seeds: "first:stop", one episode a seed, stop excluded; seeds from 10000 on are held out. Default: 0:60.
@@ -119,18 +133,24 @@ def collect(
 
 
 def _find_recorder(environment: str) -> tuple[Recorder, tuple[str, ...]]:
-    """Return the recorder of an environment, and the tasks of Meta-World to record."""
+    """Return the recorder of an environment, and the tasks of Meta-World or LIBERO to record."""
     name, _, task = environment.replace("_", "-").partition("/")
-    if name in RECORDERS and bool(task) == (name == _METAWORLD):
+    row = find_environment(environment)
+    if row is not None and row[1].extra == _LIBERO:
+        suite = str(row[1].options["suite"])
+        every = tuple(f"{suite}/{number}" for number in range(LIBERO_SUITES[suite]))
+        return RECORDERS[_LIBERO], (row[0],) if "/" in row[0] else every
+    if name in RECORDERS and name != _LIBERO and bool(task) == (name == _METAWORLD):
         return RECORDERS[name], METAWORLD_TASKS if task == "all" else (task,)
     if name == _METAWORLD:
         raise UserError("metaworld needs a task; give metaworld/plate-slide, or metaworld/all for six tasks")
     if name == "all":
         return RECORDERS[_METAWORLD], METAWORLD_TASKS
-    environment_row = find_environment(environment)
-    if environment_row is not None and environment_row[0].startswith(f"{_METAWORLD}/"):
-        return RECORDERS[_METAWORLD], (environment_row[0].partition("/")[2],)
-    environments = [*(name for name in RECORDERS if name != _METAWORLD), "metaworld/TASK", *METAWORLD_TASKS]
+    if row is not None and row[0].startswith(f"{_METAWORLD}/"):
+        return RECORDERS[_METAWORLD], (row[0].partition("/")[2],)
+    families = (_METAWORLD, _LIBERO)
+    environments = [*(name for name in RECORDERS if name not in families), "metaworld/TASK", *METAWORLD_TASKS]
+    environments += ["libero_spatial/0"]
     near = closest(environment, [*environments, *ALL_METAWORLD_TASKS])
     advice = f"did you mean {near!r}?" if near else f"expected one of: {', '.join(environments)}"
     raise UserError(f"there is no environment {environment!r} to record; {advice}")

@@ -38,25 +38,34 @@ def convert(
     val_every: int | None = None,
     revision: str | None = None,
     split: str | None = None,
+    alignment: str | None = None,
+    rotate_180: bool = False,
+    image_size: int | None = None,
+    max_demos: int | None = None,
 ) -> None:
     """Convert a dataset into an episode store; the same command again goes on where a stopped one was.
 
     Args:
-        kind: lerobot, video, rlds, robomimic, minari, oxe, bair, robonet, vp2, ssv2 or metaworld-npz.
+        kind: lerobot, video, rlds, robomimic, libero, minari, oxe, bair, robonet, vp2, ssv2 or metaworld-npz.
         words: SRC is the downloaded dataset, DST the folder of the store. Before them oxe needs the name of the dataset
             (bridge), vp2 that of the benchmark (robodesk or robosuite).
         workers: processes; 0: this one; default: one for each processor.
         size: store frames of so many pixels a side, resized as in training; default: as the source has them.
         cameras: oxe, rlds, lerobot, robomimic, minari: cameras to store, with commas between them, the model's first.
         partial: oxe, rlds: leave out files that are not there.
-        camera: lerobot, robomimic, minari: the model's camera.
+        camera: lerobot, robomimic, libero, minari: the model's camera.
         camera_key: video: array of the .npz files that holds the frames.
         all_cameras: robonet: store every camera, not the first one only.
         labels: ssv2: selected (what the official training uses) or all.
         fps: video: frames a second, where it is not what the videos say.
-        val_every: video, lerobot, rlds, robomimic, minari: every so many episodes one is for validation.
+        val_every: video, lerobot, rlds, robomimic, libero, minari: every so many episodes one is for validation.
         revision: lerobot: of the dataset on the Hub.
         split: metaworld-npz: of all episodes: train (default), val, or test where they are to be held out.
+        alignment: libero: after (default; official files) or before (copies that were drawn anew): where a picture
+            stands to the action of its row.
+        rotate_180: libero: turn the pictures of the official files, which are upside down.
+        image_size: libero: side that pictures are resized to; default: as they are.
+        max_demos: libero: episodes of each file at most.
     """
     from ivideogpt.data.catalog import DATASETS
     from ivideogpt.data.convert.smaller_frames import with_frame_size
@@ -75,6 +84,10 @@ def convert(
         "val_every": val_every,
         "revision": revision,
         "split": split,
+        "alignment": alignment,
+        "rotate_180": rotate_180 or None,
+        "image_size": image_size,
+        "max_demos": max_demos,
     }
     source, target, options = _read_words(kind, words)
     options |= {name: value for name, value in given.items() if value is not None}

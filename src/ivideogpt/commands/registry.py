@@ -52,6 +52,12 @@ COMMANDS: Mapping[str, Command] = {
         settings="ivideogpt.commands.collect:load_recording_settings",
     ),
     "convert": Command("ivideogpt.commands.convert:convert", "turn a downloaded dataset into an episode store"),
+    "demos maniskill": Command(
+        "ivideogpt.commands.demos:demos_maniskill", "draw ManiSkill's recorded trajectories into an episode store"
+    ),
+    "demos libero": Command(
+        "ivideogpt.commands.demos:demos_libero", "turn LIBERO's demonstrations into episode stores"
+    ),
     "data": Command("ivideogpt.commands.data:data", "print what an episode store holds, and check it"),
     "train-tokenizer": Command(
         "ivideogpt.commands.train:train_tokenizer",

@@ -235,6 +235,12 @@ class Libero(gymnasium.Env):
         assert self._current is not None
         return np.asarray(self._current[0].get_sim_state())
 
+    @property
+    def objects_of_interest(self) -> list[str]:
+        """Names of the objects that the task is about."""
+        assert self._current is not None
+        return list(self._current[0].obj_of_interest)
+
     def object_position(self, name: str) -> np.ndarray:
         """Return the position of an object in m, float64 ``[3]``.
 

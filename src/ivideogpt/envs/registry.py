@@ -42,17 +42,12 @@ _TASK_NAMES = """
 ALL_METAWORLD_TASKS = tuple(_TASK_NAMES.split())
 _METAWORLD = "metaworld/"
 _MANISKILL = "maniskill/"
-#: The five tasks of ManiSkill, by their name here: the simulator's id, steps of an episode, and other arguments.
+#: The five tasks of ManiSkill, by their name here: ManiSkill's id and steps of an episode, and a control mode.
 MANISKILL_TASKS: dict[str, dict[str, Any]] = {
     "pick-cube": {"task": "PickCube-v1", "steps": 50},
-    "lift-peg-upright": {"task": "LiftPegUpright-v1", "steps": 100, "action_repeat": 2},
-    "peg-insertion-side": {
-        "task": "PegInsertionSide-v1",
-        "steps": 100,
-        "action_repeat": 2,
-        "control_mode": "pd_joint_delta_pos",
-    },
-    "push-t": {"task": "PushT-v1", "steps": 50, "action_repeat": 2},
+    "lift-peg-upright": {"task": "LiftPegUpright-v1", "steps": 50},
+    "peg-insertion-side": {"task": "PegInsertionSide-v1", "steps": 100, "control_mode": "pd_joint_delta_pos"},
+    "push-t": {"task": "PushT-v1", "steps": 100},
     "stack-cube": {"task": "StackCube-v1", "steps": 50},
 }
 #: The suites of LIBERO, and the number of tasks of each.

@@ -38,6 +38,7 @@ IMPORTERS: dict[str, Importer] = {
     "oxe": Importer("oxe", "dataset of Open X-Embodiment, by its name", positional="name"),
     "rlds": Importer("rlds_folder", "RLDS dataset of any name, in a folder of TensorFlow Datasets"),
     "robomimic": Importer("robomimic", "HDF5 file or folder of files in the layout of robomimic"),
+    "libero": Importer("libero", "HDF5 demonstrations of LIBERO"),
     "minari": Importer("minari", "Minari dataset with observations of pictures"),
     "metaworld-npz": Importer("metaworld_npz", "official demonstrations of Meta-World"),
     "bair": Importer("bair", "BAIR robot pushing"),
