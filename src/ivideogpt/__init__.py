@@ -47,7 +47,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Finds a public name in the module that holds it."""
+    """Import a public name from its module."""
     if name not in _HOMES:
         raise AttributeError(f"module 'ivideogpt' has no attribute {name!r}")
     from importlib import import_module

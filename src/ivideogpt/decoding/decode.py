@@ -172,7 +172,7 @@ def read_frame(
     action: Tensor | None,
     sampling: Sampling,
 ) -> FrameTokens:
-    """Append a frame of given tokens in one pass; its log-probabilities tell how expected it was.
+    """Append a frame of given tokens in one pass, and return their log-probabilities.
 
     Args:
         dynamics: the network.

@@ -97,7 +97,7 @@ class ImaginedVectorEnv(VectorEnv):
             terminate: replaces the termination head.
             success: marks transitions that reach the goal.
             state: estimates the simulator's state from a frame, for policies that read it.
-            sampling: how tokens are drawn; None: the default of ``WorldModel.session``.
+            sampling: the sampling rule; None: the default of ``WorldModel.session``.
             seed: of all rows, until ``reset`` gives another.
             reanchor_every: see ``WorldModel.segment_frames``.
             raw_actions: actions are in the units of the robot, and the checkpoint's statistics are applied; False: they

@@ -1,7 +1,7 @@
-"""How steady a tokenizer's codes are, and where in a picture the transformer is unsure.
+"""Stability of a tokenizer's codes, and the transformer's loss by part of the frame.
 
-Codes that change though nothing moved, or that drift when a decoded picture is coded again, make a world melt before
-any dynamics are learned. Nats by part of the picture say what the transformer's loss is spent on.
+Codes that change although nothing moves, or that drift when a decoded frame is encoded again, blur a rollout whatever
+the dynamics have learned. Nats by part of the frame show where the transformer's loss comes from.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ivideogpt.worldmodel.world_model import WorldModel
 TOLERANCE = 4 / 255
 #: Parts of a PushT picture, see `patch_parts`.
 PARTS = ("background", "agent", "block_at_rest", "block_pushed", "other")
-# A patch shows the agent or the block from so many pixels of it on, each of at least this share.
+# A patch shows the agent or the block if at least so many of its pixels have at least this share of the colour.
 _PIXELS, _AGENT_SHARE, _BLOCK_SHARE = 2, 0.3, 0.4
-# The block is pushed where it moves by more px or turns by more rad than what reading it from a picture gets wrong.
+# The block is pushed if it moves by more px or turns by more rad than the error of reading its pose.
 _PUSHED_PX, _PUSHED_RAD = 0.2, 0.03
 
 
@@ -34,16 +34,16 @@ _PUSHED_PX, _PUSHED_RAD = 0.2, 0.03
 def recoding(
     tokenizer: CompressiveTokenizer, frames: Tensor, times: Sequence[int] = (1, 2, 5, 14)
 ) -> dict[int, dict[str, float]]:
-    """Codes the future frames of clips, decodes them, codes what came out, and so on.
+    """Encode and decode the future frames of clips several times, each time the frames decoded before.
 
     Args:
         tokenizer: in evaluation mode.
         frames: float ``[b t c h w]`` in [0, 1]; the first ``context_frames`` are the context and stay as they are.
-        times: codings after which is measured, ascending, from 1.
+        times: numbers of encodings after which to measure, ascending, from 1.
 
     Returns:
-        For each of ``times``: "psnr" in dB of what is decoded, against the true frames; "kept", share of codes that
-        are still those of the first coding, 0 to 1.
+        For each of ``times``: "psnr" in dB of the decoded frames against the true ones; "kept", share of codes that
+        equal those of the first encoding, 0 to 1.
 
     Raises:
         UserError: there is no frame after the context, or ``times`` is not ascending from 1.
@@ -64,16 +64,16 @@ def recoding(
 
 @torch.inference_mode()
 def kept_at_rest(tokenizer: CompressiveTokenizer, frames: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-    """The share of codes that stay where the pixels of their patch rest from one future frame to the next.
+    """Return the share of codes that stay the same in patches whose pixels do, from one future frame to the next.
 
     Args:
         tokenizer: in evaluation mode.
         frames: float ``[b t c h w]`` in [0, 1].
-        tolerance: a pixel that changes by no more rests.
+        tolerance: largest change of a pixel that counts as none.
 
     Returns:
-        Scalar float32 in 0 to 1 over patches that show more than the background (where the tokenizer knows one);
-        NaN where no such patch rests.
+        Scalar float32 in 0 to 1 over patches that differ from the background (if the tokenizer has one); NaN if no such
+        patch stays the same.
     """
     encoder, _, future = _context(tokenizer, frames)
     codes = tokenizer.encode_future(future, encoder)
@@ -104,7 +104,7 @@ def nats(model: WorldModel, frames: Tensor, actions: Tensor | None) -> Tensor:
 
 
 def nats_by_part(model: WorldModel, frames: Tensor, actions: Tensor | None) -> dict[str, dict[str, float]]:
-    """Splits the nats of PushT clips by what their patch shows.
+    """Split the nats of PushT clips by the content of their patch.
 
     Args:
         model: the world model.
@@ -147,9 +147,9 @@ def patch_parts(frames: Tensor, grid: int) -> Tensor:
     shares = colour_shares(frames)[:, 1:]
     agent = _count(shares[:, :, 0] > _AGENT_SHARE, grid) >= _PIXELS
     block = _count(block_shares(frames[:, 1:]) > _BLOCK_SHARE, grid) >= _PIXELS
-    found = locate_block(frames)
-    turn = found.angle[:, 1:] - found.angle[:, :-1]
-    moved = (found.xy[:, 1:] - found.xy[:, :-1]).norm(dim=-1) > _PUSHED_PX
+    place = locate_block(frames)
+    turn = place.angle[:, 1:] - place.angle[:, :-1]
+    moved = (place.xy[:, 1:] - place.xy[:, :-1]).norm(dim=-1) > _PUSHED_PX
     pushed = (moved | (torch.atan2(turn.sin(), turn.cos()).abs() > _PUSHED_RAD))[..., None]
     usual = rearrange(frames, "b t c h w -> (b t) c h w").median(dim=0).values
     plain = ~patches_changed(frames[:, 1:], usual.expand_as(frames[:, 1:]), grid)
@@ -168,12 +168,12 @@ def patches_changed(frames: Tensor, others: Tensor, grid: int, tolerance: float 
 
 
 def _count(pixels: Tensor, grid: int) -> Tensor:
-    """Pixels of each patch that are true: ``[b t grid*grid]`` of bool ``[b t h w]``."""
+    """Count the pixels of each patch that are true: ``[b t grid*grid]`` of bool ``[b t h w]``."""
     return reduce(pixels.float(), "b t (h p) (w q) -> b t (h w)", "sum", h=grid, w=grid)
 
 
 def _context(tokenizer: CompressiveTokenizer, frames: Tensor):
-    """Features of the context for encoder and decoder, and the frames after it."""
+    """Return the features of the context for encoder and decoder, and the frames after it."""
     count = tokenizer.config.context_frames
     tokenizer.check_frames(frames, at_least=count + 1)
     codes, encoder = tokenizer.encode_context(frames[:, :count])

@@ -11,7 +11,7 @@ _TOLERANCE = 1e-3
 
 
 def check_floats(frames: Tensor, what: str) -> None:
-    """Check that frames, called ``what`` in the error, are of a floating type.
+    """Check that frames are of a floating type; ``what`` is their name in the error.
 
     Raises:
         UserError: they are not.
@@ -21,7 +21,7 @@ def check_floats(frames: Tensor, what: str) -> None:
 
 
 def check_unit_range(frames: Tensor, what: str) -> None:
-    """Check that frames, called ``what`` in the error, are floats in [0, 1]; waits for their device.
+    """Check that frames are floats in [0, 1]; ``what`` is their name in the error. Waits for their device.
 
     Raises:
         UserError: they are not.

@@ -270,7 +270,7 @@ class Dynamics(nn.Module):
         return forecast
 
     def frame_inputs(self, forecast: Tensor | None, action: Tensor | None) -> Tensor | None:
-        """Return what is added to the embeddings of a frame's separator and tokens, ``[b 1+m d]``, or None.
+        """Return the inputs that are added to the embeddings of a frame's separator and tokens, ``[b 1+m d]``, or None.
 
         Args:
             forecast: ``[b m d]``, see `forecast`; added one position before the token that it predicts.

@@ -1,4 +1,4 @@
-"""Reward and success read from a picture: how much of a goal is covered, say, is a sum over places."""
+"""Reward network of picture models: reads reward and success from a frame, as a sum over its patches."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class FrameRewardConfig:
     """Sizes of a `FrameReward`.
 
     Attributes:
-        channels: of a picture.
-        patch: side in px of the squares that become one place.
-        width: channels of the places.
+        channels: of a frame.
+        patch: side of a patch in px.
+        width: channels of a patch.
         blocks: residual blocks.
-        success_above: a reward above this is a success; None: there is no success.
+        success_above: a reward above this is a success; None: success is not predicted.
     """
 
     channels: int = 3
@@ -32,18 +32,24 @@ class FrameRewardConfig:
     success_above: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError where a size cannot be."""
+        """Check the sizes.
+
+        Raises:
+            UserError: one is out of range.
+        """
         check_at_least(self, channels=1, patch=1, width=1, blocks=0)
 
 
 class FrameReward(nn.Module):
-    """Reward of a picture before its background: the sum of what each place adds.
+    """Predict the reward of a frame as the sum of the contributions of its patches.
 
-    Source: ours; it stands where thuml/iVideoGPT reads the reward off the last token of a frame.
+    A sum suits rewards such as the covered share of a goal.
+
+    Source: ours; thuml/iVideoGPT reads the reward from the last token of a frame.
     """
 
     def __init__(self, config: FrameRewardConfig) -> None:
-        """Starts at a reward of 0 for every picture."""
+        """Create the layers; before training every frame has the reward 0."""
         super().__init__()
         self.config = config
         self.stem = nn.Conv2d(2 * config.channels * config.patch**2, config.width, 3, padding=1)
@@ -55,7 +61,7 @@ class FrameReward(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, frames: Tensor, background: Tensor) -> Tensor:
-        """Reads the reward.
+        """Predict the reward.
 
         Args:
             frames: float ``[b c h w]`` in [0, 1].
@@ -83,7 +89,7 @@ class FrameReward(nn.Module):
         """Return True for rewards ``[..]`` of a success: bool ``[..]``.
 
         Raises:
-            UserError: the model knows no success.
+            UserError: the model does not predict success.
         """
         if self.config.success_above is None:
             raise UserError("success_above is None; expected a reward above which a task is solved; set it")

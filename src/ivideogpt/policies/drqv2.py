@@ -31,7 +31,7 @@ class AgentConfig:
 
     Attributes:
         encoder_channels: of each of the four convolutions.
-        feature_size: width of what actor and critics receive from the encoder.
+        feature_size: width of the features that actor and critics read.
         hidden_size: of the two hidden layers of actor and critics.
         learning_rate: of Adam.
         weight_decay: of Adam, added to the gradient.

@@ -216,7 +216,7 @@ class MetaWorldScript:
         Args:
             task: such as "plate-slide".
             random: generator of noise and stretches.
-            noise: standard deviation of what is added to each number of an action.
+            noise: standard deviation of the noise on each action dimension.
             random_share: share of the steps spent in stretches of random motion, 0 to 1.
             longest_stretch: most steps of a stretch.
 

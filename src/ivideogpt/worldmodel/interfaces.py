@@ -1,7 +1,7 @@
 """The interface between a session and the kinds of world models that it steps.
 
-A session keeps the frames, the steps and the random streams of its rows. A *segment* predicts: it holds what a network
-needs of the frames since the context was last encoded, for a token model a cache of keys and values.
+A session keeps the frames, the steps and the random streams of its rows. A *segment* predicts. It holds
+the state of the network since the context was last encoded, for a token model a KV cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class StepRecord:
         terminations: ``[b]``, probability that the step was the last, or None.
         separators: int64 ``[b]``: the ids that opened the frame, or None.
         next_separators: int64 ``[b]``: the ids that open the next frame, or None.
-        state: float32 ``[b ...]``: what the model knows of the frame beyond its pixels, or None.
+        state: float32 ``[b ...]``: state of the frame beyond its pixels, such as poses, or None.
     """
 
     ids: Tensor
@@ -94,7 +94,7 @@ class Segment(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what only further steps need; frames of the segment can still be decoded."""
+        """Free the memory that only further steps need; frames of the segment can still be decoded."""
         ...
 
 

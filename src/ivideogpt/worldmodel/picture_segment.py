@@ -16,7 +16,7 @@ SINGLE_THREAD_ROWS = 32
 
 
 class PictureSegment:
-    """Steps of a picture model since the context was given.
+    """Steps of a picture model since its context.
 
     The model is deterministic: it draws no random numbers, and the sampling rule has no effect. A step has no tokens.
     """

@@ -1,4 +1,4 @@
-"""A live imagination: it is stepped, observed, forked and rewound, and it holds the only rollout loop."""
+"""A rollout in progress, which can be stepped, observed, forked and rewound; the only rollout loop."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Step:
     Attributes:
         frames: ``[b c h w]`` in [0, 1].
         ids: int64 ``[b m]`` of the full vocabulary; m is 0 for a model without tokens.
-        log_probs: float32 ``[b m]``; of an observed frame: how expected it was.
-        entropies: float32 ``[b m]`` in nats: how uncertain each token was.
+        log_probs: float32 ``[b m]`` of the tokens; of an observed frame, minus its surprise.
+        entropies: float32 ``[b m]`` in nats, of the distribution of each token.
         rewards: ``[b]`` in reward units, or None without a reward head.
         terminations: ``[b]``, probability that this step was the last, or None without such a head.
     """
@@ -42,11 +42,11 @@ class Step:
 
 
 class Session:
-    """A batch of b imaginations that are stepped together, made by ``WorldModel.session``.
+    """A batch of b rollouts that are stepped together, made by ``WorldModel.session``.
 
-    When a segment is full (see ``reanchor_every``) its last frames are encoded as a new context and the session goes
-    on, so that any number of steps runs in bounded memory (frames and tokens of the past are kept; the cache is not). A
-    frame is decoded when it is read, or when it becomes context.
+    When a segment is full (see ``reanchor_every``), the session re-anchors: it encodes the last frames as a new context
+    and continues. So any number of steps runs with a cache of bounded size; past frames and tokens are kept. A frame is
+    decoded when it is read, or when it becomes context.
 
     Attributes:
         model: the world model.
@@ -71,8 +71,8 @@ class Session:
             sampling: the sampling rule; None: the checkpoint's.
             seed: of the random streams: one number, or one a row; or the streams themselves.
             reanchor_every: imagined frames between two encodings of the context; None: as the model was trained.
-            speculative: decode with drafts where they pay; False: token by token. The results are equal, rounding
-                apart.
+            speculative: speculative decoding where it is faster; False: token by token. The results are equal, up to
+                rounding.
 
         Raises:
             UserError: wrong shape, type, range or number of context frames, or too many rows for the memory.
@@ -97,7 +97,7 @@ class Session:
 
     @property
     def rows(self) -> int:
-        """Number b of imaginations."""
+        """Number b of rollouts."""
         return len(self._streams.keys)
 
     @property
@@ -113,7 +113,7 @@ class Session:
             action: ``[b a]`` in model units, applied at the last frame; None only for an action-free model.
 
         Raises:
-            UserError: the action is missing, not wanted, or of another shape.
+            UserError: the action is missing, not expected, or of another shape.
         """
         self.advance(action)
         return self._last_step()
@@ -201,14 +201,14 @@ class Session:
         self.fork().step(action)
 
     def observe(self, frame: Tensor, action: Tensor | None = None) -> Step:
-        """Append the real next frame instead of an imagined one.
+        """Append the recorded next frame in the place of an imagined one.
 
         Args:
             frame: ``[b c h w]``, float in [0, 1] or uint8.
             action: ``[b a]`` in model units, that led to it.
 
         Returns:
-            The step; its ``log_probs`` tell how expected the frame was.
+            The step; its ``log_probs`` are those of the observed tokens.
 
         Raises:
             UserError: the frame or the action is of another shape, type or range, or an action is missing.
@@ -250,13 +250,13 @@ class Session:
 
     @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> Session:
-        """Return a new session of some rows, each of which goes on as it would have; this one does not change.
+        """Return a new session of some rows, which continue as they would here; this one does not change.
 
         Args:
             rows: their numbers, in any order.
 
         Raises:
-            UserError: there is none, or a number is no row's.
+            UserError: ``rows`` is empty, or a number is out of range.
         """
         if not len(rows) or not all(0 <= row < self.rows for row in rows):
             raise UserError(f"rows is {list(rows)}; expected some of 0 to {self.rows - 1}")

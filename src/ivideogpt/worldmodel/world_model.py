@@ -349,7 +349,7 @@ class WorldModel(nn.Module):
         reanchor_every: int | None = None,
         speculative: bool = True,
     ) -> Session:
-        """Begin a live imagination; see `Session`."""
+        """Begin a session, a rollout one step at a time; see `Session`."""
         return Session(
             self, context, sampling=sampling, seed=seed, reanchor_every=reanchor_every, speculative=speculative
         )

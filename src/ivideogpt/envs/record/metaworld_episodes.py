@@ -35,7 +35,7 @@ class Recording:
     """Settings of a recording of Meta-World episodes.
 
     Attributes:
-        noise: standard deviation of what is added to each number of an action (-1 to 1).
+        noise: standard deviation of the noise on each action dimension (-1 to 1).
         random_share: share of the steps, 0 to 1, that are spent in stretches of random motion.
         longest_stretch: most steps of such a stretch, at least 5. Long stretches reach the ends of the hand's space,
             where an untrained agent spends its time.

@@ -1,4 +1,4 @@
-"""What a person's mouse does in PushT: far targets at once, jumps, long pushes, walls, chasing the block, pauses."""
+"""Scripted imitation of a person at PushT: far targets, jumps, long pushes, walls, chasing the block, pauses."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _CENTRE_OFFSET = 45.0
 _SHARES = {"far": 0.2, "jumps": 0.1, "push": 0.38, "wall": 0.1, "chase": 0.12, "idle": 0.1}
 
 Kind = Literal["far", "jumps", "push", "wall", "chase", "idle"]
-#: A target in px, or what gives one for a state.
+#: A target in px, or a function from a state to one.
 Target = np.ndarray | Callable[[np.ndarray], np.ndarray]
 
 
 class PersonPolicy:
-    """Target positions of a person who does not ease: each behaviour lasts some steps, then another is drawn.
+    """Target positions as a person clicks them: each behaviour lasts some steps, then a random one follows.
 
     The scripted `DragPolicy` moves its target at a speed; a person clicks anywhere, holds the mouse still far behind
     the block, or presses along a wall.
     """
 
     def __init__(self, random: np.random.Generator) -> None:
-        """Draws everything from ``random``."""
+        """Take all random numbers from ``random``."""
         self._random = random
         self._plan: list[Target] = []
 
     def __call__(self, state: np.ndarray) -> np.ndarray:
-        """The next target position, float32 ``[2]`` in px (0 to 512), for ``state`` [5] (see the environment)."""
+        """Return the next target, float32 ``[2]`` in px (0 to 512), for ``state`` ``[5]`` (see the environment)."""
         if not self._plan:
             kinds, shares = list(_SHARES), list(_SHARES.values())
             self._plan = list(getattr(self, f"_{self._random.choice(kinds, p=shares)}")(state))
@@ -78,5 +78,5 @@ class PersonPolicy:
 
 
 def _centre(state: np.ndarray) -> np.ndarray:
-    """The block's centre of mass in px."""
+    """Return the centre of mass of the block in px."""
     return state[2:4] + _CENTRE_OFFSET * np.array([-np.sin(state[4]), np.cos(state[4])])
