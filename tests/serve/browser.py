@@ -1,5 +1,6 @@
 """What the tests of the page share: a browser on the real server with the shipped model."""
 
+import contextlib
 import io
 import math
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +48,23 @@ PHONE = {"width": 360, "height": 740}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Address of a running ``ivideogpt serve``."""
+    with serving(tmp_path_factory.mktemp("server") / "log") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory):
+    """Address of a server of Meta-World, whose actions are four numbers."""
+    with serving(tmp_path_factory.mktemp("arm") / "log", "metaworld-64") as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving(log: Path, *words: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "ivideogpt", "serve", "--no-browser", "--port", str(port)]
+    command = [sys.executable, "-m", "ivideogpt", "serve", *words, "--no-browser", "--port", str(port)]
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
         try:
             _wait_until_healthy(f"http://127.0.0.1:{port}", process, log)
@@ -84,15 +98,15 @@ def visit(server, browser):
     """``visit(**options of the context)``: a page whose first world is open; nothing may go wrong on it unseen."""
     contexts, wrong = [], []
 
-    def call(**options):
+    def call(address=server, init="", **options):
         context = browser.new_context(**{"viewport": DESKTOP, "color_scheme": "light"} | options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(300_000)
-        page.add_init_script(SOCKETS)
+        page.add_init_script(SOCKETS + init)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: said.type == "error" and wrong.append(said.text))
-        page.goto(server)
+        page.goto(address)
         until_step(page, 0)
         return page
 
@@ -104,7 +118,7 @@ def visit(server, browser):
 
 def until_step(page, step: int) -> None:
     page.wait_for_function("step => document.querySelector('#timeline').max === String(step)", arg=step)
-    text = f"step {step}" if step else "context frame 2"
+    text = f"step {step}" if step else "context frame 2 of 2"
     playwright.expect(page.locator("#picture-0 >> xpath=.. >> css=.at")).to_contain_text(text)
 
 

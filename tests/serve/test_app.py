@@ -43,7 +43,7 @@ def test_what_there_is_to_play(served):
             "high": [6.5, -0.25],
             "units": ["", ""],
         },
-        "episodes": [{"id": "0", "name": "noise", "frames": 24, "actions": True, "uploaded": False}],
+        "episodes": [{"id": "0", "name": "noise", "frames": 24, "actions": True, "uploaded": False, "familiar": True}],
         "settings": {"temperature": 1.0, "top_k": 100, "greedy": False, "seed": 0},
         "limits": {
             "steps": 2000,

@@ -81,7 +81,8 @@ def test_an_npz_is_an_episode_with_actions(start, recorded, temporary):
     answer = served.upload("push.npz", body)
     assert answer.status_code == 201
     about = answer.json()
-    assert about == {"id": about["id"], "name": "push.npz", "frames": 24, "actions": True, "uploaded": True}
+    expected = {"name": "push.npz", "frames": 24, "actions": True, "uploaded": True, "familiar": True}
+    assert about == expected | {"id": about["id"]}
     assert served.get("/api/world").json()["episodes"][1] == about
     player = served.player()
     assert player.open(about["id"])["true_steps"] == 22
@@ -337,7 +338,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(start, temporary):
 
 def test_a_bug_in_reading_is_told_and_leaves_nothing(start, recorded, temporary, monkeypatch, caplog):
     served = start()
-    monkeypatch.setattr("ivideogpt.serve.app.read_upload", lambda *_: 1 / 0)
+    monkeypatch.setattr("ivideogpt.serve.app.read_upload", lambda *_, **__: 1 / 0)
     assert refusal(served, "x.npz", npz(frames=recorded.frames))[0] == 500
     assert "ZeroDivisionError" in caplog.text
     assert served.get("/healthz").status_code == 200

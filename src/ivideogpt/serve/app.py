@@ -172,8 +172,13 @@ class _Server:
     # Parts
 
     def _read(self, path: Path, name: str) -> Episode:
-        episode = read_upload(path, name, self._model.resolution, self._limits)
-        return fitted(self._model, episode, name)
+        """Read an upload; one that is not square is cropped, unless squeezed it is more like the model's recordings."""
+        model = self._model
+        episode = read_upload(path, name, model.resolution, self._limits)
+        if not episode.meta["is_square"]:
+            cropped = read_upload(path, name, model.resolution, self._limits, crop=True)
+            episode = min(cropped, episode, key=lambda each: self._library.likeness.distance(each.frames))
+        return fitted(model, episode, name)
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:

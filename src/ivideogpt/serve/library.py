@@ -14,6 +14,7 @@ from PIL import Image
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.serve.guard import Limits
+from ivideogpt.serve.likeness import Likeness
 from ivideogpt.serve.protocol import Refused
 from ivideogpt.serve.uploads import resized
 from ivideogpt.serve.worlds import known_frames
@@ -29,6 +30,7 @@ class Entry:
     episode: Episode
     uploaded: bool
     last_used: float
+    familiar: bool = True
 
     def about(self) -> dict[str, object]:
         """Return the entry as in ``/api/world``."""
@@ -38,6 +40,7 @@ class Entry:
             "frames": len(self.episode),
             "actions": self.episode.actions is not None,
             "uploaded": self.uploaded,
+            "familiar": self.familiar,
         }
 
 
@@ -53,8 +56,9 @@ class Library:
         self._limits = limits
         self._entries: dict[str, Entry] = {}
         for index, episode in enumerate(episodes):
-            name = episode.key or f"episode {index}"
+            name = _name(episode, index)
             self._entries[str(index)] = Entry(str(index), name, fitted(model, episode, name), False, time.monotonic())
+        self.likeness = Likeness([entry.episode.frames for entry in self._entries.values()])
 
     def about(self) -> list[dict[str, object]]:
         """Return all episodes as in ``/api/world``."""
@@ -89,7 +93,8 @@ class Library:
             Refused: there is no room for it.
         """
         self.check_room(episode.frames.nbytes)
-        entry = Entry(f"u-{secrets.token_urlsafe(9)}", name, episode, True, time.monotonic())
+        familiar = self.likeness.is_familiar(episode.frames)
+        entry = Entry(f"u-{secrets.token_urlsafe(9)}", name, episode, True, time.monotonic(), familiar)
         self._entries[entry.id] = entry
         return entry
 
@@ -101,6 +106,14 @@ class Library:
                 entry.last_used = now
             elif entry.uploaded and now - entry.last_used > self._limits.idle_seconds:
                 del self._entries[entry.id]
+
+
+def _name(episode: Episode, index: int) -> str:
+    """Return what tells an episode from others: task and seed of a simulator, else its key."""
+    task, seed = episode.meta.get("task"), episode.meta.get("seed")
+    parts = [task.replace("-", " ")] if isinstance(task, str) and task else []
+    parts += [f"seed {seed}"] if isinstance(seed, int) else []
+    return ", ".join(parts) or episode.key or f"episode {index}"
 
 
 def fitted(model: WorldModel, episode: Episode, name: str) -> Episode:

@@ -12,6 +12,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,7 +57,7 @@ def kind_of(name: str) -> str:
     return kind
 
 
-def read_upload(path: Path, name: str, size: int, limits: Limits) -> Episode:
+def read_upload(path: Path, name: str, size: int, limits: Limits, *, crop: bool = False) -> Episode:
     """Read one uploaded file.
 
     Args:
@@ -64,17 +65,21 @@ def read_upload(path: Path, name: str, size: int, limits: Limits) -> Episode:
         name: given by the user; its ending tells the kind.
         size: side of the frames in pixels, as the model takes them.
         limits: of its content.
+        crop: cut frames to the square in their centre, which keeps the aspect ratio; False: squeeze them.
+
+    Returns:
+        The episode; ``meta["is_square"]`` is False where ``crop`` makes a difference.
 
     Raises:
         UserError: it is damaged, too large, or no recording.
     """
     kind = kind_of(name)
     if kind == ".npz":
-        return _read_npz(path, name, size, limits)
+        return _read_npz(path, name, size, limits, crop)
     readers = {".mp4": _video, ".gif": _gif, ".zip": _zip}
     with path.open("rb") as file:
         try:
-            return Episode(frames=_gathered(readers[kind](file, name, limits), name, size, limits))
+            return _gathered(readers[kind](file, name, limits), name, size, limits, crop)
         except UserError:
             raise
         except (*_DAMAGED, FFmpegError) as error:
@@ -93,7 +98,15 @@ def resized(frame: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _gathered(pictures: Iterable[np.ndarray], name: str, size: int, limits: Limits) -> np.ndarray:
+def _centre(frame: np.ndarray) -> np.ndarray:
+    """Return the largest square in the centre of a frame ``[h w 3]``."""
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.ascontiguousarray(frame[top : top + side, left : left + side])
+
+
+def _gathered(pictures: Iterable[np.ndarray], name: str, size: int, limits: Limits, crop: bool) -> Episode:
     frames, shape = [], None
     for picture in pictures:
         shape = shape or picture.shape
@@ -103,10 +116,10 @@ def _gathered(pictures: Iterable[np.ndarray], name: str, size: int, limits: Limi
                 f"{shape[1]} x {shape[0]}; make all frames the same size"
             )
         _check_amount(len(frames) + 1, shape[1], shape[0], name, limits)
-        frames.append(resized(picture, size))
-    if not frames:
+        frames.append(resized(_centre(picture) if crop else picture, size))
+    if shape is None:
         raise UserError(f"{name} has no frames; record or convert it again")
-    return np.stack(frames)
+    return Episode(frames=np.stack(frames), meta={"is_square": shape[0] == shape[1]})
 
 
 def _check_amount(frames: int, width: int, height: int, name: str, limits: Limits) -> None:
@@ -254,7 +267,7 @@ def _check_directory(file: IO[bytes], name: str) -> None:
 # npz
 
 
-def _read_npz(path: Path, name: str, size: int, limits: Limits) -> Episode:
+def _read_npz(path: Path, name: str, size: int, limits: Limits, crop: bool) -> Episode:
     with path.open("rb") as file:
         try:
             with _opened_zip(file, name, limits) as archive:
@@ -270,8 +283,7 @@ def _read_npz(path: Path, name: str, size: int, limits: Limits) -> Episode:
         episode = read_episode(path)
     except UserError as error:
         raise UserError(str(error).replace(str(path), name)) from error
-    frames = _gathered(iter(episode.frames), name, size, limits)
-    return Episode(frames=frames, actions=episode.actions)
+    return replace(_gathered(iter(episode.frames), name, size, limits, crop), actions=episode.actions)
 
 
 def _check_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, limits: Limits) -> None:

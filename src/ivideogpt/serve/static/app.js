@@ -1,6 +1,7 @@
 // The page: what the user does goes to the player, what the player knows goes to the screen.
 
-import { bindDrop, bindHelp, bindKeys, bindPointer, bindTheme, buildSliders, number } from "./controls.js";
+import { bindDrop, bindHelp, bindKeys, bindPointer, bindSmooth, bindTheme, buildSliders, number } from "./controls.js";
+import { GAMEPAD, HeldKeys, PAIRS, pollGamepad } from "./hold.js";
 import { Player } from "./player.js";
 import { LETTERS, episodeOf, layout, render, renderRate, stepName, tiles, ui } from "./screen.js";
 import { ask, upload } from "./upload.js";
@@ -94,10 +95,18 @@ function showControls(actions) {
   }
   $("help-arrows").textContent = dim ? "Up and down choose an action, left and right change it" : "Not used here";
   if (!dim) return;
-  ui.showSliders = buildSliders($("actions"), actions, (i, value) => {
-    ui.action = i;
-    player.setTarget(player.targets[player.driven[0]].map((old, k) => (k === i ? value : old)));
+  $("help-hold").hidden = false;
+  ui.showSliders = buildSliders($("actions"), actions, {
+    keys: PAIRS,
+    choose: (i) => { ui.action = i; invalidate(); },
+    set: (i, value) => { ui.action = i; steer(i, value); },
   });
+}
+
+/** One number of the action, which takes the wheel from the recording. */
+function steer(i, value) {
+  if (player.replay) setReplay(false);
+  player.setTarget(player.targets[player.driven[0]].map((old, k) => (k === i ? value : old)));
 }
 
 function picture(episode, frame) {
@@ -111,7 +120,8 @@ function addEpisode(episode) {
   const input = Object.assign(document.createElement("input"), { type: "radio", name: "episode", value: episode.id });
   const name = Object.assign(document.createElement("span"), {
     // Of names like pusht_00010001 the end tells them apart.
-    textContent: episode.name.replace(/^.*_0*(?=\d)/, ""), title: `${episode.name}, ${episode.frames} frames`,
+    textContent: episode.name.replace(/^.*_0*(?=\d)/, ""),
+    title: `${episode.name}, ${episode.frames} frames${episode.familiar ? "" : "; not this model's world"}`,
   });
   input.addEventListener("change", () => {
     select(episode);
@@ -165,7 +175,8 @@ async function take(files) {
   try {
     const { model, limits } = ui.info;
     const episode = await upload(files, { needed: model.context_frames, limit: limits.upload_bytes });
-    $("upload-status").textContent = `Added ${episode.name}, ${episode.frames} frames.`;
+    const world = episode.familiar ? "" : " Not this model's world: it never saw such pictures, so do not trust it here.";
+    $("upload-status").textContent = `Added ${episode.name}, ${episode.frames} frames.${world}`;
     ui.info.episodes.push(episode);
     addEpisode(episode);
     select(episode);
@@ -217,9 +228,39 @@ function arrow(dx, dy, event) {
   player.setTarget(target);
 }
 
+/** Keys and buttons that are held: the numbers of the action at one of their ends while they are, at rest after. */
+const held = new HeldKeys({
+  started: () => player.hold(true),
+  ended: () => player.held && player.hold(false),
+  set: steer,
+});
+
+/** What the sticks say: shares -1 to 1 of the way from rest to an end, one a number of the action. */
+function stick(shares) {
+  const { dim, pointer, low, high } = ui.info?.actions ?? {};
+  if (!dim || !player.state) return;
+  if (!pointer) return held.stick(shares, ui.info.actions);
+  const moved = shares.slice(0, 2).some((share) => share !== 0);
+  if (moved) {
+    // The vertical stick points up, the picture's second number down.
+    const target = player.targets[player.driven[0]].map((old, i) => {
+      const to = old + ((i ? -1 : 1) * shares[i] * (high[i] - low[i])) / 40;
+      return Math.min(high[i], Math.max(low[i], to));
+    });
+    if (player.replay) setReplay(false);
+    player.setTarget(target);
+  }
+  held.run("stick", moved);
+}
+
 function togglePlay() {
   if (player.running) player.pause();
-  else player.play();
+  else {
+    // Nothing would move while nobody has said where to: the recording shows how it is done.
+    const still = !player.aimed && !player.newest && ui.info.actions.dim > 0;
+    if (still && episodeOf(player.state)?.actions && player.state.true_steps) setReplay(true);
+    player.play();
+  }
   say(player.playing ? "Playing" : "Paused");
 }
 
@@ -353,8 +394,15 @@ bindKeys({
   ArrowLeft: (event) => arrow(-1, 0, event), ArrowRight: (event) => arrow(1, 0, event),
   ArrowUp: (event) => arrow(0, -1, event), ArrowDown: (event) => arrow(0, 1, event),
 }, () => player.state !== null);
+held.bind(() => (player.state && ui.info.actions.dim && !ui.info.actions.pointer ? ui.info.actions : null));
+pollGamepad({
+  shares: stick,
+  pressed: (button) => ({ [GAMEPAD.play]: togglePlay, [GAMEPAD.back]: () => player.back(),
+    [GAMEPAD.step]: () => player.step(), [GAMEPAD.replay]: () => setReplay(!player.replay) })[button]?.(),
+}, () => player.state !== null);
 bindDrop(take);
 bindTheme();
+bindSmooth(() => { layout(player); });
 bindHelp();
 showSpeed();
 drawLegend($("legend"));

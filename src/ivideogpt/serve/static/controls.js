@@ -27,8 +27,11 @@ export function bindPointer(picture, world, on) {
   for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) picture.addEventListener(name, end);
 }
 
-/** One slider for each action; set(index, value) is called as they move. Returns show(values). */
-export function buildSliders(parent, { names, low, high, units }, set) {
+/**
+ * One slider for each action: set(index, value) as it moves, choose(index) as it gets the focus. keys: the pair of
+ * letters that moves each. Returns show(values, selected).
+ */
+export function buildSliders(parent, { names, low, high, units }, { keys, choose, set }) {
   const sliders = names.map((name, i) => {
     const id = `action-${i}`;
     const field = Object.assign(document.createElement("div"), { className: "field" });
@@ -37,12 +40,15 @@ export function buildSliders(parent, { names, low, high, units }, set) {
       className: "muted small", textContent: `${number(low[i])} to ${number(high[i])} ${units[i] ?? ""}`,
     });
     label.append(" ", range);
+    for (const letter of keys[i] ?? []) {
+      label.append(" ", Object.assign(document.createElement("kbd"), { textContent: letter.toUpperCase() }));
+    }
     const output = Object.assign(document.createElement("output"), { htmlFor: id });
     const input = Object.assign(document.createElement("input"), {
       id, type: "range", min: low[i], max: high[i], step: (high[i] - low[i]) / 200,
     });
     input.addEventListener("input", () => set(i, Number(input.value)));
-    input.addEventListener("focus", () => set(i, Number(input.value)));
+    input.addEventListener("focus", () => choose(i));
     field.append(label, output, input);
     parent.append(field);
     return { field, input, output };
@@ -116,6 +122,21 @@ export function bindTheme() {
   });
   new MutationObserver(label).observe(root, { attributeFilter: ["data-theme"] });
   label();
+}
+
+/** Pictures drawn smooth instead of in sharp squares; changed() once they are. */
+export function bindSmooth(changed) {
+  const box = $("smooth");
+  const show = () => {
+    document.documentElement.toggleAttribute("data-smooth", box.checked);
+    changed();
+  };
+  box.checked = localStorage.getItem("ivideogpt.smooth") === "1";
+  box.addEventListener("change", () => {
+    localStorage.setItem("ivideogpt.smooth", box.checked ? "1" : "0");
+    show();
+  });
+  show();
 }
 
 export function bindHelp() {

@@ -231,7 +231,10 @@ export class Player {
     const furthest = Math.max(...worlds.map((world) => this.expected(world)));
     const most = this.info.limits.steps;
     if (furthest >= most) return this.stop(`A world ends after ${most} steps. Go back, or start anew.`);
-    if (this.replay && furthest >= this.state.true_steps) return this.stop("The recording ends here.");
+    if (this.replay && furthest >= this.state.true_steps) {
+      this.replay = false;
+      return this.stop("The recording ends here. Now you drive.");
+    }
     const action = !this.info.actions.dim ? null : this.replay ? "episode" : this.nextAction(worlds[0]);
     for (const world of worlds) this.tracks[world].asked = this.replay ? null : action;
     const request = this.link.send({ type: "step", world: worlds.length > 1 ? "all" : worlds[0], action });

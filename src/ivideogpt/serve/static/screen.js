@@ -22,7 +22,8 @@ export const ui = {
 };
 
 export function stepName(step) {
-  return step > 0 ? `step ${step}` : `context frame ${step + ui.info.model.context_frames}`;
+  const { context_frames: count } = ui.info.model;
+  return step > 0 ? `step ${step}` : `context frame ${step + count} of ${count}`;
 }
 
 export function episodeOf(state) {
@@ -97,7 +98,7 @@ function renderDeck(player) {
   timeline.min = earliest;
   timeline.max = newest;
   timeline.value = step;
-  timeline.setAttribute("aria-valuetext", `${stepName(step)} of ${newest}`);
+  timeline.setAttribute("aria-valuetext", step > 0 ? `step ${step} of ${newest}` : stepName(step));
   $("timeline-value").textContent = step > 0 ? `step ${step} of ${newest}` : stepName(step);
   $("hint").textContent = view === null ? idleHint(player) : pastHint(player, step);
   $("continue").hidden = $("newest").hidden = view === null;
@@ -121,10 +122,10 @@ function pastHint(player, step) {
 
 function idleHint(player) {
   const { pointer, dim } = ui.info.actions;
-  if (player.replay) return "The recorded actions drive. Touch the picture to take over.";
+  if (player.replay) return `The recorded actions drive. ${pointer ? "Touch the picture" : "Move an action"} to take over.`;
   if (pointer && $("hold").checked) return "Hold and drag on the picture to drive.";
   if (pointer) return "Point at the picture, then Step or Play.";
-  return dim ? "Set the actions below, then Step or Play." : "This model needs no actions: Step or Play.";
+  return dim ? "Hold the letters beside the actions, or set them and Step or Play." : "This model needs no actions: Step or Play.";
 }
 
 function renderReadings(player) {
@@ -220,11 +221,16 @@ export function layout(player) {
   const stage = $("stage");
   const count = player.tracks.length;
   const gap = parseFloat(getComputedStyle($("tiles")).columnGap) || 0;
-  const width = (stage.clientWidth - gap * (count - 1)) / count - 2;
+  const isPhone = innerWidth <= 480;
+  const room = isPhone ? $("tiles").clientWidth : stage.clientWidth;
+  const width = (room - gap * (count - 1)) / count - 2;
   const rest = stage.scrollHeight - tiles[0].querySelector("canvas").getBoundingClientRect().height;
   const height = innerHeight - stage.getBoundingClientRect().top - scrollY - rest - 16;
-  const space = Math.min(width, Math.max(height, 256));
+  // On a phone the picture takes the whole width, and the page scrolls.
+  const space = isPhone ? width : Math.min(width, Math.max(height, 256));
+  const isSmooth = document.documentElement.hasAttribute("data-smooth");
+  const scale = isSmooth || isPhone ? space / size : sharpScale(space, size);
   const small = Math.min(innerHeight < 960 ? 128 : 192, (stage.clientWidth - gap) / 2 - 2);
-  stage.style.setProperty("--side", `${Math.floor(size * sharpScale(space, size) * 100) / 100}px`);
+  stage.style.setProperty("--side", `${Math.floor(size * scale * 100) / 100}px`);
   stage.style.setProperty("--small", `${Math.floor(size * sharpScale(small, size) * 100) / 100}px`);
 }
