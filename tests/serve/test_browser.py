@@ -77,7 +77,7 @@ def test_steps_can_be_looked_at_again_taken_back_and_made_again(visit):
     playwright.expect(page.locator("#timeline-value")).to_have_text("step 2 of 4")
     assert np.array_equal(pixels(page), seen[1])
     scrub(page, -1)
-    playwright.expect(page.locator("#timeline-value")).to_have_text("context frame 1 of 2")
+    playwright.expect(page.locator("#timeline-value")).to_have_text("context 1 of 2")
     page.click("#newest")
     playwright.expect(page.locator("#timeline-value")).to_have_text("step 4 of 4")
     sent = page.evaluate("window.sent")

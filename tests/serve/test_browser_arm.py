@@ -135,3 +135,7 @@ def test_the_line_of_the_chosen_action_does_not_touch_its_label(visit, arm):
     shadow = page.locator("#actions .selected label").evaluate("label => getComputedStyle(label).boxShadow")
     border = page.locator("#actions .selected").evaluate("field => getComputedStyle(field).borderLeftWidth")
     assert (shadow, border) == ("none", "2px")
+    page.keyboard.press("ArrowRight")  # from the keyboard: a ring around the slider
+    label, ring = (page.locator(f"#actions .selected {part}").bounding_box() for part in ("label", "input"))
+    offset = page.locator("#action-1").evaluate("input => parseFloat(getComputedStyle(input).outlineOffset)")
+    assert ring["y"] - offset - 2 >= label["y"] + label["height"]

@@ -9,8 +9,7 @@ from PIL import Image
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.serve.guard import Limits
-from ivideogpt.serve.library import Library
-from ivideogpt.serve.likeness import Likeness
+from ivideogpt.serve.library import Library, Likeness
 
 
 def world(seed, side=16, count=6):

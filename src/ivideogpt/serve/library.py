@@ -5,20 +5,27 @@ from __future__ import annotations
 import io
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from einops import rearrange
 from PIL import Image
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.serve.guard import Limits
-from ivideogpt.serve.likeness import Likeness
 from ivideogpt.serve.protocol import Refused
 from ivideogpt.serve.uploads import resized
 from ivideogpt.serve.worlds import known_frames
 from ivideogpt.worldmodel.world_model import WorldModel
+
+# Frames are compared as small pictures of so many pixels a side.
+_SIDE = 16
+# So many frames of so many recordings are compared.
+_FRAMES, _RECORDINGS = 16, 32
+# An upload may be further from the recordings than they are from each other: by this factor, and by 1 of 100.
+_FACTOR, _ALLOWANCE = 1.5, 0.01
 
 
 @dataclass
@@ -142,3 +149,43 @@ def png(frame: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+class Likeness:
+    """Distances to a set of recordings.
+
+    A distance is the mean over the frames of an episode of the mean absolute difference, 0 to 1, to the nearest frame
+    of any recording.
+    """
+
+    def __init__(self, recordings: Sequence[np.ndarray]) -> None:
+        """Keep some frames of each recording.
+
+        Args:
+            recordings: frames uint8 ``[t s s 3]`` of each, at the size of the model.
+        """
+        self._known = [_thumbnails(frames) for frames in recordings[:_RECORDINGS]]
+        others = [self._known[:index] + self._known[index + 1 :] for index in range(len(self._known))]
+        distances = [_distance(known, rest) for known, rest in zip(self._known, others, strict=True) if rest]
+        #: Largest distance of an episode of the same world; None: fewer than two recordings tell nothing.
+        self.limit = _FACTOR * max(distances) + _ALLOWANCE if distances else None
+
+    def distance(self, frames: np.ndarray) -> float:
+        """Return the distance of frames uint8 ``[t s s 3]``; 0 where there are no recordings."""
+        return _distance(_thumbnails(frames), self._known) if self._known else 0.0
+
+    def is_familiar(self, frames: np.ndarray) -> bool:
+        """Return False where frames uint8 ``[t s s 3]`` show another world than the recordings."""
+        return self.limit is None or self.distance(frames) <= self.limit
+
+
+def _thumbnails(frames: np.ndarray) -> np.ndarray:
+    """Return float32 ``[n d]`` in [0, 1] of up to ``_FRAMES`` frames, the first one included."""
+    chosen = frames[np.linspace(0, len(frames) - 1, min(len(frames), _FRAMES)).round().astype(int)]
+    small = [Image.fromarray(frame).resize((_SIDE, _SIDE), Image.Resampling.BOX) for frame in chosen]
+    return rearrange(np.stack([np.asarray(picture, np.float32) / 255 for picture in small]), "n h w c -> n (h w c)")
+
+
+def _distance(frames: np.ndarray, recordings: Sequence[np.ndarray]) -> float:
+    nearest = [min(float(np.abs(frame - known).mean(1).min()) for known in recordings) for frame in frames]
+    return float(np.mean(nearest))

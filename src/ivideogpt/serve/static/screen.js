@@ -99,7 +99,8 @@ function renderDeck(player) {
   timeline.max = newest;
   timeline.value = step;
   timeline.setAttribute("aria-valuetext", step > 0 ? `step ${step} of ${newest}` : stepName(step));
-  $("timeline-value").textContent = step > 0 ? `step ${step} of ${newest}` : stepName(step);
+  const { context_frames: count } = ui.info.model;
+  $("timeline-value").textContent = step > 0 ? `step ${step} of ${newest}` : `context ${step + count} of ${count}`;
   $("hint").textContent = view === null ? idleHint(player) : pastHint(player, step);
   $("continue").hidden = $("newest").hidden = view === null;
   $("play").querySelector("span").textContent = running ? "Pause" : "Play";
@@ -125,7 +126,9 @@ function idleHint(player) {
   if (player.replay) return `The recorded actions drive. ${pointer ? "Touch the picture" : "Move an action"} to take over.`;
   if (pointer && $("hold").checked) return "Hold and drag on the picture to drive.";
   if (pointer) return "Point at the picture, then Step or Play.";
-  return dim ? "Hold the letters beside the actions, or set them and Step or Play." : "This model needs no actions: Step or Play.";
+  if (!dim) return "This model needs no actions: Step or Play.";
+  const hasKeys = matchMedia("(hover: hover)").matches;
+  return hasKeys ? "Hold the letters beside the actions to drive." : "Set the actions below, then Step or Play.";
 }
 
 function renderReadings(player) {
