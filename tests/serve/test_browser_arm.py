@@ -85,7 +85,7 @@ def test_the_first_play_shows_the_recording_and_a_slider_takes_over(visit, arm):
     page = visit(arm)
     page.click("#play")
     playwright.expect(page.locator("#replay")).to_have_attribute("aria-pressed", "true")
-    playwright.expect(page.locator("#hint")).to_contain_text("The recording's actions drive")
+    playwright.expect(page.locator("#hint")).to_contain_text("The recorded actions drive")
     until_past(page, 2)
     page.locator("#action-0").fill("0.5")
     playwright.expect(page.locator("#replay")).to_have_attribute("aria-pressed", "false")
