@@ -105,7 +105,7 @@ def _bind(function: Callable[..., object], hints: Mapping[str, Any], settings: A
             annotations[name] = Annotated[cls, tyro.conf.arg(name="")]
         else:
             # The description says what is done without the option; "(default: None)" would add nothing.
-            is_silent = parameter.default in (None, ()) and not is_positional(hints[name])
+            is_silent = parameter.default in ((), "") or (parameter.default is None and not is_positional(hints[name]))
             hint = hints[name]
             annotations[name] = Annotated[hint, tyro.conf.arg(help_behavior_hint="")] if is_silent else hint
         parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
