@@ -32,39 +32,23 @@ NEVER_IMPORTED = {"torchvision", "diffusers", "pickle", "transformers"}
 MOST_LINES = 600
 
 #: Public names that occur more than once: commands are called as what they do, and importers of one form are called by
-#: name. What stands below the line is a debt, to be taken off.
+#: name.
 SAME_NAMES = {
     "evaluate",  # the command, and the evaluation of a model
-    "tokenize",  # the command, and the function
     "train_tokenizer",
     "train_transformer",
     "tasks",  # the shards of each importer
-    # debts
-    "Encoder",
-    "Step",
-    "collect",
-    "decode_frame",
-    "facts",
-    "metaworld",
-    "open_folder",
-    "Recording",
-    "read_demos",
-    "read_episode",
-    "read_files",
-    "read_table",
-    "resized",
-    "run_task",
+    "facts",  # the dataset of each importer
 }
 LEAST_LINES = 60
-#: Shorter modules with a single importer that stay. What stands below the line is a debt, to be taken off.
+#: Shorter modules with a single importer that stay.
 SMALL_MODULES = {
     "models/token_forecast.py",  # a network of its own
     "configs/metaworld.py",  # presets of one world
     "data/convert/importers.py",  # the registry of importers
+    "configs/registry.py",  # the registry of presets
     "policies/registry.py",  # the registry of policies
-    # debts
-    "configs/registry.py",
-    "envs/record/moving_square.py",
+    "envs/record/moving_square.py",  # recording of one world
 }
 
 PACKAGE = Path(__file__).parents[1] / "src" / "ivideogpt"

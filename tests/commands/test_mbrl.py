@@ -14,7 +14,7 @@ from ivideogpt.cli import main  # noqa: E402
 from ivideogpt.configs.registry import PRESETS, find_preset  # noqa: E402
 from ivideogpt.core.episode import Episode  # noqa: E402
 from ivideogpt.core.errors import UserError  # noqa: E402
-from ivideogpt.mbrl.demonstrations import check_demos, read_demos, scripted_demos  # noqa: E402
+from ivideogpt.mbrl.demonstrations import check_demos, read_demonstrations, scripted_demos  # noqa: E402
 
 QUICK = ("evaluation_episodes=1",)
 
@@ -218,7 +218,7 @@ def test_official_demonstrations_are_read_clipped_and_left_as_they_are(tmp_path)
     official(tmp_path, "plate-slide")
     path = next(tmp_path.rglob("*.npz"))
     before = path.read_bytes(), path.stat().st_mtime_ns
-    (found,) = read_demos(tmp_path, "metaworld/plate-slide")
+    (found,) = read_demonstrations(tmp_path, "metaworld/plate-slide")
     assert np.abs(found.actions).max() == 1 and found.frames.shape == (6, 64, 64, 3)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
@@ -230,17 +230,17 @@ def test_official_demonstrations_are_imported_into_a_store_by_the_command(tmp_pa
     words = ["convert", "metaworld-npz", str(tmp_path / "npz"), str(tmp_path / "demos"), "--workers", "0"]
     assert main(words) == 0
     assert sum(last_line(capsys)["episodes"].values()) == 2
-    (found,) = read_demos(tmp_path / "demos", "metaworld/hammer")
+    (found,) = read_demonstrations(tmp_path / "demos", "metaworld/hammer")
     assert np.abs(found.actions).max() == 1 and found.rewards.sum() == 5
 
 
 def test_demonstrations_of_another_task_or_size_are_refused(tmp_path) -> None:
     official(tmp_path, "hammer")
     with pytest.raises(UserError, match="demonstrations of hammer, not of plate-slide"):
-        read_demos(tmp_path, "metaworld/plate-slide")
+        read_demonstrations(tmp_path, "metaworld/plate-slide")
     with pytest.raises(UserError, match="no demonstrations|no .npz"):
         (tmp_path / "empty").mkdir()
-        read_demos(tmp_path / "empty", "metaworld/plate-slide")
+        read_demonstrations(tmp_path / "empty", "metaworld/plate-slide")
     with pytest.raises(UserError, match="actions of 4 numbers and the environment takes 2"):
         check_demos([demo()], action_dim=2, image=64)
     with pytest.raises(UserError, match="frames of 32x32 pixels"):

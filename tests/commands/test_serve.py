@@ -18,7 +18,7 @@ from ivideogpt.commands import serve
 from ivideogpt.core.episode import Episode
 from ivideogpt.data.episode_files import save_episodes
 from ivideogpt.serve.guard import Access
-from ivideogpt.serve.protocol import decode_frame
+from ivideogpt.serve.protocol import unpack_frame
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_it_plays_and_ends_with_ctrl_c(checkpoints, tmp_path):
                 player.send('{"type": "open", "episode": "1"}')
                 assert json.loads(player.recv())["state"]["true_steps"] == 4
                 player.send('{"type": "step", "action": "episode"}')
-                assert decode_frame(player.recv())[0]["step"] == 1
+                assert unpack_frame(player.recv())[0]["step"] == 1
                 # With a player still there.
                 process.send_signal(signal.SIGINT)
                 out, err = process.communicate(timeout=600)

@@ -11,7 +11,6 @@ from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
 from ivideogpt.core.run import Run, choose_device
-from ivideogpt.core.timing import Until
 from ivideogpt.core.training_state import flatten, unflatten
 
 
@@ -23,7 +22,7 @@ def train(folder, steps, *, width=4, save_every=0, also=None, precision="float32
     learning_rate = cosine(0.1, steps=4, warmup_steps=1)
     step = run.resume(model=model, optimizer=optimizer)
     losses = []
-    while Until(steps)(step):
+    while step < steps:
         set_learning_rate(optimizer, learning_rate(step))
         inputs = torch.randn(8, 4, generator=run.generator) + random.random() + float(np.random.rand())
         with run.autocast():

@@ -47,7 +47,9 @@ class Batch:
     @torch.inference_mode()
     def plain(self, cache, index, sampling):
         separators, action, uniforms = self.given(index)
-        return decode.decode_frame(self.model.dynamics, cache, separators, action, sampling, uniforms)
+        return decode.decode_frame(
+            decode.FrameInputs(self.model.dynamics, cache, separators, action, sampling, uniforms)
+        )
 
     @torch.inference_mode()
     def static(self, frame, cache, index):
@@ -60,7 +62,9 @@ class Batch:
     def by_graph(self, cache, index, sampling):
         separators, action, uniforms = self.given(index)
         with torch.inference_mode():
-            return cuda_graph.decode_frame_by_graph(self.model.dynamics, cache, separators, action, sampling, uniforms)
+            return cuda_graph.decode_frame_by_graph(
+                decode.FrameInputs(self.model.dynamics, cache, separators, action, sampling, uniforms)
+            )
 
 
 def assert_same(found, expected):
@@ -195,8 +199,8 @@ def test_sessions_imagine_the_same_by_kept_frames(model_of, frames_for, actions_
 
     expected, by_frames = list(play()), []
 
-    def decode_frame(*given):
-        by_frames.append(cuda_graph.decode_frame_by_graph(*given[:-1]))
+    def decode_frame(inputs, statistics):
+        by_frames.append(cuda_graph.decode_frame_by_graph(inputs))
         return by_frames[-1]
 
     monkeypatch.setattr(speculative, "decode_frame_speculatively", decode_frame)

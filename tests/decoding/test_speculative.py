@@ -151,9 +151,8 @@ def test_tokens_are_drawn_from_the_transformers_distribution(
     monkeypatch.setattr(speculative, "first_draft", noted)
     for _ in range(turns):
         uniforms = torch.rand(rows, layout.dynamics_tokens, generator=generator)
-        frame = speculative.decode_frame_speculatively(
-            dynamics, cache, separators, action, sampling, uniforms, speculative.DraftStatistics()
-        )
+        inputs = decode.FrameInputs(dynamics, cache, separators, action, sampling, uniforms)
+        frame = speculative.decode_frame_speculatively(inputs, speculative.DraftStatistics())
         drawn.append(frame.ids)
         cache.truncate(start)
     drawn, drafted = (torch.cat(ids) - layout.dynamics_ids.start for ids in (drawn, drafted))

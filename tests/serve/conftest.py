@@ -24,7 +24,7 @@ from ivideogpt.serve import guard, library, players
 from ivideogpt.serve.app import create_app
 from ivideogpt.serve.connections import server_of
 from ivideogpt.serve.players import Players
-from ivideogpt.serve.protocol import decode_frame
+from ivideogpt.serve.protocol import unpack_frame
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -43,7 +43,7 @@ class Client:
         received = self.socket.recv(timeout=timeout)
         if isinstance(received, str):
             return json.loads(received)
-        header, picture = decode_frame(received)
+        header, picture = unpack_frame(received)
         return header | {"picture": picture}
 
     def ask(self, kind: str, **fields: object) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from ivideogpt.serve.protocol import (
     Rewind,
     Settings,
     Show,
-    Step,
+    StepRequest,
     Truth,
-    decode_frame,
     encode_frame,
     finite,
     parse,
+    unpack_frame,
 )
 
 GOOD = {
@@ -28,9 +28,11 @@ GOOD = {
     '{"type": "open", "episode": "u-1", "start": 3, "settings": {"seed": 1, "greedy": false}}': Open(
         episode="u-1", start=3, settings={"seed": 1, "greedy": False}
     ),
-    '{"type": "step", "request": 7, "world": 1, "action": [256, 2.5]}': Step(request=7, world=1, action=(256.0, 2.5)),
-    '{"type": "step", "world": "all", "action": "episode"}': Step(world="all", action="episode"),
-    '{"type": "step", "action": null, "request": null}': Step(),
+    '{"type": "step", "request": 7, "world": 1, "action": [256, 2.5]}': StepRequest(
+        request=7, world=1, action=(256.0, 2.5)
+    ),
+    '{"type": "step", "world": "all", "action": "episode"}': StepRequest(world="all", action="episode"),
+    '{"type": "step", "action": null, "request": null}': StepRequest(),
     '{"type": "rewind", "world": "all", "step": 3}': Rewind(world="all", step=3),
     '{"type": "fork"}': Fork(),
     '{"type": "join", "keep": 1}': Join(keep=1),
@@ -111,5 +113,5 @@ def test_settings_become_sampling():
 def test_a_frame_comes_back_as_it_went():
     message = encode_frame({"type": "frame", "psnr": None}, b"\x01\x02")
     assert int.from_bytes(message[:4], "little") == len(message) - 4 - 2
-    assert decode_frame(message) == ({"type": "frame", "psnr": None}, b"\x01\x02")
+    assert unpack_frame(message) == ({"type": "frame", "psnr": None}, b"\x01\x02")
     assert finite(float("nan")) is None and finite(1.5) == 1.5

@@ -18,7 +18,7 @@ from ivideogpt.data.media import read_episode
 from ivideogpt.data.render import write_gif, write_mp4
 from ivideogpt.serve import uploads
 from ivideogpt.serve.guard import Limits
-from ivideogpt.serve.uploads import read_upload, resized
+from ivideogpt.serve.uploads import read_upload, resized_upload
 
 LIMITS = Limits()
 
@@ -124,7 +124,7 @@ def test_frames_are_resized_like_those_of_predict(tmp_path):
     ours = read_upload(tmp_path / "x.npz", "x.npz", 16, LIMITS).frames
     theirs = read_episode(tmp_path / "x.npz", size=16).frames
     assert np.abs(ours.astype(int) - theirs).max() <= 1
-    assert resized(frames[0], 16).shape == (16, 16, 3)
+    assert resized_upload(frames[0], 16).shape == (16, 16, 3)
 
 
 def test_names_are_made_harmless(start, recorded):

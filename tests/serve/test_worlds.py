@@ -10,7 +10,7 @@ import torch
 from ivideogpt.core.errors import UserError
 from ivideogpt.evaluation.calibration import METADATA_KEY
 from ivideogpt.metrics.image import psnr
-from ivideogpt.serve.protocol import Open, Settings, Show, Step, Truth
+from ivideogpt.serve.protocol import Open, Settings, Show, StepRequest, Truth
 from ivideogpt.serve.worlds import Actions, Worlds, changed, steps_within
 from ivideogpt.worldmodel.config import ActionSpace
 
@@ -29,7 +29,7 @@ LEVELS = (("small", 2.0, 39.0), ("medium", 4.0, 33.0), ("large", None, 28.0))
 
 
 def replay(worlds, steps, index=0):
-    return [worlds.step(index, worlds.action_for(Step(action="episode"), index)) for _ in range(steps)]
+    return [worlds.step(index, worlds.action_for(StepRequest(action="episode"), index)) for _ in range(steps)]
 
 
 def test_a_world_is_the_session_it_stands_for(model, recorded):
@@ -140,7 +140,7 @@ def test_psnr_ends_where_the_episode_does(model, recorded):
     first = replay(worlds, 1)[0]
     assert first.psnr is not None and worlds.step(0, (0.0, 0.0)).psnr is None
     with pytest.raises(UserError, match="the episode ends at step 1"):
-        worlds.action_for(Step(action="episode"), 0)
+        worlds.action_for(StepRequest(action="episode"), 0)
 
 
 @pytest.mark.parametrize("start", [-1, 23, 2**40])
@@ -176,13 +176,13 @@ def test_actions_that_do_not_fit_are_one_sentence(model, recorded):
         ((-1e200, 0.0), "action 1 of the action is -1e"),
     ]:
         with pytest.raises(UserError, match=sentence):
-            worlds.action_for(Step(action=action), 0)
+            worlds.action_for(StepRequest(action=action), 0)
     replay(worlds, 1)
     with pytest.raises(UserError, match="world 0 has 1 steps, as many as it may have"):
-        worlds.action_for(Step(action=(0.0, 0.0)), 0)
+        worlds.action_for(StepRequest(action=(0.0, 0.0)), 0)
     bare = opened(model, replace(recorded, actions=None))
     with pytest.raises(UserError, match="recorded without actions"):
-        bare.action_for(Step(action="episode"), 0)
+        bare.action_for(StepRequest(action="episode"), 0)
 
 
 def test_an_overflow_inside_the_model_leaves_the_world_as_it_was(build, recorded):
@@ -206,10 +206,10 @@ def test_an_action_free_model_takes_no_action(model_of, recorded):
     model = model_of("action_free")
     worlds = opened(model, recorded)
     assert Actions.of(model).dim == 0 and Actions.of(model).names == ()
-    assert worlds.step(0, worlds.action_for(Step(), 0)).action is None
-    assert worlds.step(0, worlds.action_for(Step(action="episode"), 0)).reward is None
+    assert worlds.step(0, worlds.action_for(StepRequest(), 0)).action is None
+    assert worlds.step(0, worlds.action_for(StepRequest(action="episode"), 0)).reward is None
     with pytest.raises(UserError, match="this model is action-free: give null"):
-        worlds.action_for(Step(action=(1.0,)), 0)
+        worlds.action_for(StepRequest(action=(1.0,)), 0)
     frames, actions, context = worlds.recording(0)
     assert frames.shape == (4, 16, 16, 3) and actions.shape == (4, 0) and context == 2
 
@@ -221,7 +221,7 @@ def test_a_goal_conditioned_model_gets_the_end_of_the_episode_as_its_goal(model_
     assert shown[-1].picture == recorded.frames[-1].tobytes() and shown[0].picture == recorded.frames[5].tobytes()
     assert worlds.true_steps == 18
     assert dict(worlds.truth(Truth(first=1, count=1)))[1].picture == recorded.frames[6].tobytes()
-    assert worlds.step(0, worlds.action_for(Step(action="episode"), 0)).psnr is not None
+    assert worlds.step(0, worlds.action_for(StepRequest(action="episode"), 0)).psnr is not None
 
 
 def test_what_actions_mean_is_taken_from_the_checkpoint_or_guessed(build):

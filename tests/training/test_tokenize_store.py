@@ -20,7 +20,7 @@ from ivideogpt.data.tokens import TokenLoader, TokenStore
 from ivideogpt.envs.record.moving_square import collect_squares
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
-from ivideogpt.training.tokenize_store import tokenize
+from ivideogpt.training.tokenize_store import tokenize_stores
 
 PLAIN = TokenizerConfig(
     resolution=16,
@@ -64,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(place: Path, kind: str, out: Path, **options) -> TokenStore:
     settings = {"frames": 5, "stride": 1, "hop": 2, "workers": 0} | options
-    tokenize(place / kind, as_mixture(str(place / "store")), out, **settings)
+    tokenize_stores(place / kind, as_mixture(str(place / "store")), out, **settings)
     return TokenStore(out)
 
 
@@ -196,7 +196,7 @@ def test_sources_come_as_often_as_their_weights_say(place, tmp_path) -> None:
         MixtureSource(path=str(place / "store"), weight=3),
         MixtureSource(path=str(tmp_path / "squares"), weight=1),
     )
-    tokenize(place / "plain", Mixture(sources=sources), tmp_path / "tokens", frames=5, stride=1, workers=0)
+    tokenize_stores(place / "plain", Mixture(sources=sources), tmp_path / "tokens", frames=5, stride=1, workers=0)
     tokens = TokenStore(tmp_path / "tokens")
     assert tokens.facts.action_width == 2 and tokens.facts.embodiments == ("noise", "squares")
     loader = TokenLoader(tokens, batch_size=1, frames=5)

@@ -24,7 +24,7 @@ from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
 from ivideogpt.training.token_batches import LiveTokens, StoredTokens, TokenBatch
 from ivideogpt.training.token_forecast import ForecastTraining, train_forecast
-from ivideogpt.training.tokenize_store import tokenize
+from ivideogpt.training.tokenize_store import tokenize_stores
 from ivideogpt.training.tokenizer import TokenizerTraining, train_tokenizer
 from ivideogpt.training.tokenizer_loss import RareColours, TokenizerLossConfig
 from ivideogpt.training.transformer import TransformerTraining, partly_imagined, train_transformer
@@ -177,7 +177,7 @@ def test_a_transformer_trains_on_kept_tokens_and_goes_on_where_it_stopped(
 ) -> None:
     model = new_model(shape)
     model.tokenizer.save_pretrained(tmp_path / "tokenizer")
-    tokenize(tmp_path / "tokenizer", as_mixture(data), tmp_path / "tokens", frames=5, hop=1, stride=1, workers=0)
+    tokenize_stores(tmp_path / "tokenizer", as_mixture(data), tmp_path / "tokens", frames=5, hop=1, stride=1, workers=0)
     config = TransformerTraining(steps=4, batch_size=2, clip_frames=5, warmup_steps=1)
 
     def train(name: str, until: int | None = None) -> None:
@@ -194,7 +194,7 @@ def test_a_transformer_trains_on_kept_tokens_and_goes_on_where_it_stopped(
 def test_tokens_of_another_tokenizer_are_refused(data: str, tmp_path: Path) -> None:
     model = new_model(PLAIN)
     model.tokenizer.save_pretrained(tmp_path / "tokenizer")
-    tokenize(tmp_path / "tokenizer", as_mixture(data), tmp_path / "tokens", frames=5, stride=1, workers=0)
+    tokenize_stores(tmp_path / "tokenizer", as_mixture(data), tmp_path / "tokens", frames=5, stride=1, workers=0)
     with torch.no_grad():
         model.tokenizer.quantize.embedding.weight[0, 0] += 1
     with pytest.raises(UserError, match="tokens of another tokenizer"):

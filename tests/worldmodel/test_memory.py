@@ -200,12 +200,12 @@ def test_what_failed_is_freed_before_the_half_is_tried(model_of, frames_for, act
     model, read = model_of("plain"), speculative.decode_frame_speculatively
     caches, alive = [], []
 
-    def full(model, cache, *given):
+    def full(inputs, statistics):
         if not caches:
-            caches.append(weakref.ref(cache))
+            caches.append(weakref.ref(inputs.cache))
             raise OUT["a CPU"].__class__(*OUT["a CPU"].args)
         alive.append(caches[0]() is not None)
-        return read(model, cache, *given)
+        return read(inputs, statistics)
 
     monkeypatch.setattr(speculative, "decode_frame_speculatively", full)
     with pytest.warns(UserWarning, match="going on with 1"):

@@ -43,10 +43,10 @@ def _pusht_settings() -> Any:
 
 
 def _record_pusht(tasks: Sequence[str], seeds: range, out: Path, settings: Any, workers: int | None) -> None:
-    from ivideogpt.envs.record.pusht_episodes import collect
+    from ivideogpt.envs.record.pusht_episodes import collect_pusht_store
 
     chosen = f"{seeds.start}:{seeds.stop}"
-    collect(chosen, out, settings.shard, settings.length, workers, settings.behaviour)
+    collect_pusht_store(chosen, out, settings.shard, settings.length, workers, settings.behaviour)
 
 
 def _metaworld_settings() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
@@ -84,15 +84,10 @@ def evaluate(
         device: auto, cpu or cuda.
         int8: on a CPU, imagine with weights of 8 bits: faster, a little less exact.
     """
-    from ivideogpt.core.files import write_text_atomic
     from ivideogpt.data.store.reader import EpisodeStore
-    from ivideogpt.evaluation.domains import find_domain
-    from ivideogpt.evaluation.evaluate import evaluate as measure
-    from ivideogpt.evaluation.frame_errors import FRAME_METRICS
     from ivideogpt.evaluation.held_out import read_clips, record_clips
     from ivideogpt.evaluation.protocols import find_protocol, settle
-    from ivideogpt.reports.evaluation_page import report_page
-    from ivideogpt.reports.evaluation_report import About, results, summary
+    from ivideogpt.reports.evaluation_report import About
     from ivideogpt.worldmodel.world_model import WorldModel
 
     # options
@@ -124,23 +119,13 @@ def evaluate(
     frames = len(held_out.clips) * (settled.samples + 4) * settled.horizon
     if network == "auto":
         network = "vgg" if model.device.type != "cpu" or lpips is not None or frames <= MOST_VGG_FRAMES else "alex"
-    extra, video, left_out = _networks(model, parts, explicit, network, lpips, i3d)
-    if model.config.heads.reward and held_out.clips.rewards is None:
-        left_out += ("rewards: the episodes have none",)
-    evaluation = measure(
-        model,
-        held_out.clips,
-        settled,
-        seed=seed,
-        batch_size=batch_size,
-        metrics=(*FRAME_METRICS.values(), *extra),
-        video=video,
-        domain=find_domain(held_out.dataset, model.resolution),
-        tokens="tokens" in parts,
-        follow="following" in parts,
-    )
+    networks = _networks(model, parts, explicit, network, lpips, i3d)
+    evaluation = _measure(model, held_out, settled, parts, networks, seed=seed, batch_size=batch_size)
 
     # report
+    left_out = networks.left_out
+    if model.config.heads.reward and held_out.clips.rewards is None:
+        left_out += ("rewards: the episodes have none",)
     about = About(
         model=name,
         checkpoint=checkpoint,
@@ -150,10 +135,49 @@ def evaluate(
         pointer=model.config.action_space.pointer,
         goal_conditioned=model.config.goal_conditioned,
     )
+    _print(evaluation, held_out, about, settled)
+    _write_report(folder, evaluation, held_out, about, calibrated)
+
+
+def _measure(
+    model: WorldModel,
+    held_out: HeldOut,
+    protocol: Protocol,
+    parts: tuple[str, ...],
+    networks: Networks,
+    *,
+    seed: int,
+    batch_size: int,
+) -> Evaluation:
+    from ivideogpt.evaluation.domains import find_domain
+    from ivideogpt.evaluation.evaluate import evaluate as measure
+    from ivideogpt.evaluation.frame_errors import FRAME_METRICS
+
+    return measure(
+        model,
+        held_out.clips,
+        protocol,
+        seed=seed,
+        batch_size=batch_size,
+        metrics=(*FRAME_METRICS.values(), *networks.metrics),
+        video=networks.video,
+        domain=find_domain(held_out.dataset, model.resolution),
+        tokens="tokens" in parts,
+        follow="following" in parts,
+    )
+
+
+def _write_report(
+    folder: Path, evaluation: Evaluation, held_out: HeldOut, about: About, calibrated: Path | None
+) -> None:
+    """Write page and results into ``folder`` and, where asked for, the expected error into a checkpoint."""
+    from ivideogpt.core.files import write_text_atomic
+    from ivideogpt.reports.evaluation_page import report_page
+    from ivideogpt.reports.evaluation_report import results, summary
+
     report = folder / "report.html"
     write_text_atomic(folder / "results.json", json.dumps(results(evaluation, held_out, about), indent=1) + "\n")
     write_text_atomic(report, report_page(evaluation, held_out, about))
-    _print(evaluation, held_out, about, settled)
     print(report)
     if calibrated is not None:
         _store_expected_error(calibrated, evaluation)
@@ -208,10 +232,18 @@ def _parts(metrics: str) -> tuple[tuple[str, ...], bool]:
     return parts, True
 
 
+class Networks(NamedTuple):
+    """Metrics that need downloaded weights, and a sentence for each that is left out."""
+
+    metrics: list[Metric]
+    video: VideoDistances | None
+    left_out: tuple[str, ...]
+
+
 def _networks(
     model: WorldModel, parts: tuple[str, ...], explicit: bool, network: str, lpips: Path | None, i3d: Path | None
-) -> tuple[list[Metric], VideoDistances | None, tuple[str, ...]]:
-    """Load metrics that need downloaded weights; where they are missing and not asked for, return a sentence."""
+) -> Networks:
+    """Load metrics that need downloaded weights; those that are missing and not asked for are left out."""
     from ivideogpt.evaluation.frame_errors import perceptual_metric
     from ivideogpt.evaluation.video_distances import VideoDistances
 
@@ -240,7 +272,7 @@ def _networks(
             if explicit or i3d is not None:
                 raise
             left_out.append(f"the distance of videos: {error}")
-    return extra, video, tuple(left_out)
+    return Networks(extra, video, tuple(left_out))
 
 
 def _print(evaluation: Evaluation, held_out: HeldOut, about: About, protocol: Protocol) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -17,6 +18,7 @@ from ivideogpt.core.errors import UserError
 
 if TYPE_CHECKING:
     from ivideogpt.mbrl.config import MbrlConfig
+    from ivideogpt.mbrl.run_records import Progress
 
 _DEFAULT_PRESET = "metaworld"
 
@@ -81,12 +83,12 @@ def mbrl(
         device: auto, cpu or cuda.
         precision: of the world model's training: auto, float32 or bfloat16.
     """
-    import numpy as np
     import torch
 
     from ivideogpt.core.run import Run, choose_precision
     from ivideogpt.mbrl.loop import train_agent
 
+    # settings
     options: dict[str, Any] = {"seed": seed, "num_envs": environments, "demo_folder": demos}
     options |= {"env_processes": workers or None, "num_demos": -1 if demo or demos else None}
     options["use_world_model"] = None if imagination else False
@@ -100,6 +102,8 @@ def mbrl(
         config = config.for_frames(num_train_frames)
     if config.cpu_threads:
         torch.set_num_threads(config.cpu_threads)
+
+    # training
     title = f"{config.task.split('/')[-1]}-{config.method}-{config.seed}"
     folder = Path("runs/mbrl") / title if run is None else run
     check_folder(folder)
@@ -116,21 +120,25 @@ def mbrl(
         keep_last=1,
     )
     demonstrations = [] if (folder / "checkpoints").is_dir() or not config.num_demos else _demonstrations(config)
-    results = train_agent(config, running, demonstrations)
-    last = results.evaluations[-1]
-    print_table(("seconds spent on", "s"), [(name, f"{value:.1f}") for name, value in sorted(results.seconds.items())])
+    progress = train_agent(config, running, demonstrations)
+    _print_results(folder, progress, running.seconds, time.perf_counter() - start)
+
+
+def _print_results(folder: Path, progress: Progress, seconds: float, seconds_now: float) -> None:
+    last, spent = progress.evaluations[-1], sorted(progress.seconds.items())
+    print_table(("seconds spent on", "s"), [(name, f"{value:.1f}") for name, value in spent])
     print_json(
         {
             "run": folder,
-            "return": float(np.mean(last["returns"])),
-            "success": float(np.mean(last["successes"])),
+            "return": fmean(last["returns"]),
+            "success": fmean(last["successes"]),
             "env_frames": last["env_frames"],
-            "imagined_transitions": results.imagined_transitions,
-            "agent_updates": results.agent_updates,
-            "world_model_updates": results.world_model_updates,
-            "evaluations": len(results.evaluations),
-            "seconds": round(running.seconds, 1),
-            "seconds_now": round(time.perf_counter() - start, 1),
+            "imagined_transitions": progress.imagined_transitions,
+            "agent_updates": progress.agent_updates,
+            "world_model_updates": progress.world_model_updates,
+            "evaluations": len(progress.evaluations),
+            "seconds": round(seconds, 1),
+            "seconds_now": round(seconds_now, 1),
         }
     )
 
@@ -190,13 +198,13 @@ def _demonstrations(config: MbrlConfig) -> list:
     """Read or record the demonstrations that the run begins with, and check them against its environment."""
     import numpy as np
 
-    from ivideogpt.mbrl.demonstrations import DEMOS, SCRIPTED, check_demos, read_demos, scripted_demos
+    from ivideogpt.mbrl.demonstrations import DEMOS, SCRIPTED, check_demos, read_demonstrations, scripted_demos
     from ivideogpt.mbrl.loop import make_environments
 
     name = config.task.split("/")[-1]
     place = Path(config.demo_folder) if config.demo_folder else DEMOS / name if (DEMOS / name).exists() else DEMOS
     if config.demo_folder or place.exists():
-        demonstrations, source = read_demos(place, config.task), f"of {place}"
+        demonstrations, source = read_demonstrations(place, config.task), f"of {place}"
     else:
         demonstrations = scripted_demos(config.task, SCRIPTED, config.seed, config.environment_options)
         source = f"recorded by the script, as there is no folder {DEMOS / name} or {DEMOS}"

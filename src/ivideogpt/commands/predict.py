@@ -91,32 +91,33 @@ def predict(
     actions = _actions(model, clip, horizon or len(future) or DEFAULT_HORIZON)
     steps = len(actions) if actions is not None else horizon or len(future) or DEFAULT_HORIZON
 
-    def pixels(frames: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float() / 255
-
-    def rows(x: torch.Tensor) -> torch.Tensor:
-        return x[None].expand(repeat, *x.shape)
-
     imagined, seconds = imagine_with_progress(
         model,
-        rows(pixels(context)),
-        None if actions is None else rows(actions),
+        _pixels(context)[None].expand(repeat, -1, -1, -1, -1),
+        None if actions is None else actions[None].expand(repeat, -1, -1),
         steps,
         sampling=sampling,
         seed=seed,
         reanchor_every=reanchor_every,
     )
     futures = imagined.frames.cpu()
-    true = pixels(future)[:steps]
-    strip = {"true": torch.cat([pixels(context), true])} if len(true) == steps else {}
+    true = _pixels(future)[:steps]
+    strip = {"true": torch.cat([_pixels(context), true])} if len(true) == steps else {}
     strip |= {
-        "imagined" if repeat == 1 else f"imagined {index + 1}": torch.cat([pixels(context), frames])
+        "imagined" if repeat == 1 else f"imagined {index + 1}": torch.cat([_pixels(context), frames])
         for index, frames in enumerate(futures)
     }
     paths = write_pictures(folder, "imagined", strip, model.context_frames, fps)
-    figures = _figures(futures, true, pixels(context)[-1])
+    figures = _figures(futures, true, _pixels(context)[-1])
     _print(figures, repeat, steps, steps * repeat / seconds, paths)
     print_json({**figures["best"], "frames_per_second": steps * repeat / seconds, "output": folder})
+
+
+def _pixels(frames: np.ndarray) -> torch.Tensor:
+    """Return uint8 frames ``[t h w c]`` as floats ``[t c h w]`` in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float() / 255
 
 
 def _read(path: Path, index: int, dataset_name: str | None, camera_key: str | None, size: int) -> Episode:

@@ -128,7 +128,7 @@ def tokenize(
     from ivideogpt.training import tokenize_store
 
     check_folder(out)
-    tokenize_store.tokenize(
+    tokenize_store.tokenize_stores(
         find_tokenizer(tokenizer),
         read_mixture(data, mixture),
         out,

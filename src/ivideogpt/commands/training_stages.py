@@ -14,6 +14,7 @@ from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.run import Run, choose_precision
 from ivideogpt.core.trackers import open_tracker
+from ivideogpt.data.clips import ClipSpec
 from ivideogpt.data.episode_files import HELD_OUT
 from ivideogpt.data.loader import ClipLoader
 from ivideogpt.data.mixture_reader import OpenMixture, as_mixture, pooled_actions
@@ -211,24 +212,11 @@ def transformer_stage(
         if fresh and machine.ranks.is_first:
             print(f"new, as the model to start from has none of that shape: {', '.join(fresh)}")
 
-    rewarded = replace(spec, rewards=paid)
-    mine = {"rank": machine.ranks.rank, "ranks": machine.ranks.ranks}
-
     def batches(frames: int, size: int, seed: int) -> TokenBatches:
-        share = machine.ranks.share(size)
-        if tokens is not None:
-            return StoredTokens(model, TokenLoader(tokens, batch_size=share, frames=frames, seed=seed, **mine))
-        loader = ClipLoader(
-            mixture,
-            replace(rewarded, frames=frames),
-            batch_size=share,
-            seed=seed,
-            augmentation=recipe.augmentation_of("transformer"),
-            workers=machine.workers,
-            device=model.device,
-            **mine,
+        clips = replace(spec, frames=frames, rewards=paid)
+        return _token_batches(
+            recipe, model, mixture if tokens is None else tokens, clips, machine, batch_size=size, seed=seed
         )
-        return LiveTokens(model, loader)
 
     facts = data_facts(opened, tokens=tokens, tokenizer=tokenizer)
     keep_settings(folder, recipe, "transformer", facts, machine.ranks, preset)
@@ -250,6 +238,32 @@ def transformer_stage(
 
     train = batches(config.clip_frames, config.batch_size, config.seed)
     return train_transformer(config, model, train, run, evaluate=evaluate, until=until)
+
+
+def _token_batches(
+    recipe: Recipe,
+    model: WorldModel,
+    data: Mixture | TokenStore,
+    clips: ClipSpec,
+    machine: Machine,
+    *,
+    batch_size: int,
+    seed: int,
+) -> TokenBatches:
+    """Return batches of tokens for this process, stored ones or of clips as they are read."""
+    share = {"batch_size": machine.ranks.share(batch_size), "rank": machine.ranks.rank, "ranks": machine.ranks.ranks}
+    if isinstance(data, TokenStore):
+        return StoredTokens(model, TokenLoader(data, frames=clips.frames, seed=seed, **share))
+    loader = ClipLoader(
+        data,
+        clips,
+        seed=seed,
+        augmentation=recipe.augmentation_of("transformer"),
+        workers=machine.workers,
+        device=model.device,
+        **share,
+    )
+    return LiveTokens(model, loader)
 
 
 def _check_fit(recipe: Recipe, tokens: TokenStore | None, initial: WorldModel | None) -> None:

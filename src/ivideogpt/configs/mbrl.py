@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ivideogpt.configs.pusht import pusht_tokenizer
 from ivideogpt.configs.robot import debug_recipe
 from ivideogpt.mbrl.config import MbrlConfig
 from ivideogpt.mbrl.imagined_episodes import ImaginationConfig
 from ivideogpt.mbrl.world_model_source import ScratchTraining, WorldModelTraining
 from ivideogpt.models.dynamics import HeadsConfig
-from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import TransformerConfig
 from ivideogpt.policies.drqv2 import AgentConfig
 from ivideogpt.training.init_weights import ModelShape
@@ -31,7 +31,7 @@ def official() -> MbrlConfig:
     )
 
 
-def metaworld() -> MbrlConfig:
+def metaworld_agent() -> MbrlConfig:
     """Return Meta-World for two processor cores: a small world model, half the agent's batch, an update a step."""
     recipe = official()
     return replace(
@@ -54,7 +54,7 @@ def metaworld() -> MbrlConfig:
 
 def pusht() -> MbrlConfig:
     """Return PushT with the shipped model, whose actions are those of the environment."""
-    recipe = metaworld()
+    recipe = metaworld_agent()
     return replace(
         recipe,
         task="pusht",
@@ -71,22 +71,16 @@ def pusht() -> MbrlConfig:
     )
 
 
-def reacher() -> MbrlConfig:
-    """Return the reacher with a world model trained on the first episodes, in minutes on two cores."""
-    tokenizer = TokenizerConfig(
-        resolution=64,
+def _reacher_model() -> ScratchTraining:
+    """Return the training of a small world model of the reacher."""
+    tokenizer = replace(
+        pusht_tokenizer(),
         block_channels=(32, 64),
         layers_per_block=1,
         latent_channels=8,
-        norm_groups=0,
         context_codes=128,
         dynamics_codes=128,
-        context_frames=2,
-        max_attention_resolution=0,
-        patch_size=1,
         pixel_unshuffle=8,
-        conditional=False,
-        background=True,
     )
     transformer = TransformerConfig(
         vocab_size=tokenizer.layout.vocab_size,
@@ -96,7 +90,15 @@ def reacher() -> MbrlConfig:
         num_heads=2,
         max_positions=tokenizer.layout.length(2, 8),
     )
-    scratch = ScratchTraining(
+    heads = HeadsConfig(
+        action_frequencies=2,
+        slots=tokenizer.layout.slot_count,
+        forecast_grid=tokenizer.dynamics_grid,
+        forecast_width=64,
+        reward=True,
+        termination=True,
+    )
+    return ScratchTraining(
         tokenizer=TokenizerTraining(
             tokenizer=tokenizer,
             steps=400,
@@ -108,19 +110,13 @@ def reacher() -> MbrlConfig:
         ),
         # Convolutions generalise from one place of the picture to all others.
         forecasts=(ForecastTraining(steps=400, batch_size=32),),
-        model=ModelShape(
-            transformer=transformer,
-            heads=HeadsConfig(
-                action_frequencies=2,
-                slots=tokenizer.layout.slot_count,
-                forecast_grid=tokenizer.dynamics_grid,
-                forecast_width=64,
-                reward=True,
-                termination=True,
-            ),
-        ),
+        model=ModelShape(transformer=transformer, heads=heads),
         transformer=TransformerTraining(steps=250, batch_size=8, clip_frames=8, warmup_steps=20, reward_weight=20.0),
     )
+
+
+def reacher() -> MbrlConfig:
+    """Return the reacher with a world model trained on the first episodes, in minutes on two cores."""
     return MbrlConfig(
         task="reacher",
         environment_options={"steps": 15, "goal": [0.25, 0.25]},
@@ -147,7 +143,7 @@ def reacher() -> MbrlConfig:
             segment_frames=8,
             learning_rate=1e-4,
             reward_weight=20.0,
-            scratch=scratch,
+            scratch=_reacher_model(),
         ),
         # Short: the forecast is right for a few steps.
         imagination=ImaginationConfig(

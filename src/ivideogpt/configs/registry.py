@@ -36,7 +36,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     "pictures": {"debug": "pictures:debug_pictures", "pusht-64": "pictures:pusht_pictures"},
     # ``MbrlConfig``: mbrl
     "mbrl": {
-        "metaworld": "mbrl:metaworld",
+        "metaworld": "mbrl:metaworld_agent",
         "official": "mbrl:official",
         "pusht": "mbrl:pusht",
         "reacher": "mbrl:reacher",

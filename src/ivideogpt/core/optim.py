@@ -2,7 +2,7 @@
 
     optimizer = adamw(model, learning_rate=5e-4, weight_decay=0.01)
     learning_rate = cosine(5e-4, steps=100_000, warmup_steps=1_000)
-    while Until(100_000)(step):
+    while step < 100_000:
         set_learning_rate(optimizer, learning_rate(step))   # step = updates already made, from 0
         ...
 

@@ -24,6 +24,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -39,7 +40,6 @@ from ivideogpt.core.errors import Stopped, UserError
 from ivideogpt.core.files import remove_leftovers, replace_folder, write_text_atomic, writing
 from ivideogpt.core.folder_lock import lock_folder
 from ivideogpt.core.reading import local_path
-from ivideogpt.core.timing import Every, Stopwatch, Until
 from ivideogpt.core.trackers import Tracker
 from ivideogpt.core.training_state import RandomState, Stateful, flatten, seed_everything, unflatten
 
@@ -98,6 +98,33 @@ def _terminated(ask: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _is_multiple(step: int, every: int) -> bool:
+    """Return True at ``every``, 2 * ``every``, ...; never where ``every`` is 0. A resumed run keeps its cadence."""
+    return every > 0 and step > 0 and step % every == 0
+
+
+class _Stopwatch:
+    """Seconds of a run, those before a resume included, and updates a second since the last lap."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._start = time.perf_counter() - seconds
+        self.lap()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    @property
+    def rate(self) -> float:
+        return self._counted / max(time.perf_counter() - self._lap_start, 1e-9)
+
+    def lap(self) -> None:
+        self._lap_start, self._counted = time.perf_counter(), 0
+
+    def count(self, amount: int) -> None:
+        self._counted += amount
+
+
 class Run:
     """Folder, seed, device, log and checkpoints of a training loop."""
 
@@ -141,8 +168,8 @@ class Run:
         self.keep_last = keep_last
         self.generator = torch.Generator().manual_seed(seed)
         self._random = RandomState(self.generator)
-        self._is_log_step, self._is_save_step = Every(log_every), Every(save_every)
-        self._stopwatch, self._last_logged = Stopwatch(), 0
+        self._log_every, self._save_every = log_every, save_every
+        self._stopwatch, self._last_logged = _Stopwatch(), 0
         self._bar: tqdm | None = None
         self._trackers = tuple(trackers) if self.ranks.is_first else ()
         self._asked_to_stop = self._stopping = False
@@ -184,7 +211,7 @@ class Run:
             stack.enter_context(_terminated(self._ask))
             bar = tqdm(total=last, initial=done, desc=name, unit="clip", unit_scale=clips, disable=quiet)
             self._bar = stack.enter_context(bar)
-            while Until(last)(done):
+            while done < last:
                 yield done
                 done += 1
                 bar.update()
@@ -230,10 +257,10 @@ class Run:
         self._last_logged = step
         if self._bar is not None and "loss" in values:
             self._bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
-        if self._is_log_step(step) or step == self._checkpoint_due:
+        if _is_multiple(step, self._log_every) or step == self._checkpoint_due:
             for tracker in self._trackers:
                 tracker.log(step, finite)
-        if self._is_log_step(step):
+        if _is_multiple(step, self._log_every):
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             tqdm.write(f"step {step}  {numbers}  {self._stopwatch.rate:.2f} steps/s", file=sys.stderr)
             self._stopwatch.lap()
@@ -247,7 +274,7 @@ class Run:
     def is_save_step(self, step: int, *, last: int) -> bool:
         """Return whether a checkpoint is due after ``step``; always after the ``last``, and after SIGTERM."""
         self._stopping = self.ranks.any(self._asked_to_stop)
-        due = step == last or self._stopping or self._is_save_step(step)
+        due = step == last or self._stopping or _is_multiple(step, self._save_every)
         self._checkpoint_due = step if due else 0
         return due
 
@@ -328,7 +355,7 @@ class Run:
                     f"the {name} in '{folder}' does not fit this configuration ({reason}); "
                     "use the configuration it was trained with, or start in a new folder"
                 ) from error
-        self._stopwatch = Stopwatch(state["seconds"])
+        self._stopwatch = _Stopwatch(state["seconds"])
         return state["step"]
 
     def _rank_states(self) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-from ivideogpt.decoding.decode import FrameTokens, decode_frame
+from ivideogpt.decoding.decode import FrameInputs, FrameTokens, decode_frame
 from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.dynamics import Dynamics
 from ivideogpt.models.kv_cache import KVCache, attend_to_parts
@@ -78,7 +78,7 @@ class StaticFrame:
     Attributes:
         cache: a copy of the cache that is decoded with; of one session after the other.
         position: int64 ``[1]``: the first position of the frame.
-        separators: int64 ``[b]``, as in `decode_frame`.
+        separators: int64 ``[b]``, as in `FrameInputs`.
         action: ``[b a]`` or None.
         uniforms: float32 ``[b m]``.
     """
@@ -129,7 +129,8 @@ class StaticFrame:
         dynamics = self._dynamics()
         assert dynamics is not None
         self.cache.go_to(self.position)
-        return decode_frame(dynamics, self.cache, self.separators, self.action, self._sampling, self.uniforms)
+        inputs = self.separators, self.action, self._sampling, self.uniforms
+        return decode_frame(FrameInputs(dynamics, self.cache, *inputs))
 
 
 class _Graphs:
@@ -172,19 +173,13 @@ class _Graphs:
 _graphs: weakref.WeakKeyDictionary[Dynamics, _Graphs] = weakref.WeakKeyDictionary()
 
 
-def decode_frame_by_graph(
-    dynamics: Dynamics,
-    cache: KVCache,
-    separators: Tensor,
-    action: Tensor | None,
-    sampling: Sampling,
-    uniforms: Tensor,
-) -> FrameTokens | None:
+def decode_frame_by_graph(inputs: FrameInputs) -> FrameTokens | None:
     """Sample the tokens of the next frame by a graph, which is captured for the first batch of a shape.
 
     Returns:
         See `decode_frame`; None, with ``cache`` unchanged, where no graph can be used. A warning gives the reason once.
     """
+    dynamics, cache, separators, action, sampling, uniforms = inputs
     room = min(cache.positions, dynamics.transformer.config.max_positions)
     if not GRAPH_ROWS or cache.length + dynamics.layout.frame_length > room:  # `decode_frame` raises the error
         return None

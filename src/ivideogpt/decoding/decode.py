@@ -22,6 +22,26 @@ from ivideogpt.models.kv_cache import KVCache
 CACHED_BYTES = 24 * 2**20
 
 
+class FrameInputs(NamedTuple):
+    """Inputs of a decoder for the next frame.
+
+    Attributes:
+        dynamics: the network.
+        cache: earlier positions, whole frames; a decoder appends the 1 + m of the frame.
+        separators: int64 ``[b]``: the ids that open the frame.
+        action: ``[b a]`` in model units, or None.
+        sampling: the sampling rule.
+        uniforms: float32 ``[b m]`` in [0, 1): the random number of each token.
+    """
+
+    dynamics: Dynamics
+    cache: KVCache
+    separators: Tensor
+    action: Tensor | None
+    sampling: Sampling
+    uniforms: Tensor
+
+
 class FrameTokens(NamedTuple):
     """The tokens of one frame.
 
@@ -91,62 +111,35 @@ def prefill(dynamics: Dynamics, context_codes: Tensor, future_frames: int) -> KV
     return cache
 
 
-def decode_frame(
-    dynamics: Dynamics,
-    cache: KVCache,
-    separators: Tensor,
-    action: Tensor | None,
-    sampling: Sampling,
-    uniforms: Tensor,
-) -> FrameTokens:
-    """Sample the tokens of the next frame one after another.
+def decode_frame(frame: FrameInputs) -> FrameTokens:
+    """Sample the tokens of the next frame one after another."""
+    forecast = frame.dynamics.next_forecast(frame.cache, frame.action)
+    added = frame.dynamics.frame_inputs(forecast, frame.action)
+    return stack_tokens(*decode_tokens(frame, frame.separators, 0, added))
+
+
+def decode_tokens(frame: FrameInputs, ids: Tensor, first: int, added: Tensor | None) -> tuple[list[Token], Tensor]:
+    """Sample tokens ``first`` to m - 1 of a frame, one after another.
 
     Args:
-        dynamics: the network.
-        cache: earlier positions; grows by 1 + m.
-        separators: int64 ``[b]``: the ids that open the frame.
-        action: ``[b a]`` in model units, or None.
-        sampling: the sampling rule.
-        uniforms: float32 ``[b m]`` in [0, 1): the random number of each token.
-    """
-    inputs = dynamics.frame_inputs(dynamics.next_forecast(cache, action), action)
-    tokens, hidden = decode_tokens(dynamics, cache, separators, 0, inputs, sampling, uniforms)
-    return stack_tokens(tokens, hidden)
-
-
-def decode_tokens(
-    dynamics: Dynamics,
-    cache: KVCache,
-    ids: Tensor,
-    first: int,
-    inputs: Tensor | None,
-    sampling: Sampling,
-    uniforms: Tensor,
-) -> tuple[list[Token], Tensor]:
-    """Sample tokens ``first`` to m - 1 of the frame that the cache is in, one after another.
-
-    Args:
-        dynamics: the network.
-        cache: earlier positions; ends before ``ids``.
+        frame: its cache ends before ``ids``.
         ids: int64 ``[b]`` of the separator or token before token ``first``.
         first: number of the first token.
-        inputs: ``[b 1+m d]`` of the whole frame, or None; see `Dynamics.frame_inputs`.
-        sampling: the sampling rule.
-        uniforms: float32 ``[b m]`` of the whole frame.
+        added: ``[b 1+m d]`` added to the embeddings of the frame, or None; see `Dynamics.frame_inputs`.
 
     Returns:
         The tokens, and the hidden states ``[b d]`` of the last one.
     """
+    dynamics = frame.dynamics
     slots = torch.arange(dynamics.layout.frame_length, device=ids.device)
     tokens: list[Token] = []
     for index in range(first, dynamics.layout.frame_length):
         position = slice(index, index + 1)
-        hidden = dynamics.append(cache, ids[:, None], slots[position], None if inputs is None else inputs[:, position])[
-            :, 0
-        ]
+        inputs = None if added is None else added[:, position]
+        hidden = dynamics.append(frame.cache, ids[:, None], slots[position], inputs)[:, 0]
         if index == dynamics.layout.dynamics_tokens:
             break
-        tokens.append(sample_token(dynamics, hidden, sampling, uniforms[:, index]))
+        tokens.append(sample_token(dynamics, hidden, frame.sampling, frame.uniforms[:, index]))
         ids = tokens[-1].ids
     return tokens, hidden
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ivideogpt.decoding.decode import FrameTokens, decode_tokens, stack_tokens
+from ivideogpt.decoding.decode import FrameInputs, FrameTokens, decode_tokens, stack_tokens
 from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.dynamics import Dynamics
 from ivideogpt.models.kv_cache import KVCache
@@ -130,26 +130,14 @@ class DraftCost:
         return passes * (PASS_POSITIONS + ROW_POSITIONS * self.rows) + positions * self.rows
 
 
-def decode_frame_speculatively(
-    dynamics: Dynamics,
-    cache: KVCache,
-    separators: Tensor,
-    action: Tensor | None,
-    sampling: Sampling,
-    uniforms: Tensor,
-    statistics: DraftStatistics,
-) -> FrameTokens:
+def decode_frame_speculatively(frame: FrameInputs, statistics: DraftStatistics) -> FrameTokens:
     """Sample the tokens of the next frame with drafts where they pay; all rows go on together.
 
     Args:
-        dynamics: the network.
-        cache: earlier positions; grows by 1 + m.
-        separators: int64 ``[b]``: the ids that open the frame.
-        action: ``[b a]`` in model units, or None.
-        sampling: the sampling rule.
-        uniforms: float32 ``[b m]`` in [0, 1): the random number of each token.
+        frame: the inputs.
         statistics: record of the earlier frames of this cache; the frame joins it.
     """
+    dynamics, cache, separators, action, sampling, uniforms = frame
     rows, count = uniforms.shape
     start, allowed = cache.length, dynamics.allowed_ids(sampling.legal_only)
     slots = torch.arange(dynamics.layout.frame_length, device=separators.device)
@@ -162,8 +150,7 @@ def decode_frame_speculatively(
     if rows <= DRAFT_ROWS and statistics.may_pay(start, dynamics.layout.frame_length):
         draft = first_draft(DraftInputs(dynamics, cache, forecast, sampling, uniforms))
     if draft is None:
-        tokens, hidden = decode_tokens(dynamics, cache, separators, 0, inputs, sampling, uniforms)
-        return stack_tokens(tokens, hidden)
+        return stack_tokens(*decode_tokens(frame, separators, 0, inputs))
 
     sequence, cost = torch.cat([separators[:, None], draft.ids], dim=1), DraftCost(rows, count)
     ids = sequence[:, 1:]
@@ -192,7 +179,7 @@ def decode_frame_speculatively(
 
         # 4) Go on with what was sampled as the next draft, or token by token where drafts lose.
         if not cost.still_pays(accepted):
-            tokens, last = decode_tokens(dynamics, cache, sequence[:, accepted], accepted, inputs, sampling, uniforms)
+            tokens, last = decode_tokens(frame, sequence[:, accepted], accepted, inputs)
             for place, token in enumerate(tokens, accepted):
                 ids[:, place], log_probs[:, place], entropies[:, place] = token
                 cost.add(1)

@@ -203,117 +203,175 @@ def evaluate(
     Raises:
         UserError: batch_size is less than 1, or clips, protocol and model do not fit each other.
     """
-    # inputs
     actions = _check_inputs(model, clips, protocol, batch_size)
-    tokens = tokens and model.has_tokens
-    metrics = tuple(FRAME_METRICS.values()) if metrics is None else metrics
     wrong = wrong_actions(model, actions) if actions is not None and follow else {}
-    count, samples, horizon = model.context_frames, protocol.samples, protocol.horizon
-    together = max(batch_size // samples, 1)
-
-    # accumulators
-    scores, columns, pictures, rewards = ScoreTable(metrics), Columns(), Columns(), Columns()
-    token_scores, seconds = [], 0.0
-
-    total = len(clips) * (samples + len(wrong)) * horizon
+    measurement = _Measurement(
+        model,
+        protocol,
+        tuple(FRAME_METRICS.values()) if metrics is None else tuple(metrics),
+        video,
+        batch_size=batch_size,
+        keep_pictures=domain is not None,
+        score_tokens=tokens and model.has_tokens,
+    )
+    together = max(batch_size // protocol.samples, 1)
+    total = len(clips) * (protocol.samples + len(wrong)) * protocol.horizon
     with tqdm(total=total, desc="imagining", unit="frame", leave=False, disable=None) as bar:
         for start in range(0, len(clips), together):
-            batch = range(start, min(start + together, len(clips)))
-            rows = slice(batch.start, batch.stop)
-            frames = clips.frames[rows].to(model.device).float() / 255
-            context, true = frames[:, :count], frames[:, count:]
-            batch_actions = None if actions is None else actions[rows].to(model.device)
-            options = {"seeds": clip_seeds(seed, batch), "sampling": protocol.sampling, "on_step": bar.update}
-
-            # reconstruction: the tokenizer alone; a picture model has none and shows its context as it is
-            decoded = frames
-            if model.has_tokens:
-                ids, _ = model.tokenizer.tokenize(frames.to(model.dtype))
-                decoded = model.tokenizer.detokenize(ids).clamp(0, 1).float()
-                scores.add("reconstruction", decoded[:, None, count:], true)
-            scores.add_context(decoded[:, :count], context)
-
-            # copy of the last context frame
-            copy = context[:, -1:].expand_as(true)
-            scores.add("copy_last", copy[:, None], true)
-
-            # true tokens
-            codes = model.layout.split(ids, count)[1] if model.has_tokens else true.new_zeros(len(true), horizon, 0)
-            columns.add("true", repetition(codes))
-            columns.add("true_frames", frozen_frames(codes))
-            if tokens:
-                token_scores.append(score_tokens(model, ids, batch_actions))
-
-            # futures
-            accumulator = FutureAccumulator(true, metrics)
-            for futures in imagine_futures(
-                model, context, batch_actions, horizon, samples=samples, batch_size=batch_size, **options
-            ):
-                accumulator.add(futures)
-                if video is not None:
-                    video.add_futures("imagined", decoded[:, :count], futures.frames)
-            scores.add_scores("imagined", accumulator.scores())
-            columns.add("entropies", accumulator.values("entropies"))
-            columns.add("imagined", accumulator.values("repetition"))
-            columns.add("imagined_frames", accumulator.values("frozen_frames"))
-            columns.add("disagreement", accumulator.disagreement())
-            if accumulator.has("rewards"):
-                rewards.add("imagined", accumulator.values("rewards"))
-            pictures.add("imagined", to_pixels(accumulator.first))
-            if samples > 1:
-                pictures.add("best", to_pixels(accumulator.best))
-            seconds += accumulator.seconds
-
-            # one future of each clip under wrong actions
-            for row, all_actions in wrong.items():
-                (futures,) = imagine_futures(model, context, all_actions[rows].to(model.device), horizon, **options)
-                scores.add(row, futures.frames, true)
-                pictures.add(row, to_pixels(futures.frames[:, 0]))
-                if futures.rewards is not None:
-                    rewards.add(row, futures.rewards.float())
-
-            # videos and pictures of the other rows
-            if video is not None:
-                video.add("true", frames, count)
-                if model.has_tokens:
-                    video.add("reconstruction", decoded, count)
-                video.add_futures("copy_last", decoded[:, :count], copy[:, None])
-                if samples > 1:
-                    video.add_futures("imagined_first", decoded[:, :count], accumulator.first[:, None])
-            if domain is not None:
-                if model.has_tokens:
-                    pictures.add("reconstruction", to_pixels(decoded[:, count:]))
-                pictures.add("copy_last", to_pixels(copy))
-
-    numbers, shown = columns.tensors(), pictures.tensors()
-    entropies = numbers["entropies"]
-    evaluation = Evaluation(
-        protocol=protocol,
-        clips=clips,
-        seed=seed,
-        metrics=metrics,
-        scores=scores.scores(),
-        entropies=None if entropies.isnan().all() else entropies,
-        disagreement=numbers["disagreement"] if samples > 1 else None,
-        repetition={name: numbers[name] for name in ("imagined", "imagined_frames", "true", "true_frames")},
-        tokens=TokenScores.joined(token_scores) if tokens else None,
-        video_name=video.name if video is not None else "",
-        video=video.distances() if video is not None else {},
-        rewards={} if clips.rewards is None else rewards.tensors(),
-        goal_conditioned=model.config.goal_conditioned,
-        pictures=shown,
-        seconds=seconds,
-    )
+            rows = slice(start, min(start + together, len(clips)))
+            measurement.add_clips(
+                clips.frames[rows].to(model.device).float() / 255,
+                None if actions is None else actions[rows].to(model.device),
+                {name: values[rows].to(model.device) for name, values in wrong.items()},
+                seeds=clip_seeds(seed, range(rows.start, rows.stop)),
+                on_step=bar.update,
+            )
+    evaluation = measurement.evaluation(clips, seed)
 
     # figures of the domain
     if domain is not None:
+        count, pictures = model.context_frames, evaluation.pictures
         future, last = clips.frames[:, count:], clips.frames[:, count - 1]
-        measured = {row: x for row, x in shown.items() if row != "best"}
+        measured = {row: x for row, x in pictures.items() if row != "best"}
         evaluation.objects = {row: domain.measure(future, x, last) for row, x in measured.items()}
         curves = {row: x for row, x in measured.items() if not row.endswith("_actions")}
         evaluation.objects_by_frame = {row: domain.measure_frames(future, x) for row, x in curves.items()}
         evaluation.model_figures = domain.measure_model(model, clips)
     return evaluation
+
+
+class _Measurement:
+    """Figures of the clips measured so far."""
+
+    def __init__(
+        self,
+        model: WorldModel,
+        protocol: Protocol,
+        metrics: tuple[Metric, ...],
+        video: VideoDistances | None,
+        *,
+        batch_size: int,
+        keep_pictures: bool,
+        score_tokens: bool,
+    ) -> None:
+        self.model, self.protocol, self.metrics, self.video = model, protocol, metrics, video
+        self.batch_size, self.keep_pictures, self.score_tokens = batch_size, keep_pictures, score_tokens
+        self.scores, self.columns, self.pictures, self.rewards = ScoreTable(metrics), Columns(), Columns(), Columns()
+        self.token_scores: list[TokenScores] = []
+        self.seconds = 0.0
+
+    def add_clips(
+        self, frames: Tensor, actions: Tensor | None, wrong: dict[str, Tensor], *, seeds: list[int], on_step: Any
+    ) -> None:
+        """Measure clips.
+
+        Args:
+            frames: float32 ``[n t c h w]`` in [0, 1].
+            actions: ``[n f a]`` in model units, or None.
+            wrong: name of a row -> its wrong actions ``[n f a]``.
+            seeds: of each clip.
+            on_step: called after each imagined step, with the number of frames.
+        """
+        model, count = self.model, self.model.context_frames
+        context, true = frames[:, :count], frames[:, count:]
+        options = {"seeds": seeds, "sampling": self.protocol.sampling, "on_step": on_step}
+
+        # reconstruction: the tokenizer alone; a picture model has none and shows its context as it is
+        decoded, ids = frames, None
+        if model.has_tokens:
+            ids, _ = model.tokenizer.tokenize(frames.to(model.dtype))
+            decoded = model.tokenizer.detokenize(ids).clamp(0, 1).float()
+            self.scores.add("reconstruction", decoded[:, None, count:], true)
+        self.scores.add_context(decoded[:, :count], context)
+
+        # copy of the last context frame
+        copy = context[:, -1:].expand_as(true)
+        self.scores.add("copy_last", copy[:, None], true)
+
+        # futures
+        self._add_true_tokens(ids, actions, len(true))
+        futures = self._add_futures(decoded[:, :count], context, true, actions, options)
+        self._add_wrong_futures(context, true, wrong, options)
+
+        # videos and pictures of the other rows
+        if self.video is not None:
+            self.video.add("true", frames, count)
+            if model.has_tokens:
+                self.video.add("reconstruction", decoded, count)
+            self.video.add_futures("copy_last", decoded[:, :count], copy[:, None])
+            if self.protocol.samples > 1:
+                self.video.add_futures("imagined_first", decoded[:, :count], futures.first[:, None])
+        if self.keep_pictures:
+            if model.has_tokens:
+                self.pictures.add("reconstruction", to_pixels(decoded[:, count:]))
+            self.pictures.add("copy_last", to_pixels(copy))
+
+    def _add_true_tokens(self, ids: Tensor | None, actions: Tensor | None, clips: int) -> None:
+        """Measure the true tokens: how often they repeat, and how likely they are."""
+        if ids is None:
+            codes = torch.zeros(clips, self.protocol.horizon, 0, device=self.model.device)
+        else:
+            codes = self.model.layout.split(ids, self.model.context_frames)[1]
+        self.columns.add("true", repetition(codes))
+        self.columns.add("true_frames", frozen_frames(codes))
+        if self.score_tokens and ids is not None:
+            self.token_scores.append(score_tokens(self.model, ids, actions))
+
+    def _add_futures(
+        self, decoded_context: Tensor, context: Tensor, true: Tensor, actions: Tensor | None, options: dict[str, Any]
+    ) -> FutureAccumulator:
+        """Imagine all futures of the clips and measure them."""
+        accumulator, samples = FutureAccumulator(true, self.metrics), self.protocol.samples
+        horizon, sizes = self.protocol.horizon, {"samples": samples, "batch_size": self.batch_size}
+        for futures in imagine_futures(self.model, context, actions, horizon, **sizes, **options):
+            accumulator.add(futures)
+            if self.video is not None:
+                self.video.add_futures("imagined", decoded_context, futures.frames)
+        self.scores.add_scores("imagined", accumulator.scores())
+        self.columns.add("entropies", accumulator.values("entropies"))
+        self.columns.add("imagined", accumulator.values("repetition"))
+        self.columns.add("imagined_frames", accumulator.values("frozen_frames"))
+        self.columns.add("disagreement", accumulator.disagreement())
+        if accumulator.has("rewards"):
+            self.rewards.add("imagined", accumulator.values("rewards"))
+        self.pictures.add("imagined", to_pixels(accumulator.first))
+        if samples > 1:
+            self.pictures.add("best", to_pixels(accumulator.best))
+        self.seconds += accumulator.seconds
+        return accumulator
+
+    def _add_wrong_futures(
+        self, context: Tensor, true: Tensor, wrong: dict[str, Tensor], options: dict[str, Any]
+    ) -> None:
+        """Imagine one future of each clip under each row of wrong actions and measure it."""
+        for row, actions in wrong.items():
+            (futures,) = imagine_futures(self.model, context, actions, self.protocol.horizon, **options)
+            self.scores.add(row, futures.frames, true)
+            self.pictures.add(row, to_pixels(futures.frames[:, 0]))
+            if futures.rewards is not None:
+                self.rewards.add(row, futures.rewards.float())
+
+    def evaluation(self, clips: Clips, seed: int) -> Evaluation:
+        """Return the figures of all clips."""
+        numbers, video = self.columns.tensors(), self.video
+        entropies = numbers["entropies"]
+        return Evaluation(
+            protocol=self.protocol,
+            clips=clips,
+            seed=seed,
+            metrics=self.metrics,
+            scores=self.scores.scores(),
+            entropies=None if entropies.isnan().all() else entropies,
+            disagreement=numbers["disagreement"] if self.protocol.samples > 1 else None,
+            repetition={name: numbers[name] for name in ("imagined", "imagined_frames", "true", "true_frames")},
+            tokens=TokenScores.joined(self.token_scores) if self.score_tokens else None,
+            video_name=video.name if video is not None else "",
+            video=video.distances() if video is not None else {},
+            rewards={} if clips.rewards is None else self.rewards.tensors(),
+            goal_conditioned=self.model.config.goal_conditioned,
+            pictures=self.pictures.tensors(),
+            seconds=self.seconds,
+        )
 
 
 def _check_inputs(model: WorldModel, clips: Clips, protocol: Protocol, batch_size: int) -> Tensor | None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.convert.metaworld_npz import read_files
+from ivideogpt.data.convert.metaworld_npz import read_npz_files
 from ivideogpt.data.convert.source_episode import SourceEpisode
 from ivideogpt.data.episode_files import is_store
 from ivideogpt.data.store.reader import EpisodeStore
@@ -21,7 +21,7 @@ SCRIPTED = 5
 _METAWORLD = "metaworld/"
 
 
-def read_demos(folder: Path, task: str) -> list[Episode]:
+def read_demonstrations(folder: Path, task: str) -> list[Episode]:
     """Read the demonstrations of a task; actions are clipped to -1 to 1, and the files are not changed.
 
     Args:
@@ -105,7 +105,7 @@ def _stored(folder: Path) -> Iterator[Episode]:
 
 def _official(folder: Path) -> Iterator[Episode]:
     paths = sorted(path for path in folder.rglob("*.npz") if path.name[0] != ".")
-    return map(_plain, read_files(folder=folder, paths=paths))
+    return map(_plain, read_npz_files(folder=folder, paths=paths))
 
 
 def _plain(source: SourceEpisode) -> Episode:

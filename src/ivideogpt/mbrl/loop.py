@@ -39,6 +39,145 @@ from ivideogpt.worldmodel.world_model import WorldModel
 EVALUATION_SEED = 1_000_003
 
 
+class AgentTrainer:
+    """An agent with its environments, its replay buffer, its world model and the episodes imagined in it.
+
+    Attributes:
+        agent: the policy that is trained.
+        learner: the world model and its optimizers; None: the agent learns from real transitions alone.
+        replay: real episodes.
+        imagined: imagined episodes.
+        progress: counters, random numbers and evaluations.
+        metrics: means since the last line of the log.
+    """
+
+    def __init__(self, config: MbrlConfig, run: Run) -> None:
+        """Make the parts.
+
+        Raises:
+            UserError: an environment or a checkpoint that does not fit.
+        """
+        self.config, self.run = config, run
+        self.environments, self.test_environments = (make_environments(config, config.num_envs) for _ in range(2))
+        *_, image, _, _ = self.environments.single_observation_space.shape  # type: ignore[misc]
+        self.action_dim = int(self.environments.single_action_space.shape[0])  # type: ignore[index]
+        self.agent = DrQv2(image, config.frame_stack, self.action_dim, config.agent).to(run.device)
+        self.learner: WorldModelLearner | None = None
+        if config.use_world_model:
+            model = _first_model(config, run, self.action_dim, image)
+            self.learner = WorldModelLearner(config.world_model, run, model)
+        self.replay = ReplayBuffer(config.replay_capacity, folder=run.folder / "replay")
+        self.imagined = RolloutBuffer(config.replay_capacity, kept_rollouts=config.imagination.kept_rollouts)
+        self.collector = Collector(self.environments, seed=config.seed, frame_stack=config.frame_stack)
+        self.progress, self.metrics = Progress(np.random.default_rng(config.seed)), MetricMeans()
+
+    def parts(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, by name."""
+        parts = {"agent": _AgentState(self.agent), "replay": self.replay, "collector": self.collector}
+        parts["progress"] = self.progress
+        return parts if self.learner is None else parts | {"world_model": self.learner, "imagined": self.imagined}
+
+    def collect(self, step: int) -> None:
+        """Take one action in each environment; episodes that are over join the replay buffer."""
+        num_envs, generator = self.config.num_envs, self.run.generator
+        with self.progress.timed("environment"):
+            if step - num_envs < self.config.random_steps:
+                actions = (torch.rand((num_envs, self.action_dim), generator=generator) * 2 - 1).numpy()
+            else:
+                noise = self.config.agent.exploration_noise(step - num_envs)
+                actions = self.agent.explore(self.collector.observation, noise, generator)
+            for episode in self.collector.step(actions):
+                self.replay.add(episode)
+                success = float(episode.meta["success"])
+                self.metrics.add(episode_return=episode.meta["return"], episode_success=success)
+
+    def prepare_world_model(self) -> None:
+        """Make a new world model of the first episodes, or update that of a checkpoint on them."""
+        assert self.learner is not None
+        with self.progress.timed("world_model"):
+            updates = self.learner.prepare(self.replay, self.progress.random, seed=self.config.seed)
+            self.progress.world_model_updates += updates
+
+    def update_world_model(self, *, tokenizer: bool) -> None:
+        """Update the world model once, with its tokenizer or without."""
+        assert self.learner is not None
+        with self.progress.timed("world_model"):
+            self.metrics.add(**self.learner.update(self.replay, self.progress.random, tokenizer=tokenizer))
+            self.progress.world_model_updates += 1
+
+    def imagine(self, step: int, rollouts: int) -> None:
+        """Let the agent act in the world model, from states of the replay buffer."""
+        config = self.config
+        assert self.learner is not None and self.learner.model is not None
+        with self.progress.timed("imagination"):
+            for _ in range(rollouts):
+                episodes = imagine_episodes(
+                    self.learner.model,
+                    self.agent,
+                    self.replay,
+                    config.imagination,
+                    frame_stack=config.frame_stack,
+                    horizon=config.imagination.horizon_at(step),
+                    noise=config.agent.exploration_noise(step),
+                    seed=int(self.progress.random.integers(2**31)),
+                    generator=self.run.generator,
+                    raw_actions=not config.world_model.actions_in_model_units,
+                )
+                self.progress.imagined_transitions += self.imagined.add_rollout(episodes)
+
+    def update_agent(self, step: int) -> None:
+        """Update the agent on real and imagined transitions."""
+        config = self.config
+        with self.progress.timed("agent"):
+            for _ in range(config.updates_per_step * config.num_envs):
+                batch = _draw_batch(config, self.replay, self.imagined, self.progress.random).to(self.run.device)
+                self.metrics.add(**self.agent.learn(batch, config.agent.exploration_noise(step), self.run.generator))
+                self.progress.agent_updates += 1
+
+    def evaluate(self, step: int) -> None:
+        """Evaluate the agent without exploration; add a line and pictures to the run's folder."""
+        config, progress, folder = self.config, self.progress, self.run.folder
+        env_frames = step * config.action_repeat
+        with progress.timed("evaluation"):
+            result = evaluate_policy(
+                self.agent,
+                self.test_environments,
+                config.evaluation_episodes,
+                seed=config.seed + EVALUATION_SEED,
+                frame_stack=config.frame_stack,
+            )
+            progress.evaluations.append(
+                {
+                    "step": step,
+                    "env_frames": env_frames,
+                    "returns": [round(value, 6) for value in result.returns],
+                    "successes": result.successes,
+                    "lengths": result.lengths,
+                    "seconds": round(self.run.seconds, 3),
+                    "imagined_transitions": progress.imagined_transitions,
+                    "agent_updates": progress.agent_updates,
+                }
+            )
+            progress.write_evaluations(folder)
+            tqdm.write(
+                f"{env_frames:,} frames: return {result.mean_return:.4g}, success {result.success:.0%}, "
+                f"{progress.imagined_transitions:,} transitions imagined"
+            )
+
+            # pictures
+            write_evaluation_gif(folder, env_frames, result.frames)
+            model = None if self.learner is None else self.learner.model
+            if model is not None and self.replay.episodes:
+                raw_actions = not config.world_model.actions_in_model_units
+                sampling = config.imagination.sampling()
+                write_imagination_gif(folder, env_frames, model, self.replay, sampling, raw_actions=raw_actions)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.environments.close()
+        self.test_environments.close()
+
+
 def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> Progress:
     """Train an agent; the same call again resumes a stopped run exactly.
 
@@ -53,22 +192,10 @@ def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> 
     Raises:
         UserError: an environment or a checkpoint that does not fit; a loss is not finite.
     """
-    # environments, agent, world model, buffers
-    environments, test_environments = (make_environments(config, config.num_envs) for _ in range(2))
-    *_, image, _, _ = environments.single_observation_space.shape  # type: ignore[misc]
-    action_dim = int(environments.single_action_space.shape[0])  # type: ignore[index]
-    agent = DrQv2(image, config.frame_stack, action_dim, config.agent).to(run.device)
-    learner = None
-    if config.use_world_model:
-        learner = WorldModelLearner(config.world_model, run, _first_model(config, run, action_dim, image))
-    replay = ReplayBuffer(config.replay_capacity, folder=run.folder / "replay")
-    imagined = RolloutBuffer(config.replay_capacity, kept_rollouts=config.imagination.kept_rollouts)
-    collector = Collector(environments, seed=config.seed, frame_stack=config.frame_stack)
-    progress, metrics = Progress(np.random.default_rng(config.seed)), MetricMeans()
+    trainer = AgentTrainer(config, run)
+    learner, replay, progress, parts = trainer.learner, trainer.replay, trainer.progress, trainer.parts()
 
     # resume, or begin with demonstrations and an evaluation
-    parts: dict[str, Any] = {"agent": _AgentState(agent), "replay": replay, "collector": collector}
-    parts |= {"progress": progress} | ({"world_model": learner, "imagined": imagined} if learner else {})
     updates_done, num_envs = run.resume(**parts), config.num_envs
     last_update = -(-config.total_env_steps // num_envs)
     if updates_done:
@@ -76,7 +203,7 @@ def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> 
     else:
         for demo in demos:
             replay.add(demo, permanent=True)
-        _evaluate(config, run, agent, test_environments, learner, replay, progress, step=0)
+        trainer.evaluate(step=0)
 
     for update in run.updates("steps", updates_done, last_update, clips=num_envs):
         step = (update + 1) * num_envs
@@ -86,72 +213,39 @@ def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> 
             return is_passed(step, every_steps, num_envs)
 
         # 1) collect
-        with progress.timed("environment"):
-            if step - num_envs < config.random_steps:
-                actions = (torch.rand((num_envs, action_dim), generator=run.generator) * 2 - 1).numpy()
-            else:
-                noise = config.agent.exploration_noise(step - num_envs)
-                actions = agent.explore(collector.observation, noise, run.generator)
-            for episode in collector.step(actions):
-                replay.add(episode)
-                metrics.add(episode_return=episode.meta["return"], episode_success=float(episode.meta["success"]))
+        trainer.collect(step)
 
         is_learning = step >= config.random_steps and len(replay) > 0
         if is_learning and learner is not None:
-            is_first = progress.imagined_transitions == 0
-
             # 2) update the world model
-            with progress.timed("world_model"):
-                if is_first:
-                    progress.world_model_updates += learner.prepare(replay, progress.random, seed=config.seed)
-                elif is_due(config.world_model.update_every_steps):
-                    with_tokenizer = is_due(config.world_model.tokenizer_update_every_steps)
-                    metrics.add(**learner.update(replay, progress.random, tokenizer=with_tokenizer))
-                    progress.world_model_updates += 1
+            is_first = progress.imagined_transitions == 0
+            if is_first:
+                trainer.prepare_world_model()
+            elif is_due(config.world_model.update_every_steps):
+                trainer.update_world_model(tokenizer=is_due(config.world_model.tokenizer_update_every_steps))
 
             # 3) imagine
-            with progress.timed("imagination"):
-                rollouts = max(config.imagination.initial_rollouts, 1) if is_first else 1
-                for _ in range(rollouts if is_first or is_due(config.imagination.every_steps) else 0):
-                    assert learner.model is not None
-                    episodes = imagine_episodes(
-                        learner.model,
-                        agent,
-                        replay,
-                        config.imagination,
-                        frame_stack=config.frame_stack,
-                        horizon=config.imagination.horizon_at(step),
-                        noise=config.agent.exploration_noise(step),
-                        seed=int(progress.random.integers(2**31)),
-                        generator=run.generator,
-                        raw_actions=not config.world_model.actions_in_model_units,
-                    )
-                    progress.imagined_transitions += imagined.add_rollout(episodes)
+            if is_first or is_due(config.imagination.every_steps):
+                trainer.imagine(step, max(config.imagination.initial_rollouts, 1) if is_first else 1)
 
         # 4) update the agent
         if is_learning:
-            with progress.timed("agent"):
-                for _ in range(config.updates_per_step * num_envs):
-                    batch = _draw_batch(config, replay, imagined, progress.random).to(run.device)
-                    losses = agent.learn(batch, config.agent.exploration_noise(step), run.generator)
-                    metrics.add(**losses)
-                    progress.agent_updates += 1
+            trainer.update_agent(step)
 
         # 5) evaluate
         if is_due(config.evaluate_every_steps) or update + 1 == last_update:
-            _evaluate(config, run, agent, test_environments, learner, replay, progress, step=step)
+            trainer.evaluate(step)
 
         # log and save
         saves = run.is_save_step(update + 1, last=last_update)
         if is_due(config.log_every_steps) or saves:
             env_frames, transitions = step * config.action_repeat, progress.imagined_transitions
-            run.log(update + 1, env_frames=env_frames, imagined=transitions, **metrics.take())
+            run.log(update + 1, env_frames=env_frames, imagined=transitions, **trainer.metrics.take())
         if saves:
             model = None if learner is None else learner.model
             run.save(update + 1, also=model.save_pretrained if model else None, **parts)
             replay.forget_files(replay.state_dict())
-    environments.close()
-    test_environments.close()
+    trainer.close()
     return progress
 
 
@@ -213,47 +307,3 @@ def _draw_batch(
         if count
     ]
     return parts[0] if len(parts) == 1 else Transitions(*(torch.cat(pair) for pair in zip(*parts, strict=True)))
-
-
-def _evaluate(
-    config: MbrlConfig,
-    run: Run,
-    agent: DrQv2,
-    environments: VectorEnv,
-    learner: WorldModelLearner | None,
-    replay: ReplayBuffer,
-    progress: Progress,
-    *,
-    step: int,
-) -> None:
-    """Evaluate the agent without exploration; add a line and pictures to the run's folder."""
-    env_frames = step * config.action_repeat
-    with progress.timed("evaluation"):
-        seed = config.seed + EVALUATION_SEED
-        result = evaluate_policy(
-            agent, environments, config.evaluation_episodes, seed=seed, frame_stack=config.frame_stack
-        )
-        progress.evaluations.append(
-            {
-                "step": step,
-                "env_frames": env_frames,
-                "returns": [round(value, 6) for value in result.returns],
-                "successes": result.successes,
-                "lengths": result.lengths,
-                "seconds": round(run.seconds, 3),
-                "imagined_transitions": progress.imagined_transitions,
-                "agent_updates": progress.agent_updates,
-            }
-        )
-        progress.write_evaluations(run.folder)
-        tqdm.write(
-            f"{env_frames:,} frames: return {result.mean_return:.4g}, success {result.success:.0%}, "
-            f"{progress.imagined_transitions:,} transitions imagined"
-        )
-
-        # pictures
-        write_evaluation_gif(run.folder, env_frames, result.frames)
-        if learner is not None and learner.model is not None and replay.episodes:
-            raw_actions = not config.world_model.actions_in_model_units
-            sampling = config.imagination.sampling()
-            write_imagination_gif(run.folder, env_frames, learner.model, replay, sampling, raw_actions=raw_actions)

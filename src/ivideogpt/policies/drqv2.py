@@ -98,7 +98,7 @@ class Transitions(NamedTuple):
         return Transitions(*(x.to(device, non_blocking=True) for x in self))
 
 
-class Encoder(nn.Module):
+class PixelEncoder(nn.Module):
     """Four convolutions; the first one halves the picture."""
 
     def __init__(self, image: int, stacked_channels: int, channels: int) -> None:
@@ -186,7 +186,7 @@ class DrQv2(nn.Module):
         super().__init__()
         self.config = config or AgentConfig()
         self.action_dim = action_dim
-        self.encoder = Encoder(image, 3 * stack, self.config.encoder_channels)
+        self.encoder = PixelEncoder(image, 3 * stack, self.config.encoder_channels)
         self.actor = Actor(self.encoder.features, action_dim, self.config)
         self.critic = Critic(self.encoder.features, action_dim, self.config)
         self.apply(_orthogonal)

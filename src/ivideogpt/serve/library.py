@@ -16,7 +16,7 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.serve.guard import Limits
 from ivideogpt.serve.protocol import Refused
-from ivideogpt.serve.uploads import resized
+from ivideogpt.serve.uploads import resized_upload
 from ivideogpt.serve.worlds import known_frames
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -130,7 +130,7 @@ def fitted(model: WorldModel, episode: Episode, name: str) -> Episode:
         UserError: too few frames, or actions of another dimension.
     """
     size, stride, dim = model.resolution, model.config.frame_stride, model.action_dim
-    frames = np.stack([resized(frame, size) for frame in episode.frames[::stride]])
+    frames = np.stack([resized_upload(frame, size) for frame in episode.frames[::stride]])
     if len(frames) < known_frames(model):
         every = f" at every {stride} of its {len(episode)}" if stride > 1 else ""
         raise UserError(

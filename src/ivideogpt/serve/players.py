@@ -268,7 +268,7 @@ class Players:
                 raise HangUp(protocol.TOO_MUCH, f"more than {most} messages a second came; send fewer")
             message = protocol.parse(received.get("text"), self._limits.message_bytes)
             player.last_used = time.monotonic()
-            if isinstance(message, protocol.Step):
+            if isinstance(message, protocol.StepRequest):
                 if connection.steps_in_flight >= self._limits.steps_in_flight:
                     most = self._limits.steps_in_flight
                     why = UserError(f"{most} steps are not answered yet, as many as may be; wait for a frame")
@@ -292,11 +292,11 @@ class Players:
             except UserError as error:
                 await connection.refuse(error, message.request)
             finally:
-                connection.steps_in_flight -= isinstance(message, protocol.Step)
+                connection.steps_in_flight -= isinstance(message, protocol.StepRequest)
             player.last_used = time.monotonic()
 
     async def _follow(self, player: Player, connection: Connection, message: Message) -> None:
-        if isinstance(message, protocol.Step):
+        if isinstance(message, protocol.StepRequest):
             await self._step(player.opened(), connection, message)
             return
         if isinstance(message, (protocol.Show, protocol.Truth)):
@@ -332,7 +332,7 @@ class Players:
         player.close()
         player.settings, player.worlds = settings, worlds
 
-    async def _step(self, worlds: Worlds, connection: Connection, message: protocol.Step) -> None:
+    async def _step(self, worlds: Worlds, connection: Connection, message: protocol.StepRequest) -> None:
         # Check all actions before the first frame: a refused message changes nothing.
         actions = {index: worlds.action_for(message, index) for index in worlds.chosen(message.world)}
         for index, action in actions.items():

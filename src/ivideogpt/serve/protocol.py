@@ -101,7 +101,7 @@ class Open(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step(Message):
+class StepRequest(Message):
     """Imagine one frame of ``world`` ("all": of each); ``action`` in raw units, or "episode": the recorded one."""
 
     world: int | str = 0
@@ -163,7 +163,7 @@ class Truth(Message):
 
 TYPES: Mapping[str, type[Message]] = {
     "open": Open,
-    "step": Step,
+    "step": StepRequest,
     "rewind": Rewind,
     "fork": Fork,
     "join": Join,
@@ -209,7 +209,7 @@ def encode_frame(header: Mapping[str, object], picture: bytes) -> bytes:
     return struct.pack("<I", len(text)) + text + picture
 
 
-def decode_frame(message: bytes) -> tuple[dict[str, Any], bytes]:
+def unpack_frame(message: bytes) -> tuple[dict[str, Any], bytes]:
     """Return header and picture of a frame, as a client reads it."""
     (length,) = struct.unpack_from("<I", message)
     return json.loads(message[4 : 4 + length]), message[4 + length :]

@@ -88,7 +88,7 @@ def read_upload(path: Path, name: str, size: int, limits: Limits, *, crop: bool 
             raise UserError(f"{name} has pictures of far too many pixels; make them smaller") from error
 
 
-def resized(frame: np.ndarray, size: int) -> np.ndarray:
+def resized_upload(frame: np.ndarray, size: int) -> np.ndarray:
     """Resize a frame uint8 ``[h w 3]`` to ``[size size 3]``, antialiased like frames of ``predict``, up to rounding.
 
     Pillow, not PyTorch: uploads are read beside the thread that computes.
@@ -116,7 +116,7 @@ def _gathered(pictures: Iterable[np.ndarray], name: str, size: int, limits: Limi
                 f"{shape[1]} x {shape[0]}; make all frames the same size"
             )
         _check_amount(len(frames) + 1, shape[1], shape[0], name, limits)
-        frames.append(resized(_centre(picture) if crop else picture, size))
+        frames.append(resized_upload(_centre(picture) if crop else picture, size))
     if shape is None:
         raise UserError(f"{name} has no frames; record or convert it again")
     return Episode(frames=np.stack(frames), meta={"is_square": shape[0] == shape[1]})

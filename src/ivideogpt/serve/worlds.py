@@ -15,7 +15,7 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.evaluation.calibration import read_calibration
 from ivideogpt.metrics.image import psnr
-from ivideogpt.serve.protocol import Open, Settings, Show, Step, Truth, finite
+from ivideogpt.serve.protocol import Open, Settings, Show, StepRequest, Truth, finite
 from ivideogpt.worldmodel.session import Session
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -236,7 +236,7 @@ class Worlds:
             raise UserError(f"world {index} has no step {message.first}; expected {1 - context} to {world.steps}")
         return [(step, world.seen[step + context - 1]) for step in steps]
 
-    def action_for(self, message: Step, index: int) -> tuple[float, ...] | None:
+    def action_for(self, message: StepRequest, index: int) -> tuple[float, ...] | None:
         """Return the action of the next step of world ``index``, in raw units.
 
         Raises:

@@ -1,9 +1,9 @@
-"""Tokenises the stores of a mixture into a folder that transformers train from: one task for each shard of a store.
+"""Tokens of the stores of a mixture, in a folder that transformers train from: one task for each shard of a store.
 
-    tokenize("runs/tokenizer", load_mixture("mixture.toml"), "tokens/mine", frames=16, workers=8)
+    tokenize_stores("runs/tokenizer", load_mixture("mixture.toml"), "tokens/mine", frames=16, workers=8)
 
-Finished shards are skipped, so a stopped command goes on. A cluster scheduler calls ``begin`` once, ``run_task`` for
-each of the tasks that it returns, anywhere and as often as it likes, and ``finish`` once.
+Finished shards are skipped, so a stopped command continues. A cluster calls ``begin`` once, ``tokenize_shard`` for each
+task that it returns, anywhere and as often as it likes, and ``finish`` once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TokenTask:
     episodes: tuple[int, ...]
 
 
-def tokenize(
+def tokenize_stores(
     tokenizer: str | Path,
     mixture: Mixture,
     folder: str | Path,
@@ -94,7 +94,7 @@ def tokenize(
     with tqdm(
         total=len(tasks), initial=len(tasks) - len(waiting), desc="tokenizing", unit="shard", disable=None
     ) as bar:
-        work = functools.partial(run_task, tokenizer=str(tokenizer), folder=str(folder), device=str(where))
+        work = functools.partial(tokenize_shard, tokenizer=str(tokenizer), folder=str(folder), device=str(where))
         for _ in run_all(work, waiting, workers):
             bar.update()
     finish(folder)
@@ -103,10 +103,10 @@ def tokenize(
 def begin(
     tokenizer: str | Path, mixture: Mixture, folder: str | Path, spec: ClipSpec, hop: int | None
 ) -> list[TokenTask]:
-    """Says in ``folder`` what will be in it and returns what there is to do.
+    """Describe the tokens in ``folder`` and return the tasks that are left.
 
     Raises:
-        UserError: see ``tokenize``.
+        UserError: see ``tokenize_stores``.
     """
     folder, network = Path(folder), CompressiveTokenizer.from_pretrained(tokenizer)
     shape, whole = network.config, not network.config.conditional and spec.mode == "contiguous"
@@ -153,8 +153,8 @@ def begin(
     return tasks
 
 
-def run_task(task: TokenTask, tokenizer: str, folder: str, device: str = "cpu") -> None:
-    """Tokenises one shard, if it is not finished.
+def tokenize_shard(task: TokenTask, tokenizer: str, folder: str, device: str = "cpu") -> None:
+    """Tokenise one shard, if it is not finished.
 
     Raises:
         UserError: an episode cannot be read, or the folder cannot be written.
@@ -251,7 +251,7 @@ def _groups(takes: list[DrawnRows]) -> Iterator[list[DrawnRows]]:
 
 @torch.inference_mode()
 def _codes(network: CompressiveTokenizer, frames: torch.Tensor, facts: TokenFacts) -> dict[str, torch.Tensor]:
-    """Codes of takes ``[k t c h w]``: of all frames ``[k t n]``, end to end; or of context and later frames apart."""
+    """Return the codes of takes ``[k t c h w]``: of all frames end to end, or of context and later frames apart."""
     device = network.quantize.embedding.weight.device
     kind = torch.int16 if max(facts.layout.context_codes, facts.layout.dynamics_codes) < 2**15 else torch.int32
     if facts.whole:

@@ -140,15 +140,15 @@ class TokenSegment:
 
     def _decode(self, separators: Tensor, action: Tensor | None, sampling: Sampling, uniforms: Tensor) -> FrameTokens:
         """Sample the tokens of the next frame by the fastest decoder for this device and batch."""
-        inputs = self.dynamics, self.cache, separators, action, sampling, uniforms
+        frame = decode.FrameInputs(self.dynamics, self.cache, separators, action, sampling, uniforms)
         if self.dynamics.device.type == "cuda":
-            tokens = cuda_graph.decode_frame_by_graph(*inputs)
+            tokens = cuda_graph.decode_frame_by_graph(frame)
             if tokens is not None:
                 return tokens
         with decode.decode_threads(self.dynamics):
             if self.speculative:
-                return speculative.decode_frame_speculatively(*inputs, self.statistics)
-            return decode.decode_frame(*inputs)
+                return speculative.decode_frame_speculatively(frame, self.statistics)
+            return decode.decode_frame(frame)
 
     def _read(self, separators: Tensor, ids: Tensor, action: Tensor | None, sampling: Sampling) -> FrameTokens:
         return decode.read_frame(self.dynamics, self.cache, separators, ids, action, sampling)

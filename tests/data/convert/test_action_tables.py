@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.convert.action_tables import read_table
+from ivideogpt.data.convert.action_tables import read_action_table
 
 
 def table(tmp_path, text, frames=None, name="a.csv"):
     (tmp_path / name).write_text(text)
-    return read_table(tmp_path / name, frames)
+    return read_action_table(tmp_path / name, frames)
 
 
 @pytest.mark.parametrize("first", ["", "Unnamed: 0", "index", "frame"])
@@ -57,4 +57,4 @@ def test_tables_without_an_index_are_read_whole(tmp_path):
     assert table(tmp_path, "\ufeffx,y\n0,5\n", name="B.CSV").names == ("x", "y")
     np.save(tmp_path / "c.npy", np.arange(6).reshape(3, 2))
     (tmp_path / "c.npy").rename(tmp_path / "C.NPY")
-    assert read_table(tmp_path / "C.NPY").values.shape == (3, 2)
+    assert read_action_table(tmp_path / "C.NPY").values.shape == (3, 2)

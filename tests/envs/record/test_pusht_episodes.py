@@ -7,7 +7,7 @@ pytest.importorskip("gym_pusht", reason="collecting PushT needs gym-pusht: pip i
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.store.reader import EpisodeStore
-from ivideogpt.envs.record.pusht_episodes import collect, collect_pusht
+from ivideogpt.envs.record.pusht_episodes import collect_pusht, collect_pusht_store
 from ivideogpt.policies.scripted import DragScript
 
 
@@ -63,11 +63,11 @@ def test_drag_stays_on_the_plane():
 
 
 def test_collect_resumes_without_touching_finished_files(tmp_path):
-    collect("0:2", tmp_path, shard=1, length=3, workers=0)
+    collect_pusht_store("0:2", tmp_path, shard=1, length=3, workers=0)
     first, second = (tmp_path / "shards" / f"pusht-0000000{seed}-0000000{seed + 1}.safetensors" for seed in (0, 1))
     written = first.stat().st_mtime_ns
     second.unlink()
-    collect("0:2", tmp_path, shard=1, length=3, workers=0)
+    collect_pusht_store("0:2", tmp_path, shard=1, length=3, workers=0)
     assert first.stat().st_mtime_ns == written
     store = EpisodeStore(tmp_path)
     assert store.keys == ["pusht_00000000", "pusht_00000001"]
@@ -77,18 +77,18 @@ def test_collect_resumes_without_touching_finished_files(tmp_path):
 
 
 def test_more_seeds_join_those_that_are_there(tmp_path):
-    collect("10000:10001", tmp_path, shard=1, length=3, workers=0)
-    collect("10000:10002", tmp_path, shard=1, length=3, workers=0)
+    collect_pusht_store("10000:10001", tmp_path, shard=1, length=3, workers=0)
+    collect_pusht_store("10000:10002", tmp_path, shard=1, length=3, workers=0)
     assert EpisodeStore(tmp_path).splits == ["test", "test"]
 
 
 def test_a_range_that_would_leave_seeds_out_is_refused(tmp_path):
-    collect("0:3", tmp_path, shard=2, length=3, workers=0)
+    collect_pusht_store("0:3", tmp_path, shard=2, length=3, workers=0)
     with pytest.raises(UserError, match="which this conversion does not make"):
-        collect("0:6", tmp_path, shard=2, length=3, workers=0)
+        collect_pusht_store("0:6", tmp_path, shard=2, length=3, workers=0)
 
 
 @pytest.mark.parametrize("seeds", ["3", "5:2", "a:b", "1:2:3"])
 def test_bad_seeds_are_explained(tmp_path, seeds):
     with pytest.raises(UserError, match="first"):
-        collect(seeds, tmp_path)
+        collect_pusht_store(seeds, tmp_path)

@@ -34,7 +34,7 @@ class ActionTable:
     omissions: tuple[Omission, ...] = ()
 
 
-def read_table(path: Path, frames: int | None = None) -> ActionTable:
+def read_action_table(path: Path, frames: int | None = None) -> ActionTable:
     """Read a table.
 
     Args:

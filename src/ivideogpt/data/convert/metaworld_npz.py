@@ -48,14 +48,16 @@ def tasks(source: Path, *, split: str = "train") -> ShardTasks:
     if not files:
         raise UserError(f"{folder} holds no .npz files; it holds {name_list(sorted(p.name for p in folder.iterdir()))}")
     shards = [
-        ShardTask(name=f"{split}-{index:05d}", read=partial(read_files, folder=folder, paths=tuple(group), split=split))
+        ShardTask(
+            name=f"{split}-{index:05d}", read=partial(read_npz_files, folder=folder, paths=tuple(group), split=split)
+        )
         for index, group in enumerate(in_groups(files, EPISODES_A_SHARD))
     ]
     others = (relative_name(folder, path) for path in available if path.suffix.lower() != ".npz")
     return ShardTasks(shards, omission("files", "they are no replay files", others))
 
 
-def read_files(*, folder: Path, paths: Sequence[Path], split: str = "train") -> Iterator[SourceEpisode]:
+def read_npz_files(*, folder: Path, paths: Sequence[Path], split: str = "train") -> Iterator[SourceEpisode]:
     """Yield the episodes of ``paths``, one a file, all of one split.
 
     Raises:

@@ -177,7 +177,7 @@ def open_dataset(
         raise UserError(
             f"{name!r} is not in Open X-Embodiment; convert it with its own kind (ivideogpt convert --help)"
         )
-    folder = rlds.open_folder(rlds.find_folder(Path(source), info.source, info.version))
+    folder = rlds.open_rlds_folder(rlds.find_folder(Path(source), info.source, info.version))
     if folder.name != info.source and folder.name in {row.source for row in DATASETS.values()}:
         raise UserError(f"{folder.path} holds {folder.name!r}; expected {info.source!r}")
     kept_out = tested_elsewhere() if info.source == "robo_net" else frozenset()
@@ -199,7 +199,7 @@ def open_own_dataset(
     Raises:
         UserError: the folder is damaged, has no camera, or not the chosen ones.
     """
-    folder = rlds.open_folder(path)
+    folder = rlds.open_rlds_folder(path)
     available = sorted(camera_names(folder), key=lambda camera: (camera != "image", camera))
     if not available:
         raise UserError(f"{path / 'features.json'} has no camera; expected pictures of 3 channels in steps/observation")
@@ -242,7 +242,7 @@ def read_shards(plans: Iterable[ShardPlan], dataset: RldsDataset) -> Iterator[So
         for record in read_records(shard.path):
             if count < shard.length:
                 with reading(record.place, "download the file again"):
-                    episode = read_episode(record, shard, plan.numbers[count], count, dataset)
+                    episode = read_oxe_episode(record, shard, plan.numbers[count], count, dataset)
                 yield episode
             count += 1
         if count != shard.length:
@@ -251,7 +251,7 @@ def read_shards(plans: Iterable[ShardPlan], dataset: RldsDataset) -> Iterator[So
             )
 
 
-def read_episode(
+def read_oxe_episode(
     record: Record, shard: rlds.Shard, number: int, place: int, dataset: RldsDataset
 ) -> SourceEpisode | Omission:
     """Read one episode; an omission where it has no steps.

@@ -97,12 +97,12 @@ def tasks(
     for split in sorted({demo.split for demo in demos}, key=list(_SPLITS.values()).index):
         for index, part in enumerate(in_groups([demo for demo in demos if demo.split == split], EPISODES_A_SHARD)):
             part_cameras = {path: names for path, names in chosen.items() if any(demo.path == path for demo in part)}
-            read = partial(read_demos, folder=folder, demos=tuple(part), cameras=part_cameras)
+            read = partial(read_robomimic_demos, folder=folder, demos=tuple(part), cameras=part_cameras)
             shards.append(ShardTask(name=f"{split}-{index:05d}", read=read))
     return ShardTasks(shards, omissions)
 
 
-def read_demos(
+def read_robomimic_demos(
     *, folder: Path, demos: Sequence[Demo], cameras: Mapping[Path, Mapping[str, str]]
 ) -> Iterator[SourceEpisode]:
     """Yield the episodes ``demos``, of each file the ``cameras`` (name in the store: name in the file).

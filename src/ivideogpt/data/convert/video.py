@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.data.convert.action_tables import TABLES, read_table
+from ivideogpt.data.convert.action_tables import TABLES, read_action_table
 from ivideogpt.data.convert.frame_files import image_frames, whole_video
 from ivideogpt.data.convert.source_episode import ActionField, Frames, Omission, SourceEpisode, omission
 from ivideogpt.data.convert.source_files import (
@@ -46,7 +46,7 @@ _TABLE_IN_FOLDER = "actions"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recording:
+class VideoRecording:
     """One episode.
 
     Attributes:
@@ -99,7 +99,7 @@ def tasks(
 
 
 def read_recordings(
-    *, folder: Path, recordings: Sequence[Recording], camera_key: str | None = None, fps: float | None = None
+    *, folder: Path, recordings: Sequence[VideoRecording], camera_key: str | None = None, fps: float | None = None
 ) -> Iterator[SourceEpisode]:
     """Yield the episodes ``recordings``.
 
@@ -125,7 +125,7 @@ def read_recordings(
         if recording.actions is not None:
             if actions is not None:
                 raise UserError(f"{path} holds actions and {recording.actions} too; remove one of them")
-            table = read_table(recording.actions, len(frames))
+            table = read_action_table(recording.actions, len(frames))
             actions = leading_rows(table.values, len(frames), str(recording.actions))
             fields = tuple(ActionField(name=name, size=1) for name in table.names)
             omissions += table.omissions
@@ -148,7 +148,7 @@ def read_recordings(
         )
 
 
-def _recordings(folder: Path, files: Sequence[Path], val_every: int | None) -> list[Recording]:
+def _recordings(folder: Path, files: Sequence[Path], val_every: int | None) -> list[VideoRecording]:
     paths = [path for path in files if path.suffix.lower() in RECORDINGS]
     folders = {path.parent for path in paths}
     for image_folder in {path.parent for path in files if path.suffix.lower() in IMAGES}:
@@ -160,14 +160,14 @@ def _recordings(folder: Path, files: Sequence[Path], val_every: int | None) -> l
     paths.sort(key=lambda path: natural_key(relative_name(folder, path)))
     # The table of a source that is a folder of images itself lies beside it.
     tables = _tables_by_name([*files, *(path for path in folder.parent.glob(f"{folder.name}.*") if path.is_file())])
-    recordings: dict[str, Recording] = {}
+    recordings: dict[str, VideoRecording] = {}
     for index, path in enumerate(paths):
         bare = path if path.is_dir() else path.with_suffix("")
         key = relative_name(folder, bare) if bare != folder else folder.name
         split = SPLITS.get(Path(key).parts[0].lower(), "train") if len(Path(key).parts) > 1 else "train"
         if val_every is not None:
             split = "train" if index % val_every else "val"
-        recording = Recording(path=path, actions=_table_of(path, bare, tables), key=key, split=split)
+        recording = VideoRecording(path=path, actions=_table_of(path, bare, tables), key=key, split=split)
         twin = recordings.setdefault(key, recording)
         if twin is not recording:
             raise UserError(f"{twin.path} and {path} differ in their endings only; rename one")
@@ -193,7 +193,7 @@ def _table_of(path: Path, bare: Path, tables: Mapping[tuple[Path, str], Sequence
     return candidates[0] if candidates else None
 
 
-def _sources(files: Sequence[Path], recordings: Sequence[Recording]) -> str:
+def _sources(files: Sequence[Path], recordings: Sequence[VideoRecording]) -> str:
     """Return the counts of recordings by kind."""
     suffixes: dict[Path, set[str]] = {}
     for path in files:
@@ -208,7 +208,7 @@ def _sources(files: Sequence[Path], recordings: Sequence[Recording]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
-def _unread_files(folder: Path, files: Sequence[Path], recordings: Sequence[Recording]) -> list[Omission]:
+def _unread_files(folder: Path, files: Sequence[Path], recordings: Sequence[VideoRecording]) -> list[Omission]:
     read = {recording.path for recording in recordings} | {recording.actions for recording in recordings}
     image_folders = {recording.path for recording in recordings if recording.path.is_dir()}
     unread = [path for path in files if path not in read and not (path.parent in image_folders and is_image_name(path))]

@@ -54,12 +54,12 @@ def tasks(source: Path, *, benchmark: str) -> ShardTasks:
     for split in ("train", "val"):
         ordered = sorted((demo for demo in demos.values() if demo.split == split), key=lambda demo: f"{demo.key}.npz")
         for index, group in enumerate(in_groups(ordered, EPISODES_A_SHARD)):
-            read = partial(read_demos, folder=folder, demos=tuple(group), benchmark=benchmark)
+            read = partial(read_vp2_demos, folder=folder, demos=tuple(group), benchmark=benchmark)
             shards.append(ShardTask(name=f"{split}-{index:05d}", read=read))
     return ShardTasks(shards, omissions)
 
 
-def read_demos(*, folder: Path, demos: Sequence[Demo], benchmark: str) -> Iterator[SourceEpisode]:
+def read_vp2_demos(*, folder: Path, demos: Sequence[Demo], benchmark: str) -> Iterator[SourceEpisode]:
     """Yield the episodes ``demos``.
 
     Raises:

@@ -88,7 +88,7 @@ def collect_pusht(seeds: Iterable[int], length: int = 48, behaviour: PushTBehavi
         )
 
 
-def collect(
+def collect_pusht_store(
     seeds: str,
     out: Path,
     shard: int = 100,

@@ -104,7 +104,7 @@ def find_any_folder(source: Path) -> Path:
     return folders[0]
 
 
-def open_folder(path: Path) -> RldsFolder:
+def open_rlds_folder(path: Path) -> RldsFolder:
     """Read ``features.json`` and ``dataset_info.json`` of the folder of one version.
 
     Raises:

@@ -197,29 +197,6 @@ def decode_numbers(field: Field, values: Mapping[str, Values], record: Record, s
     return numbers.reshape(steps, *shape)
 
 
-def decode_ragged(field: Field, values: Mapping[str, Values], record: Record) -> list[Any]:
-    """Return the values of a field with lists in its steps: for each step its list of arrays, or an array.
-
-    The innermost lists are arrays ``[n ...]``, those around them Python lists.
-
-    Raises:
-        UserError: the record does not have them, or their lengths do not fit.
-    """
-    names = [f"{field.path}/ragged_row_lengths_{depth}" for depth in range(len(field.lists))]
-    wanted = [f"{field.path}/ragged_flat_values", *names]
-    if absent := [name for name in wanted if name not in values]:
-        raise record.missing(absent)
-    flat = _numbers(field, values[wanted[0]], record)
-    row: Any = flat.reshape(-1, *(dimension or 0 for dimension in field.shape))
-    for name in reversed(names):
-        lengths = np.asarray(values[name], np.int64)
-        if lengths.sum() != len(row):
-            raise UserError(f"{record.place} has lists of {lengths.sum()} values in {name!r}; there are {len(row)}")
-        stops = np.cumsum(lengths)
-        row = [row[stop - length : stop] for stop, length in zip(stops.tolist(), lengths.tolist(), strict=True)]
-    return list(row)
-
-
 def _present(field: Field, values: Mapping[str, Values], record: Record) -> Values:
     if field.path not in values:
         raise record.missing([field.path])

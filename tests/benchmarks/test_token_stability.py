@@ -4,9 +4,7 @@ import math
 
 import pytest
 import torch
-
-from ivideogpt.core.errors import UserError
-from ivideogpt.evaluation.token_stability import (
+from token_stability import (
     PARTS,
     kept_at_rest,
     nats,
@@ -14,6 +12,8 @@ from ivideogpt.evaluation.token_stability import (
     patches_changed,
     recoding,
 )
+
+from ivideogpt.core.errors import UserError
 
 
 def test_codes_of_the_first_coding_are_all_kept(any_model, frames_for) -> None:
