@@ -4,7 +4,7 @@ import pytest
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.envs.record import metaworld_episodes
-from ivideogpt.envs.record.metaworld_episodes import Recording
+from ivideogpt.envs.record.metaworld_episodes import MetaworldRecording
 from ivideogpt.envs.registry import METAWORLD_TASKS
 
 ROUGH = ["--size", "16", "--steps", "3", "--shadow-size", "0", "--samples", "0", "--workers", "0"]
@@ -46,7 +46,7 @@ def test_all_is_the_six_official_tasks(run, asked):
     assert run("collect", "all", "--out", "store", "--random-share", 0.5).code == 0
     ((tasks, seeds, folder, recording, workers),) = asked
     assert tasks == METAWORLD_TASKS and seeds == range(60) and str(folder) == "store" and workers is None
-    assert recording == Recording(random_share=0.5)
+    assert recording == MetaworldRecording(random_share=0.5)
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ def _record_pusht(tasks: Sequence[str], seeds: range, out: Path, settings: Any, 
 
 
 def _metaworld_settings() -> Any:
-    from ivideogpt.envs.record.metaworld_episodes import Recording
+    from ivideogpt.envs.record.metaworld_episodes import MetaworldRecording
 
-    return Recording()
+    return MetaworldRecording()
 
 
 def _record_metaworld(tasks: Sequence[str], seeds: range, out: Path, settings: Any, workers: int | None) -> None:

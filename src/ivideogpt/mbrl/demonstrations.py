@@ -76,11 +76,11 @@ def scripted_demos(task: str, count: int, seed: int, options: dict) -> list[Epis
         UserError: it has none.
     """
     if task.startswith(_METAWORLD):
-        from ivideogpt.envs.record.metaworld_episodes import Recording, record_metaworld
+        from ivideogpt.envs.record.metaworld_episodes import MetaworldRecording, record_metaworld
 
-        recorded = {name: value for name, value in options.items() if name in Recording.__dataclass_fields__}
+        recorded = {name: value for name, value in options.items() if name in MetaworldRecording.__dataclass_fields__}
         seeds = [seed * 1000 + number for number in range(count)]
-        episodes = record_metaworld(task.removeprefix(_METAWORLD), seeds, Recording(**recorded))
+        episodes = record_metaworld(task.removeprefix(_METAWORLD), seeds, MetaworldRecording(**recorded))
         return [_plain(episode) for episode in episodes]
     raise UserError(
         f"there is no script for {task}; give demonstrations of it with demo_folder=FOLDER (an episode store), "

@@ -1,6 +1,6 @@
 """Recording of Meta-World episodes with the package's scripts, with or without noise, into an episode store.
 
-collect_metaworld(["plate-slide"], range(60), "stores/plate-slide", Recording(noise=0.3, random_share=0.2))
+collect_metaworld(["plate-slide"], range(60), "stores/plate-slide", MetaworldRecording(noise=0.3, random_share=0.2))
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ EPISODES_A_SHARD = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recording:
+class MetaworldRecording:
     """Settings of a recording of Meta-World episodes.
 
     Attributes:
@@ -78,7 +78,7 @@ class Recording:
         )
 
 
-def record_metaworld(task: str, seeds: Sequence[int], recording: Recording) -> Iterator[SourceEpisode]:
+def record_metaworld(task: str, seeds: Sequence[int], recording: MetaworldRecording) -> Iterator[SourceEpisode]:
     """Record one episode of ``task`` a seed; the same seed and recording give the same episode.
 
     Args:
@@ -102,7 +102,7 @@ def record_metaworld(task: str, seeds: Sequence[int], recording: Recording) -> I
         environment.close()
 
 
-def _record(environment: MetaWorld, seed: int, recording: Recording) -> SourceEpisode:
+def _record(environment: MetaWorld, seed: int, recording: MetaworldRecording) -> SourceEpisode:
     from ivideogpt.envs.metaworld import ACTION_FIELDS
 
     task, length = environment.task, environment.steps + 1
@@ -146,7 +146,7 @@ def _record(environment: MetaWorld, seed: int, recording: Recording) -> SourceEp
     )
 
 
-def metaworld_facts(recording: Recording) -> StoreFacts:
+def metaworld_facts(recording: MetaworldRecording) -> StoreFacts:
     """Return the facts for a store's index; stores of one name share an embodiment id in a mixture."""
     return StoreFacts(
         name="metaworld",
@@ -156,7 +156,7 @@ def metaworld_facts(recording: Recording) -> StoreFacts:
     )
 
 
-def metaworld_shards(tasks: Sequence[str], seeds: Sequence[int], recording: Recording) -> list[ShardTask]:
+def metaworld_shards(tasks: Sequence[str], seeds: Sequence[int], recording: MetaworldRecording) -> list[ShardTask]:
     """Make a ``ShardTask`` for every ``EPISODES_A_SHARD`` seeds of a task, tasks one after the other.
 
     The name of a shard holds its seeds, so a longer range of seeds may be collected into the same folder as long as
@@ -178,7 +178,11 @@ def metaworld_shards(tasks: Sequence[str], seeds: Sequence[int], recording: Reco
 
 
 def collect_metaworld(
-    tasks: Sequence[str], seeds: Sequence[int], out: str | Path, recording: Recording, workers: int | None = None
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    out: str | Path,
+    recording: MetaworldRecording,
+    workers: int | None = None,
 ) -> None:
     """Record episodes into the store ``out``; the same call again resumes a stopped one.
 
