@@ -51,7 +51,7 @@ def tasks(source: Path, *, all_cameras: bool = True) -> ShardTasks:
     for split in ("train", "test"):
         chosen = [path for path in files if _split(path, test) == split]
         for index, group in enumerate(in_groups(chosen, EPISODES_A_SHARD)):
-            read = partial(read_trajectories, folder=folder, paths=tuple(group), split=split, all_cameras=all_cameras)
+            read = partial(read_robonet_files, folder=folder, paths=tuple(group), split=split, all_cameras=all_cameras)
             shards.append(ShardTask(name=f"{split}-{index:05d}", read=read))
     return ShardTasks(shards, omissions)
 
@@ -62,7 +62,7 @@ def test_names() -> frozenset[str]:
     return frozenset(text.split())
 
 
-def read_trajectories(
+def read_robonet_files(
     *, folder: Path, paths: Sequence[Path], split: str, all_cameras: bool = True
 ) -> Iterator[SourceEpisode]:
     """Yield the episodes of ``paths``, one a file.
