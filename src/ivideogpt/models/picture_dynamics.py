@@ -1,7 +1,7 @@
-"""Dynamics on pictures: the next frame is drawn from the last frames and the action, without tokens.
+"""Dynamics of picture models: the next frame from the last frames and the action, without tokens.
 
 A convolutional forecast draws the next frame. Rigid objects are read from it and drawn again, so that errors of shape
-do not grow over a rollout. A reward head reads the reward from the frame. Everything is deterministic.
+do not grow over a rollout. A reward head predicts the reward from the frame. Everything is deterministic.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Forecast of the next picture from the last ones.
+"""Forecast network of picture models: the next frame from the last ones and the action.
 
-It is a small U-Net over pictures in which something moves before a still background: it reads the difference from the
-background and draws a picture and a mask, which is blended over the background. An action that points at a place of the
-picture (a mouse) is read as maps of where that place lies, seen from each part of the picture; so the network is fully
-convolutional, can be trained on crops, and is run on whole pictures of any size.
+A small U-Net for frames with a still background. It reads the difference from the background, and draws a frame and a
+mask that blends it over the background. A pointer action (a position in the frame) is read as maps of the offset to
+that position from each patch. So the network is fully convolutional: it can be trained on crops and run on whole frames
+of any size.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.models.blocks import ChannelNorm, ResnetBlock
 
 ActionKind = Literal["pointer", "numbers", "none"]
-#: Brightness that is taken off the background before it is read, so that a white one reads as nearly nothing.
+#: Brightness that is subtracted from the background before it is read, so that a white one is nearly zero.
 _USUAL_BACKGROUND = 0.9
-# Copies are rare before they are learned: the mask's value before its sigmoid.
+# Initial value of the copy mask before its sigmoid: few pixels are copied before training.
 _RARE = -4.0
 
 
@@ -32,11 +32,11 @@ class PictureNetConfig:
     """Sizes of the U-Net.
 
     Attributes:
-        channels: of a picture.
-        patch: side in px of the squares that become one place of the fine grid; the coarse grid has twice that.
+        channels: of a frame.
+        patch: side in px of a patch, one position of the fine grid; the coarse grid has twice that.
         width, deep_width: channels on the fine and on the coarse grid.
         blocks_in, blocks_deep, blocks_out: residual blocks on the fine grid, the coarse one, and the fine one again.
-        copies: a second mask takes pixels from the last picture as they are: what rests stays sharp for ever.
+        copies: a second mask copies pixels of the last frame, so that still objects stay sharp.
     """
 
     channels: int = 3
@@ -59,7 +59,7 @@ class PictureNetConfig:
 
     @property
     def multiple(self) -> int:
-        """The divisor of the sides of a picture, in px."""
+        """The divisor of the sides of a frame, in px."""
         return 2 * self.patch
 
 
@@ -69,12 +69,12 @@ class PictureForecastConfig:
 
     Attributes:
         net: sizes of the U-Net.
-        frames: pictures of history.
-        action: "pointer", a place of the picture in px (x to the right, y down); "numbers", ``action_dim`` numbers that
-            every place reads; "none".
+        frames: frames of history.
+        action: "pointer", a position in the frame in px (x to the right, y down); "numbers", ``action_dim`` numbers,
+            read by every patch; "none".
         action_dim: numbers in an action; 2 for a pointer, 0 for none.
-        pointer_radii: in px; for each, a map says how near to the pointed place (a Gaussian of that width) a place is.
-        pointer_reach: px; offsets to the pointed place are divided by it.
+        pointer_radii: in px; each is the width of a Gaussian map around the pointer.
+        pointer_reach: px; offsets to the pointer are divided by it.
     """
 
     net: PictureNetConfig = field(default_factory=PictureNetConfig)
@@ -100,7 +100,7 @@ class PictureForecastConfig:
 
     @property
     def action_maps(self) -> int:
-        """Channels that tell the action to each place."""
+        """Channels of the action maps."""
         return 2 + len(self.pointer_radii) if self.action == "pointer" else self.action_dim
 
 

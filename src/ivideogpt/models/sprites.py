@@ -1,9 +1,9 @@
-"""Pictures of rigid things before a still background: where each of them lies is read, and they are drawn again there.
+"""Sprites: rigid objects whose poses are read from a frame, and which are drawn again at these poses.
 
-A sprite is a learned texture with a mask. Reading finds the pose (x, y in px, angle in rad from x towards y) of each
-sprite at which the drawn picture is nearest to a given one: first among all places and some angles by products, then by
-damped least squares. So a blurred, faded or bent thing becomes a whole one where it is, and there is always exactly one
-of each. It is the strongest of projections onto clean pictures, and only for worlds of rigid things seen from above.
+A sprite is a learned texture with a mask. Reading a frame finds the pose of each sprite (x, y in px, angle in rad from
+x towards y) at which the drawn frame is nearest to the given one: first a search over all positions and some angles by
+convolutions, then damped least squares. So a blurred, faded or bent object becomes a clean one at its place, and there
+is always exactly one of each. This suits only worlds of rigid objects before a still background, seen from above.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.weight_cache import WeightCache
 
-# Most px, px and rad that a pose changes in one step.
+# Largest change of a pose in one step, in px, px and rad.
 _MOST = (2.0, 2.0, 0.3)
-# A thing stays near to where it was unless its error there is this many times that of the best place.
+# An object stays near its last pose unless the error there is this many times that of the best pose.
 _CLEARLY_BETTER = 1.3
-# Where a thing explains this part of what is missing without it, and as much of it is there, it is not searched.
+# An object is not searched if it explains this share of the error without it, and as much of it is visible.
 _WELL_EXPLAINED = 0.85
-# px between the edges of two things beyond which the fit of one does not depend on the other.
+# Distance in px between the edges of two objects from which on their fits are independent.
 _APART = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpriteConfig:
-    """One rigid thing.
+    """One rigid object.
 
     Attributes:
-        size: px along a side of the square that holds it in every pose.
-        turns: it has an angle; a round thing has none.
-        texels: of its texture for each px, along a side.
-        angles: that are tried first.
-        shrink: the first search is made on pictures averaged over squares of this side, in px.
+        size: side in px of a square that contains it at every angle.
+        turns: it has an angle; False for a round object.
+        texels: texels of its texture for each px, along a side.
+        angles: angles of the search.
+        shrink: the search uses frames averaged over squares of this side, in px.
     """
 
     size: int
@@ -61,14 +61,14 @@ class SpriteConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SpriteProjectionConfig:
-    """The things of a world.
+    """The rigid objects of a world.
 
     Attributes:
-        sprites: in the order in which they are drawn: later ones cover earlier ones.
-        steps: of least squares, for each thing and round.
-        rounds: each thing is fitted again while the others stay where they were found.
-        missing_below: a thing of which less than this part is seen is missing; it is then where it was in the last
-            picture, where there is one.
+        sprites: in the order of drawing: later ones cover earlier ones.
+        steps: of least squares, for each object and round.
+        rounds: in each round every object is fitted again while the others keep their poses.
+        missing_below: an object with a smaller visible share is missing; it keeps its pose in the last frame, if there
+            is one.
     """
 
     sprites: tuple[SpriteConfig, ...]
@@ -84,13 +84,13 @@ class SpriteProjectionConfig:
         """
         check_at_least(self, steps=1, rounds=1)
         if not self.sprites:
-            raise UserError("sprites is empty; expected at least one thing that can be drawn")
+            raise UserError("sprites is empty; expected at least one object to draw")
 
 
 class SpriteProjection(nn.Module):
-    """Reads the poses of sprites from pictures and draws them.
+    """Replace the objects in frames by clean ones: read the poses of sprites and draw them.
 
-    Source: ours; least squares on a rendered picture as in the tracking of known shapes.
+    Source: ours; least squares on a rendered image, as in model-based tracking.
     """
 
     def __init__(self, config: SpriteProjectionConfig) -> None:
@@ -107,7 +107,7 @@ class SpriteProjection(nn.Module):
         self._masked_textures: list[WeightCache[Tensor]] = [WeightCache() for _ in config.sprites]
 
     def draw(self, poses: Sequence[Tensor], background: Tensor) -> Tensor:
-        """Draws all sprites.
+        """Draw all sprites over the background.
 
         Args:
             poses: for each sprite float ``[b 3]``.
@@ -125,12 +125,12 @@ class SpriteProjection(nn.Module):
 
     @torch.no_grad()
     def forward(self, frames: Tensor, background: Tensor, last: Tensor | None = None) -> Tensor:
-        """Draws again what ``frames`` show.
+        """Read the poses in ``frames`` and draw the sprites there.
 
         Args:
             frames: float ``[b c h w]`` in [0, 1].
             background: float ``[1 c h w]`` in [0, 1].
-            last: the pictures before them, ``[b c h w]``, see `read`; whoever keeps poses calls `read` and `draw`.
+            last: the frames before them, ``[b c h w]``, or None. Callers that keep poses use `read` and `draw`.
 
         Returns:
             float ``[b c h w]`` in [0, 1].
@@ -142,21 +142,21 @@ class SpriteProjection(nn.Module):
     def read(
         self, frames: Tensor, background: Tensor, before: Sequence[Tensor] | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Find each sprite.
+        """Read the pose of each sprite.
 
         Args:
             frames: float ``[b c h w]`` in [0, 1].
             background: float ``[1 c h w]`` in [0, 1].
-            before: for each sprite its pose ``[b 3]`` in the picture before. It is looked for near that pose. Where the
-                picture is not well explained there, it is searched everywhere, and stays near unless another place is
-                clearly better; a thing that is missing stays where it was.
+            before: pose ``[b 3]`` of each sprite in the frame before. The sprite is fitted near that pose. Only if this
+                explains the frame badly, it is searched everywhere, and moves if another pose is clearly better. A
+                missing sprite keeps its pose.
 
         Returns:
-            For each sprite its pose float ``[b 3]``, and whether it is seen at all, bool ``[b]``.
+            For each sprite its pose float ``[b 3]``, and whether it is visible, bool ``[b]``.
         """
         poses: list[Tensor | None] = [None] * len(self.config.sprites) if before is None else list(before)
         seen = [torch.ones(len(frames), dtype=torch.bool, device=frames.device) for _ in poses]
-        # What covers others is found first, and again when what it covers is known.
+        # Sprites that cover others come first, and again when the covered ones are known.
         for index in reversed(range(1, len(poses))):
             poses[index] = self._first_guess(index, frames, background, poses)
         for index in range(len(poses)):
@@ -177,7 +177,7 @@ class SpriteProjection(nn.Module):
         return fitted, seen
 
     def _first_guess(self, index: int, frames: Tensor, background: Tensor, poses: Sequence[Tensor | None]) -> Tensor:
-        """Return a pose ``[b 3]`` of a sprite near its last one, or where that explains little, anywhere."""
+        """Return a pose ``[b 3]`` of a sprite near its last one, or anywhere if that explains little."""
         nothing, last = [None] * len(poses), poses[index]
         if last is None:
             return self._search(index, frames, background, nothing)[0]
