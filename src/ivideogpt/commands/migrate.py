@@ -60,9 +60,8 @@ class OfficialCommand:
         if self.program.startswith("mbrl/"):
             return table["mbrl/cfgs/mbpo_config.yaml"]
         if self.program == "train_gpt.py --eval_only":
-            return {name: replace(flag, target="") for name, flag in table["train_gpt.py"].items()} | table[
-                self.program
-            ]
+            inherited = {name: replace(flag, target="") for name, flag in table["train_gpt.py"].items()}
+            return {**inherited, **table[self.program]}
         return table[self.program]
 
     def given(self, *, stores: str = "stores", gpus: int = 1) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Instance:
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceResult:
-    """What an agent did in an instance; the errors are those of the visited state nearest to the goal.
+    """Result of an agent in an instance; the errors are those of the visited state nearest to the goal.
 
     Attributes:
         number, seed, start: of the instance.

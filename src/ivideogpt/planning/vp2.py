@@ -28,7 +28,7 @@ from ivideogpt.worldmodel.world_model import WorldModel
 
 
 class VP2Model:
-    """What VP2's agents call.
+    """Interface that the agents of VP2 call.
 
     Attributes:
         num_context: context frames that VP2 gives.

@@ -164,15 +164,17 @@ class Likeness:
         Args:
             recordings: frames uint8 ``[t s s 3]`` of each, at the size of the model.
         """
-        self._known = [_thumbnails(frames) for frames in recordings[:_RECORDINGS]]
-        others = [self._known[:index] + self._known[index + 1 :] for index in range(len(self._known))]
-        distances = [_distance(known, rest) for known, rest in zip(self._known, others, strict=True) if rest]
+        self._thumbnails = [_thumbnails(frames) for frames in recordings[:_RECORDINGS]]
+        others = [self._thumbnails[:index] + self._thumbnails[index + 1 :] for index in range(len(self._thumbnails))]
+        distances = [
+            _distance(recording, rest) for recording, rest in zip(self._thumbnails, others, strict=True) if rest
+        ]
         #: Largest distance of an episode of the same world; None: fewer than two recordings tell nothing.
         self.limit = _FACTOR * max(distances) + _ALLOWANCE if distances else None
 
     def distance(self, frames: np.ndarray) -> float:
         """Return the distance of frames uint8 ``[t s s 3]``; 0 where there are no recordings."""
-        return _distance(_thumbnails(frames), self._known) if self._known else 0.0
+        return _distance(_thumbnails(frames), self._thumbnails) if self._thumbnails else 0.0
 
     def is_familiar(self, frames: np.ndarray) -> bool:
         """Return False where frames uint8 ``[t s s 3]`` show another world than the recordings."""
@@ -187,5 +189,5 @@ def _thumbnails(frames: np.ndarray) -> np.ndarray:
 
 
 def _distance(frames: np.ndarray, recordings: Sequence[np.ndarray]) -> float:
-    nearest = [min(float(np.abs(frame - known).mean(1).min()) for known in recordings) for frame in frames]
+    nearest = [min(float(np.abs(frame - recording).mean(1).min()) for recording in recordings) for frame in frames]
     return float(np.mean(nearest))

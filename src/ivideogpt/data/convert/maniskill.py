@@ -41,7 +41,7 @@ class TrajectoryInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class TrajectoryFile:
-    """What a file says about its trajectories.
+    """Description of the trajectories of a file.
 
     Attributes:
         path: of the HDF5 file.
