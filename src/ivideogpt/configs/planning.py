@@ -23,8 +23,8 @@ class Budget(NamedTuple):
 #: Sizes of a search by name.
 BUDGETS: Mapping[str, Budget] = {
     "small": Budget(16, 1, 4),
-    "medium": Budget(48, 2, 6),
-    "large": Budget(128, 4, 12),
+    "medium": Budget(24, 2, 4),
+    "large": Budget(96, 4, 10),
 }
 
 
@@ -46,6 +46,7 @@ def pusht_planning() -> PlanningConfig:
         replan_every=5,
         action_repeat=5,
         interpolate=True,
+        score_every=5,
         noise=ActionNoise(std=(0.4, 0.4), smoothing=0.5),
     )
     return PlanningConfig(planner=planner).with_budget(*BUDGETS["medium"])
