@@ -273,3 +273,43 @@ def test_a_connection_closed_on_purpose_stays_closed_until_somebody_asks(visit):
     page.click("#retry")
     playwright.expect(page.locator("#link")).to_have_text("Connected")
     steps(page, 1)
+
+
+def set_goal(page, frame: int) -> None:
+    """The last frame that a start at ``frame - 1`` shows becomes the goal."""
+    page.locator("#start-frame").evaluate(
+        "(slider, at) => { slider.value = at; slider.dispatchEvent(new Event('input')); }", frame - 1
+    )
+    page.click("#goal-set")
+
+
+def test_a_plan_is_cancelled_at_once_shown_and_followed(visit):
+    page = visit()
+    assert page.locator("#goal-row").is_hidden()
+    set_goal(page, 16)
+    goal = page.locator("#goal-picture")
+    playwright.expect(goal).to_have_attribute("src", re.compile(r"frame=16$"))
+    plan, cancel, status = (page.locator(name) for name in ("#plan", "#plan-cancel", "#plan-status"))
+
+    plan.click()
+    playwright.expect(status).to_have_text("Searching.")
+    playwright.expect(plan).to_be_disabled()
+    cancel.click()
+    playwright.expect(status).to_have_text("", timeout=2_000)
+    playwright.expect(plan).to_be_enabled(timeout=2_000)
+    page.click("#step")
+    until_step(page, 1)  # the world goes on as ever
+    assert page.locator("#plan-figure").is_hidden()
+
+    plan.click()
+    playwright.expect(page.locator("#plan-figure")).to_be_visible()
+    playwright.expect(status).to_have_text("This is the plan.")
+    playwright.expect(page.locator("#plan-at")).to_have_text("15 of 15")
+    last = pixels(page, "#plan-picture")
+    playwright.expect(status).to_have_text("The world follows the plan.")
+    until_step(page, 16)
+    playwright.expect(status).to_have_text("")
+    playwright.expect(page.locator("#play")).to_have_text("Play")
+    # the picture model draws nothing at random: the world comes to what the plan showed
+    until_shown(page, last)
+    assert settled(page) == 16

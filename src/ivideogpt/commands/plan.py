@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _DEFAULT_PRESET = "pusht"
 _VIDEO_FPS = 10
+#: Added to the seeds of agents that would otherwise draw what the recorded script drew.
+_OWN_SEEDS = {"random": 10**6, "script": 10**6}
 
 
 def load_planning_settings(typed: Mapping[str, str]) -> PlanningConfig:
@@ -159,7 +161,7 @@ def _run(
             if instance.number in kept[name]:
                 continue
             start = time.perf_counter()
-            result, recording = control.run(instance, policy, seed=settings.seed)
+            result, recording = control.run(instance, policy, seed=settings.seed + _OWN_SEEDS.get(name, 0))
             results.append(name, instance, result, recording if instance.number < pictures else None)
             kept[name][instance.number] = result
             reached = sum(done.success for done in kept[name].values())

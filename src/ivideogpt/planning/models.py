@@ -94,7 +94,13 @@ class ImaginedFutures:
     """
 
     def __init__(
-        self, model: WorldModel, *, raw_actions: bool = False, sampling: Sampling | None = None, seed: int = 0
+        self,
+        model: WorldModel,
+        *,
+        raw_actions: bool = False,
+        raw_range: tuple[Tensor, Tensor] | None = None,
+        sampling: Sampling | None = None,
+        seed: int = 0,
     ) -> None:
         """Plan with ``model``.
 
@@ -102,6 +108,7 @@ class ImaginedFutures:
             model: conditioned on actions.
             raw_actions: actions of the environment are in raw units, and the checkpoint's statistics are applied;
                 False: they are in model units.
+            raw_range: lower and upper end ``[a]`` in raw units of what actions -1 to 1 span, or None.
             sampling: of the tokens; None: the checkpoint's.
             seed: of the tokens.
 
@@ -111,7 +118,8 @@ class ImaginedFutures:
         if not model.action_dim or model.config.goal_conditioned:
             kind = "is conditioned on a goal" if model.config.goal_conditioned else "takes no actions"
             raise UserError(f"the world model {model.config.name} {kind}; a planner needs one that takes actions")
-        self.model, self.raw_actions, self.sampling, self.seed = model, raw_actions, sampling, seed
+        self.model, self.raw_actions, self.raw_range = model, raw_actions, raw_range
+        self.sampling, self.seed = sampling, seed
 
     @property
     def action_dim(self) -> int:
@@ -162,6 +170,9 @@ class ImaginedRoot:
                 f"an action has {actions.shape[-1]} numbers; the world model {self.futures.model.config.name} takes "
                 f"{self.futures.action_dim}: use the model of this environment"
             )
+        if self.futures.raw_range is not None:
+            low, high = self.futures.raw_range
+            return self.futures.model.normalize_actions(low + (actions + 1) / 2 * (high - low))
         return self.futures.model.normalize_actions(actions) if self.futures.raw_actions else actions
 
 

@@ -196,7 +196,14 @@ class Planner:
         return Decision(actions.numpy(), plan.best, time.perf_counter() - start, root)
 
     def search(
-        self, root: Root, goal: Goal, last_action: Tensor, mean: Tensor, generator: torch.Generator
+        self,
+        root: Root,
+        goal: Goal,
+        last_action: Tensor,
+        mean: Tensor,
+        generator: torch.Generator,
+        *,
+        wrap: Callable[[Score], Score] = lambda score: score,
     ) -> ActionPlan:
         """Search from ``root`` for the searched actions ``[n a]`` with the highest score.
 
@@ -206,6 +213,7 @@ class Planner:
             last_action: ``[a]``, from which interpolated candidates start.
             mean: ``[n a]`` of the first candidates.
             generator: of the noise.
+            wrap: replaces the score by another one, for example one that works in pieces.
         """
         settings = self.settings
 
@@ -215,8 +223,8 @@ class Planner:
         def draft(candidates: Tensor) -> Tensor:
             return self._score(root.draft(self.expand(candidates, last_action)), goal)
 
-        scores: dict[str, Score] = {"full": full, "draft": draft}
-        scores["both"] = two_speed_score(draft, full, settings.full_candidates)
+        scores = {"full": wrap(full), "draft": wrap(draft)}
+        scores["both"] = two_speed_score(scores["draft"], scores["full"], settings.full_candidates)
         optimize = OPTIMIZERS[settings.optimizer.name]
         return optimize(scores[settings.speed], mean, settings.noise, settings.optimizer, generator)
 

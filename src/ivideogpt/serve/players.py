@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.serve import protocol
 from ivideogpt.serve.guard import Limits, Rate, hang_up
 from ivideogpt.serve.library import Library
+from ivideogpt.serve.planning import Cancelled, PlayerPlanner
 from ivideogpt.serve.protocol import HangUp, Message, Refused, Settings
 from ivideogpt.serve.worlds import Seen, Worlds, changed, steps_within
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -52,6 +54,10 @@ class Compute:
         """
         return await asyncio.get_running_loop().run_in_executor(self._executor, _logged, function, *arguments)
 
+    def piece(self, function: Callable[[], T]) -> T:
+        """Run a job for another thread, which waits for its result; see `run`."""
+        return self._executor.submit(_logged, function).result()
+
     def close(self) -> None:
         """Drop the waiting jobs."""
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -75,13 +81,20 @@ class Connection:
         self.websocket = websocket
         self.waiting: asyncio.Queue[Message] = asyncio.Queue(_MOST_WAITING)
         self.steps_in_flight = 0
+        #: Set to give up the search of the plan that was asked for last; None: nothing is searched.
+        self.search: threading.Event | None = None
         self.greeted, self.gone = asyncio.Event(), asyncio.Event()
         self.ended: asyncio.Future[HangUp | None] = asyncio.get_running_loop().create_future()
 
     @property
     def is_busy(self) -> bool:
         """Return True while the player waits for an answer."""
-        return self.steps_in_flight > 0 or not self.waiting.empty()
+        return self.steps_in_flight > 0 or self.search is not None or not self.waiting.empty()
+
+    def cancel_search(self) -> None:
+        """Give up the search of a plan, waiting or running."""
+        if self.search is not None:
+            self.search.set()
 
     def end(self, why: HangUp) -> None:
         """End the connection with this reason, unless it has one already."""
@@ -155,6 +168,7 @@ class Players:
         self._model, self._library, self._limits = model, library, limits
         self._players: dict[str, Player] = {}
         self._compute = Compute()
+        self._planner = PlayerPlanner(model)
         self._side = model.resolution
         self.most_steps = min(limits.steps, steps_within(model, limits.session_memory // limits.worlds))
 
@@ -275,6 +289,15 @@ class Players:
                     await connection.refuse(why, message.request)
                     continue
                 connection.steps_in_flight += 1
+            elif isinstance(message, protocol.Cancel):  # at once: it does not wait behind the plan
+                connection.cancel_search()
+                continue
+            elif isinstance(message, protocol.Plan):
+                if connection.search is not None:
+                    why = UserError("a plan is being searched already; wait for it, or cancel it")
+                    await connection.refuse(why, message.request)
+                    continue
+                connection.search = threading.Event()
             await connection.waiting.put(message)
 
     async def _answer(self, player: Player, connection: Connection, resumed: bool) -> None:
@@ -307,6 +330,9 @@ class Players:
                 kind, world = ("show", message.world) if shown else ("truth", None)
                 await connection.show(kind, step, seen, self._side, world, message.request)
             return
+        if isinstance(message, protocol.Plan):
+            await self._plan(player, connection, message)
+            return
         if isinstance(message, protocol.Open):
             await self._open(player, message)
         elif isinstance(message, protocol.ChangeSettings):
@@ -331,6 +357,29 @@ class Players:
         worlds = await self._compute.run(Worlds.open, self._model, message, episode, settings, self.most_steps)
         player.close()
         player.settings, player.worlds = settings, worlds
+
+    async def _plan(self, player: Player, connection: Connection, message: protocol.Plan) -> None:
+        """Search a plan; answer with its frames and then with its actions, or that it was cancelled."""
+        assert connection.search is not None
+        try:
+            worlds = player.opened()
+            (index,) = worlds.chosen(message.world)
+            frames = self._library.get(message.episode).frames
+            if not 0 <= message.frame < len(frames):
+                raise UserError(f"frame is {message.frame}; expected 0 to {len(frames) - 1} in this episode")
+            self._planner.check()
+            search = self._planner.search, worlds, index, frames[message.frame], self._compute.piece, connection.search
+            plan = await asyncio.to_thread(*search)
+        except Cancelled:
+            await connection.answer(message.request, type="plan", cancelled=True, actions=[])
+            return
+        finally:
+            connection.cancel_search()  # where this task was cancelled, the thread ends soon
+            connection.search = None
+        first = worlds.worlds[index].steps + 1
+        for step, picture in enumerate(plan.pictures, first):
+            await connection.show("plan", step, Seen(picture=picture), self._side, index, message.request)
+        await connection.answer(message.request, type="plan", cancelled=False, actions=plan.actions)
 
     async def _step(self, worlds: Worlds, connection: Connection, message: protocol.StepRequest) -> None:
         # Check all actions before the first frame: a refused message changes nothing.

@@ -129,6 +129,29 @@ class Join(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Plan(Message):
+    """Search actions that bring ``world`` to frame ``frame`` of an episode."""
+
+    episode: str
+    frame: int
+    world: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that one world is named.
+
+        Raises:
+            HangUp: ``world`` is no number.
+        """
+        if not isinstance(self.world, int):
+            raise HangUp(MALFORMED, f"world of plan is {self.world!r}; expected a whole number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancel(Message):
+    """Give up all searches asked for so far; it has no answer of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChangeSettings(Message):
     """Change some ``settings`` for the next steps."""
 
@@ -167,6 +190,8 @@ TYPES: Mapping[str, type[Message]] = {
     "rewind": Rewind,
     "fork": Fork,
     "join": Join,
+    "plan": Plan,
+    "cancel": Cancel,
     "settings": ChangeSettings,
     "show": Show,
     "truth": Truth,
@@ -226,7 +251,9 @@ def _read(kind: str, values: dict[str, Any]) -> Message:
     try:
         return TYPES[kind](**read)
     except TypeError:
-        missing = [name for name in ("episode", "step", "settings", "first", "count") if name in wanted - set(read)]
+        missing = [
+            name for name in ("episode", "frame", "step", "settings", "first", "count") if name in wanted - set(read)
+        ]
         raise HangUp(MALFORMED, f"{kind} has no {missing[0]}; send one") from None
 
 
@@ -296,6 +323,7 @@ _READERS: Mapping[str, Callable[[str, object], Any]] = {
     "request": _whole,
     "episode": _text,
     "start": _whole,
+    "frame": _whole,
     "settings": _settings,
     "world": _world,
     "action": _action,

@@ -3,7 +3,7 @@
 import { bindDrop, bindHelp, bindKeys, bindPointer, bindSmooth, bindTheme, buildSliders, number } from "./controls.js";
 import { GAMEPAD, HeldKeys, PAIRS, pollGamepad } from "./hold.js";
 import { Player } from "./player.js";
-import { LETTERS, episodeOf, layout, render, renderRate, stepName, tiles, ui } from "./screen.js";
+import { LETTERS, episodeOf, layout, render, renderRate, showPlanned, stepName, tiles, ui } from "./screen.js";
 import { ask, upload } from "./upload.js";
 import { drawLegend } from "./view.js";
 import { notify, say, showStatus } from "./words.js";
@@ -15,6 +15,7 @@ let selected = null; // the chosen episode
 let waiting = false;
 const player = new Player({
   changed: invalidate, notify, status: showStatus, resumed: showResumed, lost, unopened: refresh,
+  planned: showPlan,
 });
 
 /** Draws once before the next picture of the screen, however much changes until then. */
@@ -87,7 +88,7 @@ async function lost(ended) {
 function showControls(actions) {
   const { dim, pointer } = actions;
   for (const id of ["target-row", "hold-row", "ease-row"]) $(id).hidden = !pointer;
-  $("replay").hidden = $("replay-start").hidden = !dim;
+  $("replay").hidden = $("replay-start").hidden = $("goal-set").hidden = !dim;
   $("actions").hidden = pointer || !dim;
   if (pointer) {
     tiles.forEach((tile, world) => bindPointer(tile.querySelector(".picture"), world, pointing));
@@ -301,6 +302,36 @@ function look(step) {
   say(`Looking at ${stepName(step)}`);
 }
 
+// Plans
+
+/** The last of the pictures that the model would be shown is the goal. */
+function setGoal() {
+  if (!selected) return;
+  const frame = Number($("start-frame").value) + ui.info.model.context_frames - 1;
+  ui.goal = { episode: selected.id, frame };
+  $("goal-picture").src = picture(selected, frame).src;
+  $("goal-picture").alt = `Goal: frame ${frame} of ${selected.name}`;
+  say(`The goal is frame ${frame} of ${selected.name}`);
+  invalidate();
+}
+
+function plan() {
+  player.plan(ui.goal.episode, ui.goal.frame);
+  say("Searching a plan");
+}
+
+/** The frames of the plan play; then the world follows it. */
+function showPlan() {
+  const { search } = player;
+  let shown = 0;
+  const timer = setInterval(() => {
+    if (player.search !== search) return clearInterval(timer);
+    if (shown < search.frames.length) return showPlanned(search.frames, shown++);
+    clearInterval(timer);
+    return player.followPlan();
+  }, 100);
+}
+
 // Settings
 
 function settings() {
@@ -366,6 +397,7 @@ on("click", {
   play: togglePlay, step: () => player.step(), back: () => player.back(),
   fork, compare, replay: () => setReplay(!player.replay), "replay-start": replayFromStart,
   continue: () => player.rewind(player.view), newest: () => look(player.newest),
+  "goal-set": setGoal, plan, "plan-cancel": () => player.dropPlan(),
   "save-mp4": () => save("mp4"), "save-npz": () => save("npz"),
   "toast-close": () => { $("toast").hidden = true; },
   psnr: () => ui.hover !== null && ui.hover <= player.newest && look(ui.hover),

@@ -32,11 +32,14 @@ export class Player {
     this.arrivals = [];
     this.nextAt = 0;
     this.opening = 0;
+    this.search = null; // the plan that is searched or shown: {request, frames, actions}
+    this.follow = []; // actions of a plan that are still to be taken
     this.changing = null; // the request of a fork or join that is not answered yet
     this.link = new Link({
       hello: (message, asked) => this.hello(message, asked),
       state: (message) => this.answered(message),
       error: (message) => this.refused(message),
+      plan: (message) => this.planned(message),
       frame: (frame) => this.frame(frame),
       status: (status) => this.status(status),
     });
@@ -54,6 +57,7 @@ export class Player {
 
   /** Whether it could be asked for; so too fork and join. */
   open(episode, start, settings) {
+    this.dropPlan();
     this.pause();
     const request = this.link.send({ type: "open", episode, start, settings });
     if (request === null) return false;
@@ -68,6 +72,7 @@ export class Player {
   }
 
   step() {
+    this.dropPlan();
     this.continueHere();
     this.owed = Math.min(this.owed + 1, this.info.limits.steps_in_flight);
     this.pump();
@@ -90,14 +95,46 @@ export class Player {
 
   /** While held, steps go on as if playing. */
   hold(held) {
-    if (held) this.continueHere();
+    if (held) {
+      this.dropPlan();
+      this.continueHere();
+    }
     this.held = held;
     this.nextAt = 0;
     this.pump();
     this.on.changed();
   }
 
+  /** Searches actions that bring the driven world to frame ``frame`` of an episode. */
+  plan(episode, frame) {
+    this.dropPlan();
+    this.pause();
+    this.continueHere();
+    const request = this.link.send({ type: "plan", world: this.driven[0], episode, frame });
+    if (request !== null) this.search = { request, frames: [], actions: null };
+    this.on.changed();
+  }
+
+  /** Gives up the plan, searched, shown or followed; what comes of it later is not looked at. */
+  dropPlan() {
+    if (this.search && !this.search.actions) this.link.send({ type: "cancel" });
+    if (this.follow.length) this.playing = false;
+    this.search = null;
+    this.follow = [];
+    this.on.changed();
+  }
+
+  /** The world takes the actions of the plan that was found. */
+  followPlan() {
+    if (!this.search?.actions) return;
+    this.follow = this.search.actions;
+    this.search = null;
+    this.replay = false;
+    this.play();
+  }
+
   back() {
+    this.dropPlan();
     this.pause();
     this.rewind((this.view ?? Math.max(...this.driven.map((world) => this.expected(world)))) - 1);
   }
@@ -121,6 +158,7 @@ export class Player {
   }
 
   fork() {
+    this.dropPlan();
     if (this.tracks.length !== 1 || this.changing !== null || !this.link.ready) return false;
     this.held = false; // the pointer is on A, and B is driven from now on
     this.continueHere();
@@ -235,12 +273,21 @@ export class Player {
       this.replay = false;
       return this.stop("The recording ends here. Now you drive.");
     }
-    const action = !this.info.actions.dim ? null : this.replay ? "episode" : this.nextAction(worlds[0]);
+    const own = this.follow[0] ?? (this.replay ? "episode" : this.nextAction(worlds[0]));
+    const action = this.info.actions.dim ? own : null;
     for (const world of worlds) this.tracks[world].asked = this.replay ? null : action;
     const request = this.link.send({ type: "step", world: worlds.length > 1 ? "all" : worlds[0], action });
     if (request === null) return false;
     this.inFlight.set(request, { worlds, left: worlds.length });
+    if (this.follow.length) this.followed();
     return true;
+  }
+
+  /** An action of the plan was taken; after the last one the world stands still, and the target with it. */
+  followed() {
+    this.targets[this.driven[0]] = this.follow.shift();
+    this.aimed = true;
+    if (!this.follow.length) this.playing = false;
   }
 
   /** The action that led to the newest frame of a world, or null. */
@@ -314,7 +361,16 @@ export class Player {
     this.on.changed();
   }
 
+  planned({ request, cancelled, actions }) {
+    if (request !== this.search?.request) return;
+    if (cancelled) this.search = null;
+    else this.search.actions = actions;
+    this.on.changed();
+    if (!cancelled) this.on.planned();
+  }
+
   refused({ message, request, fatal }) {
+    if (request === this.search?.request) this.search = null;
     if (this.filler.failed(request)) return this.fill();
     if (fatal) return undefined; // the end of the connection says so
     const wasStep = this.inFlight.delete(request);
@@ -330,6 +386,10 @@ export class Player {
   }
 
   frame(frame) {
+    if (frame.kind === "plan") {
+      if (frame.request === this.search?.request) this.search.frames.push(frame);
+      return;
+    }
     const asked = this.inFlight.get(frame.request);
     if (frame.kind === "step" && asked) {
       asked.left -= 1;
@@ -369,6 +429,8 @@ export class Player {
   status(status) {
     if (status.state !== "open") {
       this.inFlight.clear();
+      this.search = null;
+      this.follow = [];
       this.pause();
     }
     this.on.status(status);

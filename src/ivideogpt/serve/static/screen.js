@@ -18,6 +18,7 @@ export const ui = {
   action: 0, // the action that the arrow keys change, where it is not a place
   showSliders: null,
   hover: null, // a step on the curve
+  goal: null, // {episode, frame}
   stepAt: null, // from a place on the curve to its step
 };
 
@@ -109,11 +110,28 @@ function renderDeck(player) {
   $("fork").hidden = forked;
   $("drive").hidden = !forked;
   for (const input of $("drive").querySelectorAll("input")) input.checked = input.value === player.drive;
+  renderPlan(player);
   $("compare").setAttribute("aria-pressed", player.comparing);
   $("replay").setAttribute("aria-pressed", player.replay);
   $("replay").disabled = $("replay-start").disabled = !episodeOf(player.state)?.actions || !player.state.true_steps;
   $("save-world").textContent = forked ? ` of world ${LETTERS[player.driven[0]]}` : "";
   ui.showSliders?.(player.targets[player.driven[0]], ui.action);
+}
+
+function renderPlan({ search, follow }) {
+  $("goal-row").hidden = !ui.goal;
+  $("plan").disabled = search !== null || follow.length > 0;
+  $("plan-cancel").hidden = !$("plan").disabled;
+  if (!search && !follow.length) $("plan-figure").hidden = true;
+  $("plan-status").textContent = search?.actions ? "This is the plan." : search ? "Searching."
+    : follow.length ? "The world follows the plan." : "";
+}
+
+/** Draws frame ``index`` of a plan. */
+export function showPlanned(frames, index) {
+  $("plan-figure").hidden = false;
+  $("plan-at").textContent = `${index + 1} of ${frames.length}`;
+  drawPixels($("plan-picture"), frames[index]);
 }
 
 function pastHint(player, step) {
