@@ -87,7 +87,6 @@ def evaluate(
     from ivideogpt.data.store.reader import EpisodeStore
     from ivideogpt.evaluation.held_out import read_clips, record_clips
     from ivideogpt.evaluation.protocols import find_protocol, settle
-    from ivideogpt.reports.evaluation_report import About
     from ivideogpt.worldmodel.world_model import WorldModel
 
     # options
@@ -123,18 +122,7 @@ def evaluate(
     evaluation = _measure(model, held_out, settled, parts, networks, seed=seed, batch_size=batch_size)
 
     # report
-    left_out = networks.left_out
-    if model.config.heads.reward and held_out.clips.rewards is None:
-        left_out += ("rewards: the episodes have none",)
-    about = About(
-        model=name,
-        checkpoint=checkpoint,
-        data=data or f"fresh episodes of {held_out.dataset}",
-        facts=model.facts(),
-        left_out=left_out,
-        pointer=model.config.action_space.pointer,
-        goal_conditioned=model.config.goal_conditioned,
-    )
+    about = _about(model, name, checkpoint, data or f"fresh episodes of {held_out.dataset}", held_out, networks)
     _print(evaluation, held_out, about, settled)
     _write_report(folder, evaluation, held_out, about, calibrated)
 
@@ -164,6 +152,24 @@ def _measure(
         domain=find_domain(held_out.dataset, model.resolution),
         tokens="tokens" in parts,
         follow="following" in parts,
+    )
+
+
+def _about(model: WorldModel, name: str, checkpoint: str, data: str, held_out: HeldOut, networks: Networks) -> About:
+    """Describe what was measured, for the report."""
+    from ivideogpt.reports.evaluation_report import About
+
+    left_out = networks.left_out
+    if model.config.heads.reward and held_out.clips.rewards is None:
+        left_out += ("rewards: the episodes have none",)
+    return About(
+        model=name,
+        checkpoint=checkpoint,
+        data=data,
+        facts=model.facts(),
+        left_out=left_out,
+        pointer=model.config.action_space.pointer,
+        goal_conditioned=model.config.goal_conditioned,
     )
 
 

@@ -67,13 +67,12 @@ def predict(
         device: auto, cpu or cuda.
         int8: on a CPU, imagine with weights of 8 bits: faster, a little less exact.
     """
-    import torch
-
     from ivideogpt.data.catalog import dataset_info
     from ivideogpt.evaluation.rollouts import imagine_with_progress
     from ivideogpt.worldmodel.session import DEFAULT_HORIZON
     from ivideogpt.worldmodel.world_model import WorldModel
 
+    # options
     check_numbers(repeat=(repeat, 1, _MOST_FUTURES), horizon=(horizon, 1, _MOST_FRAMES))
     if not 0.01 <= fps <= 1000:
         raise UserError(f"fps is {fps}; expected 0.01 to 1000 frames a second")
@@ -82,6 +81,8 @@ def predict(
     check_is_store(input)
     if stride is None and dataset_name is not None:
         stride = dataset_info(dataset_name).stride()
+
+    # model and clip
     model = WorldModel.from_pretrained(checkpoint, device=device, context_frames=context_frames, int8=int8)
     sampling = choose_sampling(model, temperature=temperature, top_k=top_k, greedy=greedy)
     recorded = _read(input, episode, dataset_name, camera_key, model.resolution)
@@ -91,6 +92,7 @@ def predict(
     actions = _actions(model, clip, horizon or len(future) or DEFAULT_HORIZON)
     steps = len(actions) if actions is not None else horizon or len(future) or DEFAULT_HORIZON
 
+    # imagination
     imagined, seconds = imagine_with_progress(
         model,
         _pixels(context)[None].expand(repeat, -1, -1, -1, -1),
@@ -100,17 +102,24 @@ def predict(
         seed=seed,
         reanchor_every=reanchor_every,
     )
-    futures = imagined.frames.cpu()
-    true = _pixels(future)[:steps]
-    strip = {"true": torch.cat([_pixels(context), true])} if len(true) == steps else {}
-    strip |= {
-        "imagined" if repeat == 1 else f"imagined {index + 1}": torch.cat([_pixels(context), frames])
-        for index, frames in enumerate(futures)
-    }
+
+    # pictures and figures
+    futures, true = imagined.frames.cpu(), _pixels(future)[:steps]
+    strip = _strip(_pixels(context), true if len(true) == steps else None, futures)
     paths = write_pictures(folder, "imagined", strip, model.context_frames, fps)
     figures = _figures(futures, true, _pixels(context)[-1])
     _print(figures, repeat, steps, steps * repeat / seconds, paths)
     print_json({**figures["best"], "frames_per_second": steps * repeat / seconds, "output": folder})
+
+
+def _strip(context: torch.Tensor, true: torch.Tensor | None, futures: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the whole clips ``[t c h w]`` by label: the true one, if it is long enough, and each imagined one."""
+    import torch
+
+    strip = {} if true is None else {"true": torch.cat([context, true])}
+    for index, frames in enumerate(futures, 1):
+        strip["imagined" if len(futures) == 1 else f"imagined {index}"] = torch.cat([context, frames])
+    return strip
 
 
 def _pixels(frames: np.ndarray) -> torch.Tensor:

@@ -190,33 +190,9 @@ def robomimic_episode(
     recorded = len(hdf5.dataset(observations, main))
     following = _following(group, [*cameras.values()]) if extend and recorded else None
     length = recorded + (following is not None)
-    frames: dict[str, np.ndarray] = {}
-    arrays: dict[str, np.ndarray] = {}
-    left_out = []
-    stored_names = {stored: own for own, stored in cameras.items()}
-    for observation in map(str, observations):
-        values = hdf5.dataset(observations, observation)
-        is_mask = any(mark in observation for mark in _MASK_ARRAYS)
-        is_camera = hdf5.is_frames(values) and not is_mask
-        if len(values.shape) > 2 and not is_mask and not is_camera:  # depth
-            left_out.append(observation)
-            continue
-        if is_camera and observation not in stored_names and not keep_other_cameras:
-            continue
-        if values.shape[:1] != (recorded,):
-            raise UserError(f"obs/{observation} of {name} has shape {list(values.shape)}; expected {recorded} rows")
-        content = hdf5.array(observations, observation)
-        if is_camera and following is not None:
-            last = hdf5.array(following, observation)[-1:]
-            frames[stored_names[observation]] = np.concatenate([content, last])
-        elif is_camera:
-            frames[stored_names.get(observation, observation)] = content
-        elif following is None:
-            arrays[observation] = content
-        elif observation in following:
-            arrays[observation] = np.concatenate([content, hdf5.array(following, observation)[-1:]])
-        else:
-            left_out.append(observation)
+    frames, arrays, left_out = _read_observations(
+        observations, following, cameras, recorded, name, keep_other_cameras=keep_other_cameras
+    )
     actions = leading_rows(hdf5.array(group, "actions"), length, f"actions of {name}")
     rewards, ends = (_transitions(group, column, length, name) for column in ("rewards", "dones"))
     states = hdf5.array(group, "states") if "states" in group else None
@@ -245,6 +221,58 @@ def robomimic_episode(
         meta=meta,
         omissions=tuple(omissions),
     )
+
+
+def _read_observations(
+    observations: h5py.Group,
+    following: h5py.Group | None,
+    cameras: Mapping[str, str],
+    recorded: int,
+    name: str,
+    *,
+    keep_other_cameras: bool,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], list[str]]:
+    """Read the arrays of an episode.
+
+    Args:
+        observations: the group ``obs``.
+        following: the group with the frame after the last one, or None.
+        cameras: name in the store -> name in ``obs``.
+        recorded: rows that each array must have.
+        name: of the episode, for errors.
+        keep_other_cameras: read further RGB pictures by their own names.
+
+    Returns:
+        Frames of each camera, other arrays by name, and the names of those that are left out.
+    """
+    frames: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
+    left_out: list[str] = []
+    stored_names = {stored: own for own, stored in cameras.items()}
+    for observation in map(str, observations):
+        values = hdf5.dataset(observations, observation)
+        is_mask = any(mark in observation for mark in _MASK_ARRAYS)
+        is_camera = hdf5.is_frames(values) and not is_mask
+        if len(values.shape) > 2 and not is_mask and not is_camera:  # depth
+            left_out.append(observation)
+            continue
+        if is_camera and observation not in stored_names and not keep_other_cameras:
+            continue
+        if values.shape[:1] != (recorded,):
+            raise UserError(f"obs/{observation} of {name} has shape {list(values.shape)}; expected {recorded} rows")
+        content = hdf5.array(observations, observation)
+        if is_camera and following is not None:
+            last = hdf5.array(following, observation)[-1:]
+            frames[stored_names[observation]] = np.concatenate([content, last])
+        elif is_camera:
+            frames[stored_names.get(observation, observation)] = content
+        elif following is None:
+            arrays[observation] = content
+        elif observation in following:
+            arrays[observation] = np.concatenate([content, hdf5.array(following, observation)[-1:]])
+        else:
+            left_out.append(observation)
+    return frames, arrays, left_out
 
 
 def _files(source: Path) -> tuple[Path, list[Path], list[Omission]]:
