@@ -174,7 +174,7 @@ def _load_settings(path: Path) -> dict[str, Any]:
         return kept
     heads = {_RENAMED[name]: kept.pop(name) for name in _RENAMED if name in kept}
     preset = kept.get(_PRESET)
-    sizes = find_preset(preset).model.heads if preset in PRESETS["training"] else HeadsConfig()
+    sizes = find_preset(str(preset)).model.heads if preset in PRESETS["training"] else HeadsConfig()
     # Both were switches; any size above 0 stands for that of the tokenizer.
     heads["model.heads.slots"] = (sizes.slots or 1) if heads.get("model.heads.slots") else 0
     heads["model.heads.forecast_grid"] = (sizes.forecast_grid or 1) if heads.get("model.heads.forecast_width") else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from ivideogpt.commands.inputs import check_is_store
 from ivideogpt.commands.run_settings import data_facts, keep_settings, run_settings
@@ -25,9 +26,9 @@ from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.tokenizer import CONFIG_FILE, WEIGHTS_FILE, CompressiveTokenizer
 from ivideogpt.training.init_weights import new_world_model, start_from
 from ivideogpt.training.token_batches import LiveTokens, StoredTokens, TokenBatches
-from ivideogpt.training.token_forecast import ForecastTraining, train_forecast
-from ivideogpt.training.tokenizer import TokenizerTraining, train_tokenizer
-from ivideogpt.training.transformer import TransformerTraining, train_transformer
+from ivideogpt.training.token_forecast import train_forecast
+from ivideogpt.training.tokenizer import train_tokenizer
+from ivideogpt.training.transformer import train_transformer
 from ivideogpt.worldmodel.config import ActionSpace, WorldModelConfig
 from ivideogpt.worldmodel.shipped import SHIPPED
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -35,6 +36,17 @@ from ivideogpt.worldmodel.world_model import WorldModel
 _VALIDATION_SIZE = 8
 #: Mean and standard deviation of actions by dataset, where the units of its environment are those of the model.
 ACTION_UNITS = {"pusht": ((256.0, 256.0), (256.0, 256.0))}
+
+
+class TrainingSettings(Protocol):
+    """Settings that every training has."""
+
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def log_every(self) -> int: ...  # noqa: D102
+    @property
+    def save_every(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +70,7 @@ class Machine:
     def run(
         self,
         folder: Path,
-        config: TokenizerTraining | ForecastTraining | TransformerTraining,
+        config: TrainingSettings,
         settings: dict[str, object],
         part: str = "",
     ) -> Run:
