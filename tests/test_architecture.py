@@ -126,6 +126,23 @@ def test_no_two_files_import_each_other_even_for_types() -> None:
         visit(module, ())
 
 
+def test_docstrings_begin_with_a_verb_or_a_noun() -> None:
+    questions = {"What", "How", "Where", "Whether", "Of", "From", "Who", "Which", "If", "When"}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (text := ast.get_docstring(node)):
+                place = f"{path.name}:{getattr(node, 'lineno', 1)}"
+                assert text.split()[0].strip(",.:") not in questions, f"{place} begins with {text.split()[0]}"
+
+
+def test_no_variable_is_a_pronoun_or_a_participle() -> None:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else ""
+            name = node.arg if isinstance(node, ast.arg) else name
+            assert name not in {"found", "some", "one", "known", "said", "told"}, f"{path.name}:{node.lineno} {name}"
+
+
 def test_a_public_name_occurs_once() -> None:
     files: dict[str, list[str]] = {}
     for path in FILES:

@@ -1,1 +1,1 @@
-"""What each command does: one plain function a verb."""
+"""The commands: one function each."""

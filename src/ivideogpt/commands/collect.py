@@ -109,7 +109,7 @@ def collect(
     episodes: int | None = None,
     workers: int | None = None,
 ) -> None:
-    """Record scripted episodes in a simulator into an episode store; the same command again goes on where it stopped.
+    """Record scripted episodes in a simulator into an episode store; the same command continues after a stop.
 
     Args:
         environment: pusht; metaworld/TASK or the name of a task of Meta-World, such as plate-slide; metaworld/all for

@@ -43,7 +43,7 @@ def convert(
     image_size: int | None = None,
     max_demos: int | None = None,
 ) -> None:
-    """Convert a dataset into an episode store; the same command again goes on where a stopped one was.
+    """Convert a dataset into an episode store; the same command continues after a stop.
 
     Args:
         kind: lerobot, video, rlds, robomimic, libero, minari, oxe, bair, robonet, vp2, ssv2 or metaworld-npz.

@@ -36,9 +36,9 @@ def gallery(
     Args:
         checkpoint: a folder, a Hub id, the name of a shipped model, or a run folder.
         data: .safetensors episodes, an episode store, .npz, .mp4 (or another video), .gif, or a folder of images;
-            default: the episodes that lie in the checkpoint.
+            default: the episodes that come with the checkpoint.
         output: the page to write, ending in .html.
-        count: how many showcases.
+        count: number of clips.
         futures: how many futures of each; a picture model has one.
         horizon: frames to imagine.
         seed: of the first future; the others follow from it.

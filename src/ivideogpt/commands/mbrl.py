@@ -63,11 +63,11 @@ def mbrl(
     device: str = "auto",
     precision: str = "auto",
 ) -> None:
-    """Train an agent on real and imagined episodes; the same command again goes on where a stopped run ended.
+    """Train an agent on real and imagined episodes; the same command resumes a stopped run.
 
     Args:
         preset: metaworld (default), official, pusht, reacher or debug; its settings are options too, which
-            `PRESET --help` lists. A run that goes on keeps its own.
+            `PRESET --help` lists. A resumed run keeps its own.
         settings: the settings of the preset.
         task: a task of Meta-World, such as plate_slide; pusht, reacher, the id of a gymnasium environment, or
             module:Name.
@@ -76,7 +76,7 @@ def mbrl(
         demos: an episode store, or a folder of official .npz files.
         run: folder for checkpoints, curves and pictures; default: runs/mbrl/TASK-METHOD-SEED.
         model: the world model: a folder, a run, a shipped model or a Hub id; none: a new one.
-        imagination: --no-imagination trains on real episodes alone.
+        imagination: train on imagined episodes too; --no-imagination trains on real ones alone.
         seed: of everything that is random.
         environments: simulators stepped together.
         workers: step each in a process of its own.
@@ -164,7 +164,7 @@ def _config_of(kept: Mapping[str, Any], path: Path) -> MbrlConfig:
         return from_dict(MbrlConfig, kept["settings"], where=str(path))
     except UserError as error:
         raise UserError(
-            f"'{path.parent}' holds a run of another version, which cannot go on here ({error}); choose another folder"
+            f"'{path.parent}' holds a run of another version and cannot be resumed ({error}); choose another folder"
         ) from error
 
 
@@ -186,8 +186,8 @@ def _keep_settings(folder: Path, preset: str | None, config: MbrlConfig) -> None
         if earlier != config:
             names = [name for name, value in to_dict(config).items() if to_dict(earlier)[name] != value]
             raise UserError(
-                f"'{folder}' holds a run with other settings ({', '.join(names)}); use the same to go on, or another "
-                "folder"
+                f"'{folder}' holds a run with other settings ({', '.join(names)}); resume it with the same, or use "
+                "another folder"
             )
     else:
         folder.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def plan(
     output: Path = Path("outputs/plan"),
     device: str = "auto",
 ) -> None:
-    """Reach goal pictures in a simulator by planning in a world model; the same command again goes on after a stop.
+    """Reach goal pictures in a simulator by planning in a world model; the same command continues after a stop.
 
     Args:
         preset: pusht (default); its settings are options too, which `PRESET --help` lists.

@@ -38,7 +38,7 @@ _MEASURED = ("held_out_results", "expected_error")
 
 
 def load_posttrain_settings(typed: Mapping[str, str]) -> GrpoTraining:
-    """Load the settings that options change: those of the run that goes on, else those of the preset.
+    """Load the settings that options change: those of the resumed run, else those of the preset.
 
     Raises:
         UserError: there is no such preset, or the run was begun with another one.
@@ -71,11 +71,11 @@ def posttrain(
     precision: str = "auto",
     tracker: str = "auto",
 ) -> None:
-    """Improve a world model by GRPO on rewards of its own futures; the same command again goes on where it stopped.
+    """Improve a world model by GRPO on rewards of its own futures; the same command continues after a stop.
 
     Args:
         preset: rlvr-world (the published settings), cpu, or debug (seconds); its settings are options too, which
-            `PRESET --help` lists. Default: the preset of the run that goes on.
+            `PRESET --help` lists. Default: the preset of the resumed run.
         checkpoint: a token model to improve: a folder, a run, a Hub id or a shipped model; debug trains its own.
         settings: the settings of the preset.
         data: an episode store, a mixture file (.toml, .json), or with --mixture a folder of stores; debug makes its
@@ -182,7 +182,7 @@ def _kept(folder: Path) -> dict[str, Any] | None:
 
 
 def _keep_settings(folder: Path, kept: dict[str, Any] | None, values: dict[str, Any], ranks: Ranks) -> None:
-    """Write the settings of a new run into its folder, or check that a run that goes on has the same.
+    """Write the settings of a new run into its folder, or check that a resumed run has the same.
 
     Raises:
         UserError: another start model or other settings; only more steps are allowed.

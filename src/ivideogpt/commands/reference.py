@@ -31,8 +31,8 @@ ivideogpt train-transformer pusht-64 --data tokens --tokenizer runs/tokenizer --
 ```
 
 `null` stands for nothing, lists are written as `transformer.betas=[0.9,0.95]`, and a whole group as JSON:
-`augmentation=null`, `forecasts=[]`. The folder of a run keeps its settings in `settings.json`. A run that goes on
-takes them from there and refuses others.
+`augmentation=null`, `forecasts=[]`. The folder of a run keeps its settings in `settings.json`. A resumed run takes
+them from there and refuses others.
 
 """
 
@@ -90,7 +90,8 @@ def _name(name: str, parameter: inspect.Parameter, hint: Any) -> str:
     if is_positional(hint):
         return f"`{_metavar(name, hint)}`"
     if hint is bool:
-        return f"`--{'no-' if parameter.default is True else ''}{name.replace('_', '-')}`"
+        flag = name.replace("_", "-")
+        return f"`--{flag}`, `--no-{flag}`" if parameter.default is True else f"`--{flag}`"
     return f"`--{name.replace('_', '-')} {_metavar(name, hint)}`"
 
 
@@ -111,7 +112,9 @@ def _metavar(name: str, hint: Any) -> str:
 def _default(parameter: inspect.Parameter, hint: Any) -> str:
     if parameter.default is inspect.Parameter.empty:
         return " (required)" if not is_positional(hint) else ""
-    if parameter.default in (None, ()) or hint is bool:
+    if hint is bool:
+        return " (default: on)" if parameter.default is True else ""
+    if parameter.default in (None, ()):
         return ""
     return f" (default: `{parameter.default}`)"
 

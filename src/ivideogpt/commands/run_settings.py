@@ -264,7 +264,7 @@ def _check_data(path: Path, before: DataFacts, now: DataFacts) -> None:
 
 def _different_data(path: Path, difference: str) -> UserError:
     return UserError(
-        f"{path.parent} was begun {difference}; give the same data, choose another run folder, or go on with this one "
+        f"{path.parent} was begun {difference}; give the same data, choose another run folder, or resume this one "
         f"by deleting {_DATA!r} from {path}"
     )
 

@@ -39,8 +39,9 @@ def serve(
 
     Args:
         checkpoint: a folder, a Hub id, the name of a shipped model, or a run folder.
-        port: to listen on; 0: any free one.
-        host: to listen on. Other than 127.0.0.1 lets other machines in, with the token in the printed address.
+        port: port to listen on; 0: any free one.
+        host: address to listen on. Any other than 127.0.0.1 admits other machines, which need the token in the printed
+            address.
         data: episodes to start from: a .safetensors file, an episode store, or one recording; default: those that
             come with the checkpoint.
         browser: open the page.

@@ -22,7 +22,7 @@ _Preset = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PRE
 
 
 def load_training_settings(typed: Mapping[str, str]) -> Recipe:
-    """Load the settings that options change: those of the run that goes on, else those of the preset."""
+    """Load the settings that options change: those of the resumed run, else those of the preset."""
     from ivideogpt.commands.run_settings import kept_recipe
 
     return kept_recipe(Path(typed["run"]) if "run" in typed else None, typed.get("preset"))
@@ -44,11 +44,11 @@ def train_tokenizer(
     precision: str = "auto",
     tracker: str = "auto",
 ) -> None:
-    """Train a tokenizer on episode stores; the same command again goes on where a stopped run ended.
+    """Train a tokenizer on episode stores; the same command resumes a stopped run.
 
     Args:
         preset: debug, pusht-64, robot-64, robot-64-quick, metaworld-64, or official-... (docs/migrating.md lists them);
-            its settings are options too, which `PRESET --help` lists. Default: the settings of the run that goes on.
+            its settings are options too, which `PRESET --help` lists. Default: the settings of the resumed run.
         settings: the settings of the preset.
         data: a store, a mixture file (.toml, .json), or with --mixture a folder of stores; debug makes its own.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
@@ -108,7 +108,7 @@ def tokenize(
     workers: int | None = None,
     device: str = "auto",
 ) -> None:
-    """Keep the tokens of all episodes, for train-transformer --data; the same command again goes on.
+    """Write the tokens of all episodes, for train-transformer --data; the same command continues after a stop.
 
     Args:
         tokenizer: a tokenizer's folder, a run, a checkpoint or a shipped model.
@@ -162,17 +162,17 @@ def train_transformer(
     precision: str = "auto",
     tracker: str = "auto",
 ) -> None:
-    """Train a world model around a trained tokenizer; the same command again goes on where a stopped run ended.
+    """Train a world model around a trained tokenizer; the same command resumes a stopped run.
 
     Args:
         preset: debug, pusht-64, robot-64, robot-64-quick, metaworld-64, or official-... (docs/migrating.md lists them);
-            its settings are options too, which `PRESET --help` lists. Default: the settings of the run that goes on.
+            its settings are options too, which `PRESET --help` lists. Default: the settings of the resumed run.
         settings: the settings of the preset.
         data: what `ivideogpt tokenize` wrote, a store, a mixture file (.toml, .json), or with --mixture a folder of
             stores; debug makes its own.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
         tokenizer: a tokenizer's folder, a run, a checkpoint or a shipped model; default: that of --init, or
-            of the run that goes on.
+            of the resumed run.
         run: folder for checkpoints (each a whole model), metrics.jsonl, curves and samples.
         init: a world model to start from: a folder, a run, a Hub id or a shipped model; its shape replaces the
             preset's, and heads that it lacks are new.
@@ -240,7 +240,7 @@ def _check(steps: int | None, seed: int | None) -> None:
 def _open_data(
     preset: str | None, data: str | None, mixture: str | None, run: Path, ranks: Ranks
 ) -> Mixture | TokenStore:
-    """Return the stores or the tokens to train on; the preset debug records its own, a run goes on with those it had.
+    """Return the stores or the tokens to train on; the preset debug records its own, a resumed run keeps its own.
 
     Raises:
         UserError: there are none.

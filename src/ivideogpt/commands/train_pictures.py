@@ -26,7 +26,7 @@ _SETTINGS = "settings.json"
 
 
 def load_picture_settings(typed: Mapping[str, str]) -> PictureRecipe:
-    """Load the settings that options change: those of the run that goes on, else those of the preset.
+    """Load the settings that options change: those of the resumed run, else those of the preset.
 
     Raises:
         UserError: there is no such preset, or the run was begun with another one.
@@ -56,11 +56,11 @@ def train_picture_model(
     precision: str = "auto",
     tracker: str = "auto",
 ) -> None:
-    """Train a picture model on episode stores; the same command again goes on where a stopped run ended.
+    """Train a picture model on episode stores; the same command resumes a stopped run.
 
     Args:
         preset: debug or pusht-64; its settings are options too, which `PRESET --help` lists. Default: the settings of
-            the run that goes on.
+            the resumed run.
         settings: the settings of the preset.
         data: a store or a mixture file (.toml, .json); all episodes have one length. debug makes its own.
         run: folder for checkpoints (each a whole model), metrics.jsonl, curves and rounds of corrections.
@@ -121,7 +121,7 @@ def train_picture_model(
 
 
 def _find_data(preset: str | None, data: str | None, run: Path) -> str:
-    """Return the store or mixture file to train on; a run goes on with its own, the preset debug records one."""
+    """Return the store or mixture file to train on; a resumed run keeps its own, the preset debug records one."""
     from ivideogpt.envs.record.moving_square import collect_squares
 
     kept = _kept(run)
@@ -268,7 +268,7 @@ def _recipe_of(kept: Mapping[str, Any], run: Path) -> PictureRecipe:
 
 
 def _check_kept(run: Path, recipe: PictureRecipe, data: str) -> None:
-    """Check that a run that goes on has the settings and the data that it was begun with.
+    """Check that a resumed run has the settings and the data of its start.
 
     Raises:
         UserError: one differs; the first is named.

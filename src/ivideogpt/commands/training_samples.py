@@ -1,4 +1,4 @@
-"""What a training says and shows of itself at a checkpoint: figures of held-out clips, and pictures of a few.
+"""Validation of a training at a checkpoint: metrics of held-out clips, and pictures of a few.
 
 The clips are the same at every checkpoint of a run, so that its pictures can be laid side by side.
 """

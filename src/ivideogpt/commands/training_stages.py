@@ -137,7 +137,7 @@ def tokenizer_stage(
     until: int | None = None,
     preset: str | None = None,
 ) -> CompressiveTokenizer:
-    """Trains a tokenizer in a run folder, or goes on there.
+    """Train a tokenizer in a run folder, or resume its run.
 
     Args:
         recipe: the settings.
@@ -191,7 +191,7 @@ def transformer_stage(
     until: int | None = None,
     preset: str | None = None,
 ) -> WorldModel:
-    """Trains the transformer of a world model in a run folder, or goes on there; a forecast is trained before it.
+    """Train the transformer of a world model in a run folder, or resume its run; a forecast is trained before it.
 
     Args:
         recipe: the settings.

@@ -1,4 +1,4 @@
-"""What a preset is: everything about training a world model but its data and its folder."""
+"""Recipe of a preset: all settings for training a world model, except its data and its folder."""
 
 from __future__ import annotations
 

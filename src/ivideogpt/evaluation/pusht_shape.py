@@ -1,8 +1,7 @@
-"""Whether an imagined PushT block is still a T, where it is and how it is turned, and how many agents there are.
+"""Shape and pose of the block in PushT frames, and the number of agents.
 
-A picture can be near to the truth in PSNR and still not be believed: the T melts, an arm grows, the agent is gone or
-doubled. The T score compares the block with a rigid T in every pose; it does not ask whether the pose is the true one,
-for which there are other measures. Positions are in px of the 64x64 picture, angles in rad from x towards y.
+A frame can have a high PSNR and still be wrong: the T melts, an arm grows, the agent is missing or doubled. The T score
+compares the block with a rigid T in every pose, whether or not the pose is the true one; other measures do that. Positions are in px of the 64x64 picture, angles in rad from x towards y.
 """
 
 from __future__ import annotations

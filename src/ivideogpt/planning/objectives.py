@@ -1,4 +1,4 @@
-"""How good imagined futures are for a goal: every objective is ``objective(rollout, goal) -> [k]``, higher is better.
+"""Objectives of planning: scores of imagined futures for a goal, ``objective(rollout, goal) -> [k]``, higher is better.
 
 A new objective is one function and one row of ``OBJECTIVES``.
 """
