@@ -12,7 +12,6 @@ import tyro
 
 from ivideogpt.commands.inputs import check_numbers
 from ivideogpt.commands.output import check_folder, print_json, print_table
-from ivideogpt.configs.planning import find_budget
 from ivideogpt.configs.registry import find_preset
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
@@ -36,6 +35,8 @@ def load_planning_settings(typed: Mapping[str, str]) -> PlanningConfig:
     Raises:
         UserError: there is no such preset or budget.
     """
+    from ivideogpt.configs.planning import find_budget
+
     config: PlanningConfig = find_preset(typed.get("preset", _DEFAULT_PRESET), "planning")
     return config.with_budget(*find_budget(typed["budget"])) if "budget" in typed else config
 

@@ -1,7 +1,8 @@
 """Shape and pose of the block in PushT frames, and the number of agents.
 
 A frame can have a high PSNR and still be wrong: the T melts, an arm grows, the agent is missing or doubled. The T score
-compares the block with a rigid T in every pose, whether or not the pose is the true one; other measures do that. Positions are in px of the 64x64 picture, angles in rad from x towards y.
+compares the block with a rigid T in every pose, whether or not the pose is the true one; other measures do that.
+Positions are in px of the 64x64 picture, angles in rad from x towards y.
 """
 
 from __future__ import annotations
