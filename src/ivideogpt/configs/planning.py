@@ -46,7 +46,6 @@ def pusht_planning() -> PlanningConfig:
         replan_every=5,
         action_repeat=5,
         interpolate=True,
-        score_every=5,
         noise=ActionNoise(std=(0.4, 0.4), smoothing=0.5),
     )
     return PlanningConfig(planner=planner).with_budget(*BUDGETS["medium"])
