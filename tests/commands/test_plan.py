@@ -56,7 +56,9 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(run, tmp_path
         text = (tmp_path / folder / "simulator.jsonl").read_text()
         return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in text.splitlines()]
 
-    assert results("parts") == results("whole")
+    # The physics engine numbers its shapes as they are made, and rounds in the order of these numbers.
+    for part, whole in zip(results("parts"), results("whole"), strict=True):
+        assert part == pytest.approx(whole, abs=1e-3)
 
 
 @pytest.mark.parametrize(

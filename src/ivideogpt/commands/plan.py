@@ -193,7 +193,7 @@ def _facts(settings: PlanningConfig) -> dict[str, str]:
     return {
         "world model": settings.checkpoint,
         "objective": json.dumps(settings.objective),
-        "search": f"{optimizer.name}, {optimizer.candidates} candidates, {optimizer.iterations} iterations, speed "
+        "search": f"{optimizer.name}, candidates: {optimizer.candidates}, iterations: {optimizer.iterations}, speed: "
         f"{planner.speed}",
         "plan": f"{planner.horizon} steps, searched again every {planner.replan_every}",
         "goals": f"{goals.goal_steps} steps ahead in recorded episodes from seed {goals.first_seed} on, "

@@ -33,8 +33,7 @@ class PlannerConfig:
         interpolate: move evenly from one searched action to the next; False: hold it.
         warm_start: begin a search with what is left of the last plan; False: with the last action, held.
         score_every: the score is the mean over futures that end after this many steps, twice as many, ... and the
-            horizon, so that what is near the goal early is better; None: the score at the horizon alone, which lets a
-            planner that searches again wait for ever.
+            horizon: the goal is approached sooner, but detours are avoided; None: the score at the horizon alone.
         speed: full: rate candidates by the model; draft: by the forecast of tokens alone; both: by the draft, and the
             best ``full_candidates`` by the model.
         full_candidates: candidates that the model rates with speed both.

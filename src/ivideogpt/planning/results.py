@@ -30,9 +30,18 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class PlanningRecord:
-    """Pictures of an instance: what happened, what the plan expected, and the goal, all uint8."""
+    """Pictures of an instance: what happened, what the plan expected, and the goal, all uint8.
+
+    Attributes:
+        number: of the instance.
+        success: the goal was reached.
+        goal: ``[h w 3]``.
+        frames: ``[t h w 3]``.
+        planned: ``[t h w 3]``.
+    """
 
     number: int
+    success: bool
     goal: np.ndarray
     frames: np.ndarray
     planned: np.ndarray
@@ -88,11 +97,13 @@ class PlanningResults:
     def append(self, agent: str, instance: Instance, result: InstanceResult, recording: Recording | None) -> None:
         """Write a result, and its pictures before it where there are some, to the disk at once."""
         if recording is not None:
-            shown = recording
+            shown, success = recording, np.array(result.success)
 
             def write(temporary: Path) -> None:
                 with temporary.open("wb") as file:
-                    np.savez_compressed(file, goal=instance.goal, frames=shown.frames, planned=shown.planned)
+                    np.savez_compressed(
+                        file, goal=instance.goal, frames=shown.frames, planned=shown.planned, success=success
+                    )
 
             write_atomic(self._pictures(agent, instance.number), write)
         path = self._lines(agent)
@@ -107,7 +118,8 @@ class PlanningResults:
         if not path.is_file():
             return None
         with np.load(path, allow_pickle=False) as arrays:
-            return PlanningRecord(number, arrays["goal"], arrays["frames"], arrays["planned"])
+            success = bool(arrays["success"])
+            return PlanningRecord(number, success, arrays["goal"], arrays["frames"], arrays["planned"])
 
     def _lines(self, agent: str) -> Path:
         return self.folder / f"{agent}.jsonl"

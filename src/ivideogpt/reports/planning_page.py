@@ -94,10 +94,10 @@ def audit(summary: AgentSummary) -> str:
 
 
 def _instance(agent: str, record: PlanningRecord, length: int) -> Html:
-    steps = len(record.frames) - 1
+    outcome = f"{'reached' if record.success else 'missed'} after {len(record.frames) - 1} steps"
     figures = [
         clip_figure("true", "goal", "the picture to reach", _padded(record.goal[None], length)),
-        clip_figure("true", "what happened", f"{steps} steps", _padded(record.frames, length)),
+        clip_figure("true", "what happened", outcome, _padded(record.frames, length)),
     ]
     if not np.array_equal(record.planned, record.frames):
         expected = _padded(record.planned, length)
