@@ -15,6 +15,7 @@ from ivideogpt.commands.output import check_folder, print_json, print_table
 from ivideogpt.configs.registry import find_preset
 from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
 from ivideogpt.core.errors import UserError
+from ivideogpt.envs.registry import find_environment
 
 if TYPE_CHECKING:
     from ivideogpt.mbrl.config import MbrlConfig
@@ -42,8 +43,14 @@ def load_mbrl_settings(typed: Mapping[str, str]) -> MbrlConfig:
                     f"'{typed['run']}' was begun with the preset {kept['preset']}, not {preset}; choose another folder"
                 )
             return _config_of(kept, path)
-    config = find_preset(preset or _DEFAULT_PRESET, "mbrl")
+    config = find_preset(preset or _preset_of(typed.get("task")), "mbrl")
     return config.for_task(typed["task"]) if "task" in typed else config
+
+
+def _preset_of(task: str | None) -> str:
+    """Return the preset of an environment, where none is named."""
+    row = None if task is None else find_environment(task)
+    return (row[1].preset if row else "") or _DEFAULT_PRESET
 
 
 def mbrl(
@@ -59,6 +66,7 @@ def mbrl(
     imagination: bool = True,
     seed: int | None = None,
     environments: int | None = None,
+    render_backend: str | None = None,
     workers: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -66,10 +74,11 @@ def mbrl(
     """Train an agent on real and imagined episodes; the same command resumes a stopped run.
 
     Args:
-        preset: metaworld (default), official, pusht, reacher or debug; its settings are options too, which
-            `PRESET --help` lists. A resumed run keeps its own.
+        preset: metaworld (default), official, pusht, reacher, maniskill (default for its tasks), libero (the same) or
+            debug; its settings are options too, which `PRESET --help` lists. A resumed run keeps its own.
         settings: the settings of the preset.
-        task: a task of Meta-World, such as plate_slide; pusht, reacher, the id of a gymnasium environment, or
+        task: a task of Meta-World, such as plate_slide; of ManiSkill, such as maniskill/pick_cube; a suite or a task of
+            LIBERO, such as libero_spatial or libero_spatial/0; pusht, reacher, the id of a gymnasium environment, or
             module:Name.
         num_train_frames: simulator frames in all.
         demo: begin with demonstrations: those of --demos, else of the folder demos/TASK, else five scripted ones.
@@ -79,6 +88,7 @@ def mbrl(
         imagination: train on imagined episodes too; --no-imagination trains on real ones alone.
         seed: of everything that is random.
         environments: simulators stepped together.
+        render_backend: of ManiSkill: auto, sapien_cpu or sapien_cuda.
         workers: step each in a process of its own.
         device: auto, cpu or cuda.
         precision: of the world model's training: auto, float32 or bfloat16.
@@ -98,6 +108,12 @@ def mbrl(
         config = replace(config, world_model=replace(config.world_model, checkpoint=checkpoint))
     if task is not None:
         config = config.for_task(task)
+    if render_backend is not None:
+        row = find_environment(config.task)
+        if row is None or row[1].extra != "maniskill":
+            raise UserError(f"render_backend is for ManiSkill, and the task is {config.task}; leave it out")
+        options_of_task = config.environment_options | {"render_backend": render_backend}
+        config = replace(config, environment_options=options_of_task)
     if num_train_frames is not None:
         config = config.for_frames(num_train_frames)
     if config.cpu_threads:
@@ -177,7 +193,12 @@ def _keep_settings(folder: Path, preset: str | None, config: MbrlConfig) -> None
     from ivideogpt.mbrl.run_reader import SETTINGS
 
     path = folder / SETTINGS
-    values = {"preset": preset or _DEFAULT_PRESET, "task": config.task, "seed": config.seed, "method": config.method}
+    values = {
+        "preset": preset or _preset_of(config.task),
+        "task": config.task,
+        "seed": config.seed,
+        "method": config.method,
+    }
     values |= {"settings": to_dict(config)}
     if path.is_file():
         kept = _load_kept(path)
@@ -198,22 +219,40 @@ def _demonstrations(config: MbrlConfig) -> list:
     """Read or record the demonstrations that the run begins with, and check them against its environment."""
     import numpy as np
 
-    from ivideogpt.mbrl.demonstrations import DEMOS, SCRIPTED, check_demos, read_demonstrations, scripted_demos
+    from ivideogpt.mbrl.demonstrations import (
+        DEMOS,
+        SCRIPTED,
+        check_demos,
+        demonstration_folder,
+        read_demonstrations,
+        scripted_demos,
+    )
     from ivideogpt.mbrl.loop import make_environments
 
-    name = config.task.split("/")[-1]
-    place = Path(config.demo_folder) if config.demo_folder else DEMOS / name if (DEMOS / name).exists() else DEMOS
+    own = demonstration_folder(config.task)
+    place = Path(config.demo_folder) if config.demo_folder else own if own.exists() else DEMOS
     if config.demo_folder or place.exists():
         demonstrations, source = read_demonstrations(place, config.task), f"of {place}"
     else:
         demonstrations = scripted_demos(config.task, SCRIPTED, config.seed, config.environment_options)
-        source = f"recorded by the script, as there is no folder {DEMOS / name} or {DEMOS}"
+        source = f"recorded by the script, as there is no folder {own} or {DEMOS}"
     if config.num_demos >= 0:
         demonstrations = demonstrations[: config.num_demos]
     environment = make_environments(config, 1)
     space, actions = environment.single_observation_space.shape, environment.single_action_space.shape
     environment.close()
-    check_demos(demonstrations, action_dim=int(actions[0]), image=int(space[-2]))  # type: ignore[index]
+    row = find_environment(config.task)
+    control_mode = None
+    if row is not None and row[1].extra == "maniskill":
+        control_mode = ({"control_mode": "pd_ee_delta_pose", **row[1].options, **config.environment_options})[
+            "control_mode"
+        ]
+    check_demos(
+        demonstrations,
+        action_dim=int(actions[0]),  # type: ignore[index]
+        image=int(space[-2]),  # type: ignore[index]
+        control_mode=control_mode,
+    )
     # The official recordings do not say whether they succeed; only success pays more than 10 at once.
     succeeded = sum(
         bool(demonstration.meta.get("success", np.any(np.asarray(demonstration.rewards) > 10)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ivideogpt.configs.pusht import pusht_tokenizer
-from ivideogpt.configs.robot import debug_recipe
+from ivideogpt.configs.robot import debug_recipe, robot_quick_recipe
 from ivideogpt.mbrl.config import MbrlConfig
 from ivideogpt.mbrl.imagined_episodes import ImaginationConfig
 from ivideogpt.mbrl.world_model_source import ScratchTraining, WorldModelTraining
@@ -159,6 +159,50 @@ def reacher() -> MbrlConfig:
         evaluate_every_steps=50,
         save_every_steps=500,
     )
+
+
+def _robot_model(*, termination: bool) -> ScratchTraining:
+    """Return the training of a world model of a robot in one scene, on the first episodes and demonstrations."""
+    recipe = robot_quick_recipe()
+    heads = replace(recipe.model.heads, reward=True, termination=termination)
+    return ScratchTraining(
+        tokenizer=recipe.tokenizer,
+        forecasts=recipe.forecasts,
+        model=replace(recipe.model, heads=heads),
+        transformer=replace(recipe.transformer, reward_weight=10.0),
+    )
+
+
+def _robot_agent(task: str, *, termination: bool) -> MbrlConfig:
+    recipe = metaworld_agent()
+    return replace(
+        recipe,
+        task=task,
+        environment_options={},
+        action_repeat=1,
+        total_env_steps=1_000_002,
+        random_steps=2_000,
+        agent=replace(recipe.agent, exploration_noise_end=0.2, exploration_decay_steps=100_000),
+        world_model=replace(
+            recipe.world_model,
+            checkpoint=None,
+            segment_frames=12,
+            reward_weight=10.0,
+            scratch=_robot_model(termination=termination),
+        ),
+        evaluate_every_steps=5_000,
+        evaluation_episodes=10,
+    )
+
+
+def maniskill_agent() -> MbrlConfig:
+    """Return ManiSkill with a new world model; dense rewards, and episodes that go on after a success."""
+    return _robot_agent("maniskill/pick-cube", termination=False)
+
+
+def libero_agent() -> MbrlConfig:
+    """Return LIBERO with a new world model; the reward is 1 for success, which ends the episode."""
+    return _robot_agent("libero_spatial", termination=True)
 
 
 def debug() -> MbrlConfig:

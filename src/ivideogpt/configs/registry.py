@@ -40,6 +40,8 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "official": "mbrl:official",
         "pusht": "mbrl:pusht",
         "reacher": "mbrl:reacher",
+        "maniskill": "mbrl:maniskill_agent",
+        "libero": "mbrl:libero_agent",
         "debug": "mbrl:debug",
     },
     # ``PlanningConfig``: plan

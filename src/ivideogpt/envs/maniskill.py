@@ -40,7 +40,8 @@ RENDER_BACKENDS = {
     "cuda": "sapien_cuda",
     "sapien_cuda": "sapien_cuda",
 }
-_CONTROL_MODE = "pd_ee_delta_pose"
+#: Control mode of a task, unless the registry names another.
+CONTROL_MODE = "pd_ee_delta_pose"
 _INSTALL = (
     "SAPIEN needs a Vulkan driver: on a processor Mesa 24.3 or newer (Debian 12: add bookworm-backports to "
     "/etc/apt/sources.list.d, then apt-get install -t bookworm-backports mesa-vulkan-drivers), on an NVIDIA card its "
@@ -124,7 +125,7 @@ class ManiSkill(gymnasium.Env):
         action_repeat: int = 1,
         camera: str = "render",
         show_goal: bool = True,
-        control_mode: str = _CONTROL_MODE,
+        control_mode: str = CONTROL_MODE,
         reward_mode: str = "normalized_dense",
         success_bonus: float = 0.0,
         terminate_on_success: bool = False,
@@ -319,7 +320,7 @@ def _make_simulator(
             reason = " ".join(str(error).split())
             raise UserError(
                 f"{task} cannot be made with control_mode {control_mode!r} and reward_mode {reward_mode!r} "
-                f"({type(error).__name__}: {reason}); {_CONTROL_MODE} and pd_joint_delta_pos are control modes"
+                f"({type(error).__name__}: {reason}); {CONTROL_MODE} and pd_joint_delta_pos are control modes"
             ) from error
 
 

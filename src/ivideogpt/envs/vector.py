@@ -29,7 +29,7 @@ class UniformEnv(gymnasium.Wrapper):
     Action: float32 ``[a]`` in -1 to 1, mapped to the environment's own bounds.
     Reward: a float; an array of one number is taken.
     Info: ``success`` bool (the environment's own ``success`` or ``is_success``; False where it gives neither), and
-    ``state`` float64 ``[s]`` where the environment gives one.
+    ``state`` float64 ``[s]`` and ``instruction`` where the environment gives them.
     """
 
     def __init__(self, environment: gymnasium.Env, name: str, image_size: int | None = None) -> None:
@@ -91,6 +91,8 @@ class UniformEnv(gymnasium.Wrapper):
         state = info.get("state")
         if isinstance(state, np.ndarray) and state.ndim == 1 and np.issubdtype(state.dtype, np.number):
             uniform["state"] = state.astype(np.float64)
+        if isinstance(info.get("instruction"), str):
+            uniform["instruction"] = info["instruction"]
         return uniform
 
 
@@ -124,13 +126,14 @@ def make_vector(
     """
     if count < 1 or frame_stack < 1:
         raise UserError(f"{count} environments with {frame_stack} frames were asked for; expected at least 1 of each")
-    make_row = partial(_make_row, name, frame_stack, image_size, options)
+    make_row = partial(make_single, name, frame_stack=frame_stack, image_size=image_size, **options)
     make_row().close()  # an error shows here, not in another process
     if workers:
         return AsyncVectorEnv([make_row] * count, autoreset_mode=AutoresetMode.DISABLED, context="spawn")
     return SyncVectorEnv([make_row] * count, autoreset_mode=AutoresetMode.DISABLED)
 
 
-def _make_row(name: str, frame_stack: int, image_size: int | None, options: dict[str, Any]) -> gymnasium.Env:
+def make_single(name: str, *, frame_stack: int = 1, image_size: int | None = None, **options: Any) -> gymnasium.Env:
+    """Make one environment as `UniformEnv` describes it; the arguments are those of ``make_vector``."""
     environment = UniformEnv(make(name, **options), name, image_size)
     return FrameStackObservation(environment, frame_stack, padding_type="reset") if frame_stack > 1 else environment
