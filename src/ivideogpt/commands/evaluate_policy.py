@@ -126,7 +126,7 @@ def _choose_policy(
         raise UserError(
             f"there is no policy {policy!r}; expected one of {expected}, or the folder of a run of ivideogpt mbrl"
         )
-    from ivideogpt.mbrl.agents import read_agent_config
+    from ivideogpt.mbrl.agents import agent_policy, read_agent_config
 
     config = read_agent_config(Path(policy))
     own = find_environment(config.task)
@@ -137,7 +137,7 @@ def _choose_policy(
         image_size=image_size or config.image_size,
         environment_options=dict(config.environment_options) if is_same else {},
     )
-    return chosen, partial(_agent, Path(policy), settings.image_size), settings
+    return chosen, partial(agent_policy, run=Path(policy), image=settings.image_size or 64), settings
 
 
 def _read_demos(name: str, demos: Path | None) -> list[Any]:
@@ -157,12 +157,6 @@ def _scripted(policy: str, options: Mapping[str, Any], trial: PolicyTrial, actio
     from ivideogpt.policies.registry import make_policy
 
     return make_policy(policy, **options)
-
-
-def _agent(run: Path, image_size: int | None, trial: PolicyTrial, action_dim: int) -> Policy:
-    from ivideogpt.mbrl.agents import load_agent
-
-    return load_agent(run, action_dim=action_dim, image=image_size or 64)
 
 
 def _options(text: str) -> dict[str, Any]:

@@ -8,9 +8,21 @@ from ivideogpt.core.checkpoint import load_tensors, step_folders
 from ivideogpt.core.config import from_dict, load_json
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.training_state import unflatten
+from ivideogpt.evaluation.policy_trials import PolicyTrial
 from ivideogpt.mbrl.config import MbrlConfig
 from ivideogpt.mbrl.run_reader import SETTINGS
 from ivideogpt.policies.drqv2 import DrQv2
+
+
+def agent_policy(trial: PolicyTrial, action_dim: int, *, run: Path, image: int) -> DrQv2:
+    """Make the policy of a trial: the agent of a run.
+
+    Args:
+        trial: any.
+        action_dim: numbers of an action of the environment.
+        run, image: see ``load_agent``.
+    """
+    return load_agent(run, action_dim=action_dim, image=image)
 
 
 def read_agent_config(run: Path) -> MbrlConfig:
