@@ -31,7 +31,7 @@ from ivideogpt.data.render import write_mp4
 from ivideogpt.envs.collector import MOST_STEPS
 from ivideogpt.envs.registry import LIBERO_SUITES, canonical_name, find_environment
 from ivideogpt.envs.vector import make_single
-from ivideogpt.policies.random import RandomPolicy
+from ivideogpt.policies.registry import make_policy
 
 #: Makes the policy of a trial: (trial, numbers of an action).
 PolicyMaker = Callable[["PolicyTrial", int], Policy]
@@ -174,8 +174,8 @@ class ReplayPolicy:
 
 
 def random_policy(trial: PolicyTrial, action_dim: int) -> Policy:
-    """Make a `RandomPolicy` for any trial."""
-    return RandomPolicy(action_dim)
+    """Make the policy of random actions for any trial."""
+    return make_policy("random", action_dim=action_dim)
 
 
 def replay_policy(trial: PolicyTrial, action_dim: int, *, actions: Mapping[int, np.ndarray]) -> Policy:

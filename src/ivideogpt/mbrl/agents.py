@@ -20,7 +20,8 @@ def agent_policy(trial: PolicyTrial, action_dim: int, *, run: Path, image: int) 
     Args:
         trial: any.
         action_dim: numbers of an action of the environment.
-        run, image: see ``load_agent``.
+        run: the folder.
+        image: side of the pictures in pixels.
     """
     return load_agent(run, action_dim=action_dim, image=image)
 
