@@ -101,6 +101,16 @@ def test_command_lines_use_options_that_exist(page):
                 assert known_here, f"{line}: ivideogpt {verb} has no --{option}"
 
 
+GUIDES = [page for page in PAGES if page.parent.name == "docs" and page.stem not in ("glossary", "decisions")]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_a_guide_begins_with_its_purpose_and_a_command(page):
+    lines = text(page).splitlines()
+    assert lines[0].startswith("# ") and re.match(r"[A-Z*]", lines[2]), "a sentence under the title"
+    assert {"```sh", "```text"} & set(lines[:12]), "a command that works, in the first lines"
+
+
 @a_page
 def test_make_targets_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", text(ROOT / "Makefile"), flags=re.MULTILINE))
