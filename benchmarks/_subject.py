@@ -148,7 +148,7 @@ def _random_model(options: RolloutOptions) -> WorldModel:
     count = options.context_frames or shape.context_frames
     tokenizer = new_tokenizer(replace(shape, context_frames=count))
     parts = replace(recipe.model, actions=options.action_dim > 0)
-    heads = parts.heads(tokenizer, options.action_dim, rewards=False)
+    heads = parts.fitted_heads(tokenizer, options.action_dim, rewards=False)
     model = new_world_model(parts, WorldModelConfig(context_frames=count, heads=heads), tokenizer)
     return model.to(choose_device(options.device)).eval()
 
