@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -306,13 +307,7 @@ def _print(evaluation: Evaluation, held_out: HeldOut, about: About, protocol: Pr
             f"{row.replace('_', ' ')} {fixed(x.pearson.value, 2)}" for row, x in evaluation.reward_scores.items()
         )
         print(f"correlation with the recorded rewards: {', '.join(rewards)}")
-    if evaluation.objects:
-        rows = [row for row in evaluation.objects if row != "zero_actions"]
-        names = list(evaluation.objects["imagined"])
-        cells: list[list[str | float]] = [
-            [name.replace("_", " "), *(evaluation.objects[row][name] for row in rows)] for name in names
-        ]
-        print_table([f"measures of {held_out.dataset}", *(row.replace("_", " ") for row in rows)], cells)
+    _print_domain(evaluation, held_out.dataset)
     if evaluation.trust:
         signals = (f"{name} {fixed(x.spearman.value, 2)}" for name, x in evaluation.trust.items())
         print(f"rank correlation with the error of a frame: {', '.join(signals)}")
@@ -328,6 +323,27 @@ def _print(evaluation: Evaluation, held_out: HeldOut, about: About, protocol: Pr
     ):
         for text in texts:
             print(f"{label}: {text}")
+
+
+def _print_domain(evaluation: Evaluation, dataset: str) -> None:
+    """Print the measures of the world that the clips show."""
+    if evaluation.objects:
+        rows = [row for row in evaluation.objects if row != "zero_actions"]
+        names = list(evaluation.objects["imagined"])
+        cells: list[list[str | float]] = [
+            [name.replace("_", " "), *(evaluation.objects[row][name] for row in rows)] for name in names
+        ]
+        print_table([f"measures of {dataset}", *(row.replace("_", " ") for row in rows)], cells)
+    if evaluation.objects_by_frame:
+        curves = evaluation.objects_by_frame
+        cells = [[name.replace("_", " "), *(row[name][-1] for row in curves.values())] for name in curves["imagined"]]
+        print_table([f"frame {evaluation.protocol.horizon}", *(row.replace("_", " ") for row in curves)], cells)
+    for name, value in evaluation.model_figures.items():
+        parts = value.items() if isinstance(value, Mapping) else [("", value)]
+        for part, figures in parts:
+            numbers = figures.items() if isinstance(figures, Mapping) else [("", figures)]
+            listed = ", ".join(f"{label.replace('_', ' ')} {number:.3g}".strip() for label, number in numbers)
+            print(f"{name} {part}".replace("_", " ").strip() + f": {listed}")
 
 
 def _short(value: Any) -> Any:

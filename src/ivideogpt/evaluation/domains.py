@@ -15,6 +15,7 @@ from torch import Tensor
 from ivideogpt.evaluation.held_out import Clips
 from ivideogpt.evaluation.pusht_metrics import IMAGE_SIZE, pusht_measures
 from ivideogpt.evaluation.pusht_shape import shape_measures
+from ivideogpt.evaluation.token_stability import stability_measures
 from ivideogpt.worldmodel.world_model import WorldModel
 
 #: (true ``[n f c h w]``, imagined, last context frame ``[n c h w]``), all uint8, to figures.
@@ -56,7 +57,9 @@ class Domain:
 
 #: Name of a dataset -> measures of its world.
 DOMAINS: Mapping[str, Domain] = {
-    "pusht": Domain(size=IMAGE_SIZE, pictures=(pusht_measures,), by_frame=(shape_measures,)),
+    "pusht": Domain(
+        size=IMAGE_SIZE, pictures=(pusht_measures,), by_frame=(shape_measures,), model=(stability_measures,)
+    ),
 }
 
 

@@ -148,7 +148,7 @@ def domain_section(evaluation: Evaluation, dataset: str) -> Html:
         f"Measures of {dataset}",
         tag("p", "Read from the pictures, for each kind of actions" + also + "."),
         table(("", *headings), rows),
-        *([legend(list(_LINES.values())), tag("div", *charts, class_="charts")] if charts else []),
+        *([legend(list(_lines(evaluation).values())), tag("div", *charts, class_="charts")] if charts else []),
         *([tag("h3", "The model itself"), table(("", "value"), model)] if model else []),
     )
 

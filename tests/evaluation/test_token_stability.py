@@ -4,16 +4,21 @@ import math
 
 import pytest
 import torch
-from token_stability import (
+
+from ivideogpt.core.errors import UserError
+from ivideogpt.data.episode_files import load_episodes
+from ivideogpt.evaluation.held_out import Clips
+from ivideogpt.evaluation.token_stability import (
     PARTS,
     kept_at_rest,
     nats,
     patch_parts,
     patches_changed,
     recoding,
+    stability_measures,
 )
-
-from ivideogpt.core.errors import UserError
+from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
+from ivideogpt.worldmodel.world_model import WorldModel
 
 
 def test_codes_of_the_first_coding_are_all_kept(any_model, frames_for) -> None:
@@ -21,6 +26,19 @@ def test_codes_of_the_first_coding_are_all_kept(any_model, frames_for) -> None:
     results = recoding(any_model.tokenizer, frames, times=(1, 3))
     assert results.keys() == {1, 3} and results[1]["kept"] == 1 and 0 <= results[3]["kept"] <= 1
     assert all(math.isfinite(row["psnr"]) for row in results.values())
+
+
+def test_all_figures_of_a_token_model_and_none_of_a_picture_model() -> None:
+    model = WorldModel.from_pretrained("pusht-64-tokens")
+    episodes = load_episodes(SHIPPED["pusht-64-tokens"] / EPISODES_FILE)[:1]
+    clips = Clips.from_episodes([episodes[0].window(episodes[0].meta["start"], 5)])
+    figures = stability_measures(model, clips)
+    assert figures.keys() == {f"recoded_{times}_times" for times in (1, 2, 5, 14)} | {"codes_kept_at_rest", "nats"}
+    assert figures["recoded_1_times"]["kept"] == 1 > figures["recoded_14_times"]["kept"]
+    assert figures["recoded_1_times"]["psnr"] > figures["recoded_14_times"]["psnr"] > 20
+    assert figures["nats"].keys() == set(PARTS)
+    assert sum(part["share"] for part in figures["nats"].values()) == pytest.approx(1)
+    assert stability_measures(WorldModel.from_pretrained("pusht-64"), clips) == {}
 
 
 def test_times_must_ascend(any_model, frames_for) -> None:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.evaluation.held_out import Clips
 from ivideogpt.evaluation.pusht_metrics import colour_shares, locate_block
 from ivideogpt.evaluation.pusht_shape import block_shares
 from ivideogpt.metrics.image import psnr
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.worldmodel.world_model import WorldModel
 
+#: Clips that `stability_measures` looks at: coding them again and again takes time.
+MEASURED_CLIPS = 16
 #: A pixel that moves by less has not changed.
 TOLERANCE = 4 / 255
 #: Parts of a PushT picture, see `patch_parts`.
@@ -28,6 +32,32 @@ PARTS = ("background", "agent", "block_at_rest", "block_pushed", "other")
 _PIXELS, _AGENT_SHARE, _BLOCK_SHARE = 2, 0.3, 0.4
 # The block is pushed if it moves by more px or turns by more rad than the error of reading its pose.
 _PUSHED_PX, _PUSHED_RAD = 0.2, 0.03
+
+
+def stability_measures(model: WorldModel, clips: Clips) -> dict[str, Any]:
+    """Measure the first clips of PushT with a token model: `recoding`, `kept_at_rest`, `nats_by_part`.
+
+    Args:
+        model: a picture model has none of these figures.
+        clips: held-out clips.
+
+    Returns:
+        "recoded_1_times" and so on, "codes_kept_at_rest" and "nats", which has an entry for each of `PARTS`.
+    """
+    if not model.has_tokens:
+        return {}
+    last = model.context_frames + min(clips.frames.shape[1] - model.context_frames, model.segment_frames())
+    frames = clips.frames[:MEASURED_CLIPS, :last].to(model.device).float() / 255
+    actions = None
+    if model.action_dim and clips.actions is not None:
+        raw = clips.actions[:MEASURED_CLIPS, model.context_frames - 1 : last - 1]
+        actions = model.normalize_actions(raw.to(model.device))
+    recoded = recoding(model.tokenizer, frames)
+    return {
+        **{f"recoded_{times}_times": figures for times, figures in recoded.items()},
+        "codes_kept_at_rest": float(kept_at_rest(model.tokenizer, frames)),
+        "nats": nats_by_part(model, frames, actions),
+    }
 
 
 @torch.inference_mode()
