@@ -199,7 +199,7 @@ def test_clips_of_another_length_or_without_actions_are_refused(model_of) -> Non
             next(imagine_futures(model, context, torch.zeros(3, 4, 2), 4, seeds=[0, 1, 2], **options))
 
 
-def test_a_model_without_tokens_is_measured_and_calibrated_by_the_number_of_the_frame() -> None:
+def test_a_model_without_tokens_is_measured_and_calibrated_by_the_change_of_the_frame() -> None:
     torch.manual_seed(0)
     forecast = PictureForecastConfig(net=PictureNetConfig(width=8, deep_width=8, blocks_deep=1))
     config = PictureDynamicsConfig(resolution=16, forecast=forecast, pointer_scale=8.0, pointer_offset=8.0)
@@ -208,7 +208,7 @@ def test_a_model_without_tokens_is_measured_and_calibrated_by_the_number_of_the_
     clips = clips_for(model, count=10)
     found = evaluate(model, clips, protocol_for(model, samples=2), batch_size=4)
     assert found.entropies is None and found.tokens is None and "entropy" not in found.trust
-    assert found.calibration.signal == "frame" and found.calibration.level(entropy=None, frame=1).name == "small"
+    assert found.calibration.signal == "change" and found.calibration.level(0.0, frame=1).name == "small"
     assert found.repetition["imagined"].isnan().all()
     imagined = model.imagine(clips.frames[:, :2], model.normalize_actions(clips.actions[:, 1:-1])).frames
     true = clips.frames[:, 2:].float() / 255
@@ -217,7 +217,7 @@ def test_a_model_without_tokens_is_measured_and_calibrated_by_the_number_of_the_
     about = About(model="m", checkpoint="c", data="d")
     page = report_page(found, held_out, about)
     assert (
-        "Expected error of a frame" in page and summary(found, held_out, about)["expected_error"]["signal"] == "frame"
+        "Expected error of a frame" in page and summary(found, held_out, about)["expected_error"]["signal"] == "change"
     )
     # there is no tokenizer whose reconstruction could be shown
     assert "reconstruction" not in found.scores and 'class="reconstruction"' not in page and "tokenizer" not in page

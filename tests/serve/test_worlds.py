@@ -25,9 +25,6 @@ def tensor(frames):
     return torch.from_numpy(frames.copy()).permute(0, 3, 1, 2)[None].float() / 255
 
 
-LEVELS = (("small", 2.0, 39.0), ("medium", 4.0, 33.0), ("large", None, 28.0))
-
-
 def replay(worlds, steps, index=0):
     return [worlds.step(index, worlds.action_for(StepRequest(action="episode"), index)) for _ in range(steps)]
 
@@ -49,21 +46,39 @@ def test_a_world_is_the_session_it_stands_for(model, recorded):
     assert worlds.state()["worlds"] == [{"steps": 7}]
 
 
-def test_the_expected_error_is_that_of_the_calibration(model, recorded):
-    assert replay(opened(model, recorded), 1)[0].expected_error is None  # never calibrated
-    levels = [{"name": n, "limit": limit, "psnr": p, "hit_rate": 0.8} for n, limit, p in LEVELS]
-    calibration = {"signal": "frame", "levels": levels, "tolerance": 3.0, "clips": 64, "frames": 5}
-    config = replace(model.config, metadata={METADATA_KEY: calibration})
-    model.config, before = config, model.config
+def calibrated(model, recorded, steps, **calibration):
+    """Frames of a world of the model with a calibration."""
+    before = model.config
+    model.config = replace(before, metadata={METADATA_KEY: {"share": 0.8, "clips": 64, "frames": 5} | calibration})
     try:
-        seen = replay(opened(model, recorded), 6)
+        return replay(opened(model, recorded), steps)
     finally:
         model.config = before
-    assert [frame.expected_error and frame.expected_error["name"] for frame in seen] == [
-        *("small", "small", "medium", "medium", "large"),
-        None,  # later than any frame that was measured
+
+
+def test_the_expected_error_is_that_of_the_calibration(model, recorded):
+    plain = replay(opened(model, recorded), 6)
+    assert plain[0].expected_error is None  # never calibrated
+    entropies = sorted(frame.entropy * math.log(2) for frame in plain[:5])
+    limits = ("small", entropies[1], 39.0), ("medium", entropies[3], 33.0), ("large", None, 28.0)
+    levels = [{"name": n, "limit": limit, "psnr": p, "hit_rate": 0.8} for n, limit, p in limits]
+    seen = calibrated(model, recorded, 6, signal="entropy", levels=levels)
+    names = [frame.expected_error and frame.expected_error["name"] for frame in seen]
+    assert sorted(names[:5]) == ["large", "medium", "medium", "small", "small"]
+    assert names[5] is None  # later than any frame that was measured
+    assert {"name": "medium", "psnr": 33.0, "hit_rate": 0.8} in [frame.expected_error for frame in seen]
+
+
+def test_the_expected_error_of_a_changed_frame(model, recorded):
+    given = recorded.frames[1].astype(float)
+    frames = [
+        np.frombuffer(frame.picture, np.uint8).reshape(given.shape) for frame in replay(opened(model, recorded), 4)
     ]
-    assert seen[2].expected_error == {"name": "medium", "psnr": 33.0, "hit_rate": 0.8}
+    changes = [np.abs(frame - given).mean() / 255 for frame in frames]
+    middle = float(np.median(changes))
+    levels = [{"name": n, "limit": x, "psnr": 30.0, "hit_rate": 0.8} for n, x in (("small", middle), ("large", None))]
+    seen = calibrated(model, recorded, 4, signal="change", levels=levels)
+    assert [x.expected_error["name"] for x in seen] == ["small" if c <= middle else "large" for c in changes]
 
 
 def test_rewinding_across_segments_leads_to_the_same_frames_again(model, recorded):

@@ -312,10 +312,8 @@ def _print(evaluation: Evaluation, held_out: HeldOut, about: About, protocol: Pr
         signals = (f"{name} {fixed(x.spearman.value, 2)}" for name, x in evaluation.trust.items())
         print(f"rank correlation with the error of a frame: {', '.join(signals)}")
     if evaluation.calibration is not None:
-        tolerance = f"{evaluation.calibration.tolerance:g} dB"
         for level in evaluation.calibration.levels:
-            hits = f"within {tolerance} in {level.hit_rate:.0%} of other frames"
-            print(f"expected error {level.name}: PSNR {level.psnr:.1f} dB, {hits}")
+            print(f"expected error {level.name}: at least {level.psnr:.1f} dB in {level.hit_rate:.0%} of other frames")
     for label, texts in (
         ("left out", about.left_out),
         ("not as published", protocol.deviations(clips=len(evaluation.clips), dataset=held_out.dataset)),

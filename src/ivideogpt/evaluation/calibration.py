@@ -1,12 +1,12 @@
 """Expected error of an imagined frame, from a signal that is known without the truth.
 
-    calibration = fit_calibration(psnr, entropies)         # [n f] of held-out clips
+    calibration = fit_calibration(psnr, "entropy", entropies)         # [n f] of held-out clips
     store_calibration("runs/mine/checkpoint", calibration)
-    calibration.level(entropy=0.3, frame=5).psnr           # dB
+    calibration.level(0.3, frame=5).psnr                              # dB
 
-The signal is the entropy of the tokens, or the number of the frame for models that draw no tokens. It splits the frames
-into three levels of equal size. Each level has an expected PSNR and a hit rate: the share of frames whose PSNR lies
-within a tolerance of the expected one, measured on clips that the level was not fitted on.
+The signal is the entropy of the tokens, or for models that draw no tokens the change: how far the frame differs from
+the last given one. It splits the frames into three levels of equal size. Each level has a PSNR that four of five of its
+frames reach, and a hit rate: the share of frames that reach it, measured on clips that the level was not fitted on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
@@ -25,12 +26,12 @@ from ivideogpt.core.errors import UserError
 METADATA_KEY = "expected_error"
 #: Names of the levels, the smallest expected error first.
 LEVEL_NAMES = ("small", "medium", "large")
-#: A frame is a hit where its PSNR lies within so many dB of the expected one.
-HIT_TOLERANCE = 3.0
+#: Share of the fitted frames that reach the expected PSNR of their level.
+REACHED_BY = 0.8
 #: Fewest clips for a fit.
 MIN_CALIBRATION_CLIPS = 10
 
-Signal = Literal["entropy", "frame"]
+Signal = Literal["entropy", "change"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ class ErrorLevel:
     Attributes:
         name: of the expected error: "small", "medium" or "large".
         limit: largest signal of the level; None: no limit.
-        psnr: expected PSNR in dB, the median of the held-out frames.
-        hit_rate: share of held-out frames within the tolerance of it, 0 to 1.
+        psnr: PSNR in dB that most frames of the level reach.
+        hit_rate: share of the frames of other clips that reach it, 0 to 1.
     """
 
     name: str
@@ -55,68 +56,73 @@ class Calibration:
     """Expected error by level.
 
     Attributes:
-        signal: "entropy": mean entropy of the tokens of a frame in nats; "frame": number of the imagined frame, from 1.
+        signal: "entropy": mean entropy of the tokens of a frame in nats; "change": mean absolute difference of a frame
+            to the last given one, see `frame_changes`.
         levels: three, the smallest expected error first.
-        tolerance: of the hit rates, in dB.
+        share: of the fitted frames that reach the PSNR of their level.
         clips: held-out clips of the fit.
         frames: imagined frames of each clip.
     """
 
     signal: Signal
     levels: tuple[ErrorLevel, ...]
-    tolerance: float
+    share: float
     clips: int
     frames: int
 
-    def level(self, *, entropy: float | None, frame: int) -> ErrorLevel | None:
-        """Return the level of one imagined frame; None for a later frame than any that was measured.
+    def level(self, value: float | None, *, frame: int) -> ErrorLevel | None:
+        """Return the level of one imagined frame; None where nothing was measured.
 
         Args:
-            entropy: mean entropy of its tokens in nats; None for a model that draws none.
-            frame: its number, from 1.
-
-        Raises:
-            UserError: the calibration is by entropy, and there is none.
+            value: of the signal; None: unknown.
+            frame: its number, from 1; later frames than those of the clips were not measured.
         """
-        if self.signal == "entropy" and entropy is None:
-            raise UserError("the expected error is calibrated by entropy, and the model gives none; calibrate it again")
-        if frame > self.frames:
+        if value is None or frame > self.frames:
             return None
-        value = frame if self.signal == "frame" or entropy is None else entropy
         return next(level for level in self.levels if level.limit is None or value <= level.limit)
 
 
-def fit_calibration(psnr: Tensor, entropies: Tensor | None) -> Calibration | None:
+def frame_changes(frames: Tensor, last: Tensor) -> Tensor:
+    """Return the mean absolute difference of each frame to the last given one, in 0 to 1.
+
+    Args:
+        frames: ``[n f c h w]``, uint8 or floating in [0, 1].
+        last: ``[n c h w]`` of the same type.
+
+    Returns:
+        float32 ``[n f]``.
+    """
+    scale = 255 if frames.dtype == torch.uint8 else 1
+    return (frames.float() - last[:, None].float()).abs().flatten(2).mean(2) / scale
+
+
+def fit_calibration(psnr: Tensor, signal: Signal, values: Tensor) -> Calibration | None:
     """Fit three levels on held-out clips; None for fewer than `MIN_CALIBRATION_CLIPS`.
 
     Args:
         psnr: ``[n f]`` of one future of each clip, in dB.
-        entropies: ``[n f]`` in nats, or None for a model that draws no tokens.
+        signal: see `Calibration`.
+        values: ``[n f]`` of the signal.
 
     Raises:
         UserError: the shapes differ.
     """
-    if psnr.ndim != 2 or (entropies is not None and entropies.shape != psnr.shape):
-        shape = None if entropies is None else list(entropies.shape)
-        raise UserError(f"psnr is {list(psnr.shape)} and entropies are {shape}; expected the same [n f]")
+    if psnr.ndim != 2 or values.shape != psnr.shape:
+        raise UserError(f"psnr is {list(psnr.shape)} and values are {list(values.shape)}; expected the same [n f]")
     clips, frames = psnr.shape
     if clips < MIN_CALIBRATION_CLIPS:
         return None
-    error = psnr.detach().double().cpu().numpy()
-    if entropies is None:
-        signal = np.broadcast_to(np.arange(1.0, frames + 1), error.shape)
-    else:
-        signal = entropies.detach().double().cpu().numpy()
+    reached, known = (x.detach().double().cpu().numpy() for x in (psnr, values))
     # levels of all clips
-    limits = _terciles(signal)
-    expected = _expected(signal, error, limits)
+    limits = _terciles(known)
+    expected = _expected(known, reached, limits)
     # hit rates of each half of the clips by the levels of the other half
     hits, counts = np.zeros(len(LEVEL_NAMES)), np.zeros(len(LEVEL_NAMES))
     for fitted, tested in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-        half_limits = _terciles(signal[fitted])
-        half_expected = _expected(signal[fitted], error[fitted], half_limits)
-        index = np.searchsorted(half_limits, signal[tested], side="left")
-        hit = np.abs(error[tested] - half_expected[index]) <= HIT_TOLERANCE
+        half_limits = _terciles(known[fitted])
+        half_expected = _expected(known[fitted], reached[fitted], half_limits)
+        index = np.searchsorted(half_limits, known[tested], side="left")
+        hit = reached[tested] >= half_expected[index]
         for level in range(len(LEVEL_NAMES)):
             hits[level] += hit[index == level].sum()
             counts[level] += (index == level).sum()
@@ -125,13 +131,7 @@ def fit_calibration(psnr: Tensor, entropies: Tensor | None) -> Calibration | Non
         ErrorLevel(name=name, limit=limit, psnr=round(float(value), 2), hit_rate=round(float(rate), 3))
         for name, limit, value, rate in zip(LEVEL_NAMES, [*limits.tolist(), None], expected, rates, strict=True)
     ]
-    return Calibration(
-        signal="frame" if entropies is None else "entropy",
-        levels=tuple(levels),
-        tolerance=HIT_TOLERANCE,
-        clips=clips,
-        frames=frames,
-    )
+    return Calibration(signal=signal, levels=tuple(levels), share=REACHED_BY, clips=clips, frames=frames)
 
 
 def store_calibration(folder: Path | str, calibration: Calibration) -> None:
@@ -166,9 +166,10 @@ def _terciles(signal: np.ndarray) -> np.ndarray:
 
 
 def _expected(signal: np.ndarray, psnr: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Return the median PSNR of each level; a level never expects more than the one before it."""
+    """Return the PSNR that most frames of each level reach; a level never expects more than the one before it."""
     index = np.searchsorted(limits, signal, side="left")
-    medians = [float(np.median(psnr[index == level])) if (index == level).any() else np.nan for level in range(3)]
+    groups = [psnr[index == level] for level in range(3)]
+    reached = [float(np.quantile(group, 1 - REACHED_BY)) if group.size else np.nan for group in groups]
     # An empty level expects what its neighbour does; equal signals can leave one empty.
-    filled = [next((m for m in (*medians[i::-1], *medians[i:]) if np.isfinite(m)), np.nan) for i in range(3)]
+    filled = [next((x for x in (*reached[i::-1], *reached[i:]) if np.isfinite(x)), np.nan) for i in range(3)]
     return np.minimum.accumulate(np.array(filled))

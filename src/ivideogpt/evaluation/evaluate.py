@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ivideogpt.core.errors import UserError
 from ivideogpt.evaluation.accumulators import Columns, FutureAccumulator, ScoreTable, to_pixels
 from ivideogpt.evaluation.action_following import Following, measure_following, wrong_actions
-from ivideogpt.evaluation.calibration import Calibration, fit_calibration
+from ivideogpt.evaluation.calibration import Calibration, fit_calibration, frame_changes
 from ivideogpt.evaluation.domains import Domain
 from ivideogpt.evaluation.frame_errors import FRAME_METRICS, FrameScores, Metric, best_of
 from ivideogpt.evaluation.held_out import Clips
@@ -163,8 +163,11 @@ class Evaluation:
     @cached_property
     def calibration(self) -> Calibration | None:
         """The expected error of a frame; None for too few clips."""
-        entropies = None if self.entropies is None else self.entropies[:, 0]
-        return fit_calibration(self.scores["imagined"]["psnr"].future[:, 0], entropies)
+        psnr = self.scores["imagined"]["psnr"].future[:, 0]
+        if self.entropies is not None:
+            return fit_calibration(psnr, "entropy", self.entropies[:, 0])
+        last = self.clips.frames[:, self.clips.frames.shape[1] - psnr.shape[1] - 1]
+        return fit_calibration(psnr, "change", frame_changes(self.pictures["imagined"], last))
 
     @property
     def frame_errors(self) -> Tensor:

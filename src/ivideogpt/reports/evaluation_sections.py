@@ -310,21 +310,21 @@ def estimate_cell(estimate: Estimate, digits: int) -> Html:
 def _calibration_table(calibration: Calibration) -> list[Html]:
     """Write the expected error of a frame at each level of the signal."""
     bits = calibration.signal == "entropy"
-    scale, digits = (1 / math.log(2), 2) if bits else (1.0, 0)
+    scale, digits = (1 / math.log(2), 2) if bits else (255.0, 1)
     rows, low = [], 0.0
     for level in calibration.levels:
         high = math.inf if level.limit is None else level.limit * scale
         values = f"{low:.{digits}f} to {high:.{digits}f}" if math.isfinite(high) else f"from {low:.{digits}f}"
         rows.append((level.name, values, fixed(level.psnr, 1), f"{100 * level.hit_rate:.0f} %"))
         low = high
-    signal = "token entropy, bits" if bits else "number of the frame"
+    signal = "token entropy, bits" if bits else "change since the last given frame, of 255"
     note = (
-        f"Frames in three groups of equal size by the {signal.split(',')[0]}. A frame hits where its PSNR lies within "
-        f"{calibration.tolerance:g} dB of the expected one; measured on other clips than those of the fit."
+        f"Frames in three groups of equal size by the {signal.split(',')[0]}. {calibration.share:.0%} of the frames of "
+        "a group reach its PSNR. Hits: the same share on other clips than those of the fit."
     )
     return [
         tag("h3", "Expected error of a frame"),
-        table(("expected error", signal, "expected PSNR, dB", "hits"), rows),
+        table(("expected error", signal, "PSNR, at least, dB", "hits"), rows),
         tag("p", note, class_="note"),
     ]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.evaluation.calibration import read_calibration
+from ivideogpt.evaluation.calibration import frame_changes, read_calibration
 from ivideogpt.metrics.image import psnr
 from ivideogpt.serve.protocol import Open, Settings, Show, StepRequest, Truth, finite
 from ivideogpt.worldmodel.session import Session
@@ -277,11 +277,12 @@ class Worlds:
             true = _pixels(self.episode.frames[self.true_index(world.steps)][None])
             similarity = float(psnr(frame[None, None], true))
         entropy = finite(float(step.entropies.mean()))
+        picture = (frame * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
         seen = Seen(
-            picture=(frame * 255).round().byte().permute(1, 2, 0).contiguous().numpy().tobytes(),
+            picture=picture.tobytes(),
             action=action,
             entropy=None if entropy is None else entropy / math.log(2),
-            expected_error=self._expected_error(entropy, world.steps),
+            expected_error=self._expected_error(world, entropy, picture),
             reward=None if step.rewards is None else finite(float(step.rewards[0])),
             psnr=similarity,
             milliseconds=round(1000 * (time.perf_counter() - began), 2),
@@ -289,11 +290,15 @@ class Worlds:
         world.seen.append(seen)
         return seen
 
-    def _expected_error(self, entropy: float | None, step: int) -> dict[str, Any] | None:
-        """Return the expected error of the frame at ``step`` with an entropy in nats, as JSON values."""
-        if self.calibration is None or (entropy is None and self.calibration.signal == "entropy"):
+    def _expected_error(self, world: World, entropy: float | None, picture: np.ndarray) -> dict[str, Any] | None:
+        """Return the expected error of the newest frame, uint8 ``[h w 3]`` with an entropy in nats, as JSON values."""
+        if self.calibration is None:
             return None
-        level = self.calibration.level(entropy=entropy, frame=step)
+        value = entropy
+        if self.calibration.signal == "change":
+            given = np.frombuffer(world.seen[self.model.context_frames - 1].picture, np.uint8).reshape(picture.shape)
+            value = float(frame_changes(*(torch.from_numpy(x.copy())[None] for x in (picture[None], given)))[0, 0])
+        level = self.calibration.level(value, frame=world.steps)
         return None if level is None else {"name": level.name, "psnr": level.psnr, "hit_rate": level.hit_rate}
 
     def check_rewind(self, indices: list[int], step: int) -> None:

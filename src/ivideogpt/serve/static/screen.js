@@ -174,8 +174,8 @@ function renderExpectedError(frame, step) {
   $("error-word").textContent = expected?.name ?? "-";
   $("error-word").dataset.word = expected?.name ?? "";
   $("error-note").textContent = expected
-    ? `About ${expected.psnr.toFixed(0)} dB, right within ${calibration.tolerance} dB for `
-      + `${Math.round(100 * expected.hit_rate)} % of such frames in ${calibration.clips} held-out clips`
+    ? `At least ${expected.psnr.toFixed(0)} dB in ${Math.round(100 * expected.hit_rate)} % of such frames, `
+      + `measured on ${calibration.clips} held-out clips`
     : step > 0 ? `Measured up to step ${calibration.frames} only` : "Context frames are the recorded ones";
 }
 
