@@ -112,16 +112,16 @@ def fit_calibration(psnr: Tensor, signal: Signal, values: Tensor) -> Calibration
     clips, frames = psnr.shape
     if clips < MIN_CALIBRATION_CLIPS:
         return None
-    reached, known = (x.detach().double().cpu().numpy() for x in (psnr, values))
+    reached, signals = (x.detach().double().cpu().numpy() for x in (psnr, values))
     # levels of all clips
-    limits = _terciles(known)
-    expected = _expected(known, reached, limits)
+    limits = _terciles(signals)
+    expected = _expected(signals, reached, limits)
     # hit rates of each half of the clips by the levels of the other half
     hits, counts = np.zeros(len(LEVEL_NAMES)), np.zeros(len(LEVEL_NAMES))
     for fitted, tested in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-        half_limits = _terciles(known[fitted])
-        half_expected = _expected(known[fitted], reached[fitted], half_limits)
-        index = np.searchsorted(half_limits, known[tested], side="left")
+        half_limits = _terciles(signals[fitted])
+        half_expected = _expected(signals[fitted], reached[fitted], half_limits)
+        index = np.searchsorted(half_limits, signals[tested], side="left")
         hit = reached[tested] >= half_expected[index]
         for level in range(len(LEVEL_NAMES)):
             hits[level] += hit[index == level].sum()
