@@ -42,7 +42,7 @@ def evaluate_policy_command(
     image_size: int | None = None,
     environment_options: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}",
 ) -> None:
-    """Play a policy in a simulator and measure its success; the same command again goes on where it stopped.
+    """Play a policy in a simulator and measure its success; the same command continues after a stop.
 
     Args:
         environment: of any kind: libero_spatial, libero_spatial/3, maniskill/pick_cube, plate-slide, pusht, the id of a

@@ -66,7 +66,7 @@ def serve(
     from ivideogpt.worldmodel.world_model import WorldModel
 
     limits = Limits.of(sessions)
-    # First of all: a port that is taken is told before a model is loaded.
+    # First: report a taken port before a model is loaded.
     listening = _listening(host, port)
     with listening:
         folder = resolve_checkpoint(checkpoint, shipped=SHIPPED)

@@ -1,4 +1,4 @@
-"""A small world model of one scene, for data of one's own; and a tiny one that shows that everything runs."""
+"""Presets of a small world model of one scene for your own data, and of a tiny one that tests the installation."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def save_tensors(path: Path | str, tensors: Mapping[str, torch.Tensor]) -> None:
 
     def write(temporary: Path) -> None:
         temporary.touch()
-        mode = temporary.stat().st_mode  # the library makes files that nobody else may read
+        mode = temporary.stat().st_mode  # the library makes files that other users may not read
         try:
             save_file(plain, temporary, metadata={"format": "pt"})
         except SafetensorError as error:  # a full disk is reported as one

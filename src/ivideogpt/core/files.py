@@ -97,7 +97,7 @@ def writing(path: Path | str) -> Iterator[None]:
 
 
 def remove_leftovers(*folders: Path) -> None:
-    """Remove the temporary files and folders that killed processes left in folders, which nobody else writes into."""
+    """Remove temporary files and folders that killed processes left in folders; no other process may write there."""
     for folder in folders:
         for path in folder.iterdir() if folder.is_dir() else ():
             if not is_temporary(path.name):

@@ -22,7 +22,7 @@ class Policy(Protocol):
         """Begin new episodes.
 
         Args:
-            seeds: one a row, of the policy's own random numbers; None: the row's episode goes on.
+            seeds: one a row, of the policy's own random numbers; None: the row's episode continues.
             instructions: a task in words a row, for policies that read language.
         """
         ...

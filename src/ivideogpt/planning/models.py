@@ -243,7 +243,7 @@ class SimulatedRoot:
 
 
 class SimulatedRollout:
-    """States of the simulator, drawn when they are looked at."""
+    """States of the simulator, rendered when they are read."""
 
     def __init__(self, twin: CopiedEnvironment, states: np.ndarray, rewards: Tensor) -> None:
         """Hold states ``[k horizon s]`` and rewards ``[k horizon]``."""

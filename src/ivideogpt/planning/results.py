@@ -2,7 +2,7 @@
 
 The folder of a benchmark:
 
-    settings.json           the settings; a benchmark that goes on has the same
+    settings.json           the settings; a resumed benchmark has the same
     AGENT.jsonl             one InstanceResult a line
     pictures/AGENT-0003.npz frames of an instance
 """

@@ -32,7 +32,7 @@ class Prompts(NamedTuple):
 
 
 class PromptBatches(Protocol):
-    """Endless batches of prompts with a position: an iteration goes on from there."""
+    """Endless batches of prompts with a position, from which an iteration continues."""
 
     def __iter__(self) -> Iterator[Prompts]:
         """Iterate from the next batch on."""

@@ -125,7 +125,7 @@ class Connection:
         try:
             await self.websocket.send({"type": "websocket.send", **content})
         except RuntimeError as error:
-            # uvicorn has given up the connection, for example because nobody answers its pings any more.
+            # uvicorn has given up the connection, for example because its pings are not answered.
             raise WebSocketDisconnect(1006) from error
 
 

@@ -33,7 +33,7 @@ class TokenBatch(NamedTuple):
 
 
 class TokenBatches(Protocol):
-    """Endless batches that know where they stand: an iteration goes on from there."""
+    """Endless batches with a position, from which an iteration continues."""
 
     def __iter__(self) -> Iterator[TokenBatch]:
         """Iterate from the next batch on."""

@@ -334,7 +334,7 @@ def unrest(vectors: Tensor, frames: Tensor) -> Tensor:
 
     Returns:
         Scalar float32: the mean squared move, over twice the variance of all vectors (no gradient of that): 0 where
-        nothing moves, 1 where a patch knows nothing of the one before it.
+        nothing moves, 1 where a patch is independent of the one before it.
     """
     assert vectors.shape[:2] == frames.shape[:2]
     vectors, side = vectors.float(), math.isqrt(vectors.shape[2])

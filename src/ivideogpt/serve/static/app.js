@@ -1,4 +1,4 @@
-// The page: what the user does goes to the player, what the player knows goes to the screen.
+// The page: input of the user goes to the player, the state of the player goes to the screen.
 
 import { bindDrop, bindHelp, bindKeys, bindPointer, bindSmooth, bindTheme, buildSliders, number } from "./controls.js";
 import { GAMEPAD, HeldKeys, PAIRS, pollGamepad } from "./hold.js";
@@ -18,7 +18,7 @@ const player = new Player({
   planned: showPlan,
 });
 
-/** Draws once before the next picture of the screen, however much changes until then. */
+/** Renders once in the next animation frame, however often it is called before. */
 function invalidate() {
   if (waiting) return;
   waiting = true;
@@ -50,7 +50,7 @@ async function load() {
   player.start(ui.info);
 }
 
-/** The list of episodes; what was chosen stays chosen while it is there. */
+/** The list of episodes; the selection is kept while its episode exists. */
 function showEpisodes() {
   const { episodes } = ui.info;
   const same = episodes.find(({ id, name }) => id === selected?.id && name === selected.name);
@@ -63,7 +63,7 @@ function showEpisodes() {
   select(same ?? episodes[0] ?? null, same ? Number($("start-frame").value) : 0);
 }
 
-/** Uploads expire, and a server that was started anew has none: asks again which episodes there are. */
+/** Reloads the list of episodes: uploads expire, and a restarted server has none. */
 async function refresh() {
   let info;
   try {
@@ -78,13 +78,13 @@ async function refresh() {
   invalidate();
 }
 
-/** There is no world to come back to; where ended, the session is gone and maybe its uploads. */
+/** Shows the start without a world; if ended, the session is lost and perhaps its uploads. */
 async function lost(ended) {
   if (ended) await refresh();
   if (!player.state && !player.opening) openSelected();
 }
 
-/** The controls that fit the model's actions: a place in the picture, numbers, or none. */
+/** The controls for the model's actions: a position in the picture, numbers, or none. */
 function showControls(actions) {
   const { dim, pointer } = actions;
   for (const id of ["target-row", "hold-row", "ease-row"]) $(id).hidden = !pointer;
@@ -104,7 +104,7 @@ function showControls(actions) {
   });
 }
 
-/** One number of the action, which takes the wheel from the recording. */
+/** Sets one number of the action, and ends the replay. */
 function steer(i, value) {
   if (player.replay) setReplay(false);
   player.setTarget(player.targets[player.driven[0]].map((old, k) => (k === i ? value : old)));
@@ -120,7 +120,7 @@ function addEpisode(episode) {
   const label = Object.assign(document.createElement("label"), { className: "episode" });
   const input = Object.assign(document.createElement("input"), { type: "radio", name: "episode", value: episode.id });
   const name = Object.assign(document.createElement("span"), {
-    // Of names like pusht_00010001 the end tells them apart.
+    // Names like pusht_00010001 differ at the end.
     textContent: episode.name.replace(/^.*_0*(?=\d)/, ""),
     title: `${episode.name}, ${episode.frames} frames${episode.familiar ? "" : "; not this model's world"}`,
   });
@@ -152,14 +152,14 @@ function showContext() {
   }));
 }
 
-/** After a reload the page shows what the world was opened with. */
+/** After a reload the page shows the start of the open world. */
 function showResumed(state) {
   const episode = episodeOf(state);
   if (episode) select(episode, state.start);
   showSettings(state.settings);
 }
 
-/** Opens at once where nothing would be lost by it. */
+/** Opens at once if no world would be lost. */
 function openIfFree() {
   if (!player.newest) openSelected();
 }
@@ -229,14 +229,14 @@ function arrow(dx, dy, event) {
   player.setTarget(target);
 }
 
-/** Keys and buttons that are held: the numbers of the action at one of their ends while they are, at rest after. */
+/** Held keys and buttons: a number of the action is at an end of its range while they are held, at rest after. */
 const held = new HeldKeys({
   started: () => player.hold(true),
   ended: () => player.held && player.hold(false),
   set: steer,
 });
 
-/** What the sticks say: shares -1 to 1 of the way from rest to an end, one a number of the action. */
+/** Sticks: shares -1 to 1 of the way from rest to an end of the range, one for each number of the action. */
 function stick(shares) {
   const { dim, pointer, low, high } = ui.info?.actions ?? {};
   if (!dim || !player.state) return;
@@ -257,7 +257,7 @@ function stick(shares) {
 function togglePlay() {
   if (player.running) player.pause();
   else {
-    // Nothing would move while nobody has said where to: the recording shows how it is done.
+    // Without a target nothing would move: replay the recording first.
     const still = !player.aimed && !player.newest && ui.info.actions.dim > 0;
     if (still && episodeOf(player.state)?.actions && player.state.true_steps) setReplay(true);
     player.play();
@@ -304,7 +304,7 @@ function look(step) {
 
 // Plans
 
-/** The last of the pictures that the model would be shown is the goal. */
+/** The last context frame of the selection is the goal. */
 function setGoal() {
   if (!selected) return;
   const frame = Number($("start-frame").value) + ui.info.model.context_frames - 1;
@@ -343,7 +343,7 @@ function settings() {
   };
 }
 
-/** What is typed may be anything: the nearest allowed whole number. */
+/** The nearest allowed whole number to the typed text. */
 function wholeNumber(input) {
   const value = Math.round(Number(input.value)) || 0;
   input.value = Math.min(Number(input.max), Math.max(Number(input.min), value));

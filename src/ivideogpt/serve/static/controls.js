@@ -1,4 +1,4 @@
-// Ways to say what to do: pointers on the picture, sliders, keys, files dropped, the theme.
+// Input: pointers on the picture, sliders, keys, dropped files, the theme.
 
 const $ = (id) => document.getElementById(id);
 
@@ -60,7 +60,7 @@ export function buildSliders(parent, { names, low, high, units }, { keys, choose
   });
 }
 
-/** A number as short as it can be read. */
+/** A number as short text. */
 export function number(value) {
   return Number(Number(value).toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 6 });
 }
@@ -76,7 +76,7 @@ export function bindKeys(keys, allowed) {
     const kind = focus?.tagName === "INPUT" ? focus.type : focus?.tagName.toLowerCase();
     if (["number", "text", "textarea"].includes(kind)) return;
     if (event.key.startsWith("Arrow") && ["range", "radio"].includes(kind)) return;
-    // A radio that is chosen already, as after a click, has no use for Space.
+    // A selected radio button does not need Space.
     const pressed = ["button", "a", "checkbox", "file", "summary"].includes(kind);
     if (event.key === " " && (pressed || (kind === "radio" && !focus.checked))) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
@@ -115,7 +115,7 @@ export function bindTheme() {
   button.addEventListener("click", () => {
     const next = root.dataset.theme === "dark" ? "light" : "dark";
     const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-    // Choosing what the system says means following the system again.
+    // Choosing the system's theme means following the system again.
     if (next === system) localStorage.removeItem("ivideogpt.theme");
     else localStorage.setItem("ivideogpt.theme", next);
     root.dataset.theme = next;
@@ -142,6 +142,6 @@ export function bindSmooth(changed) {
 export function bindHelp() {
   $("help-open").addEventListener("click", () => $("help").showModal());
   $("help-close").addEventListener("click", () => $("help").close());
-  // A click beside the box is a click on the dialog itself.
+  // A click outside the box is a click on the dialog element.
   $("help").addEventListener("click", (event) => event.target === $("help") && $("help").close());
 }

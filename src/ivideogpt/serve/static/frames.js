@@ -1,6 +1,6 @@
-// The client's copy of the frames: what has been seen is shown again without asking.
+// The client's copy of the frames, so that frames are shown again without a request.
 
-const BUDGET = 256 * 2 ** 20; // bytes of pixels kept; older ones are asked for again when somebody looks
+const BUDGET = 256 * 2 ** 20; // bytes of pixels kept; older ones are requested again when they are shown
 const CHUNK = 64; // the most frames one message may ask for
 
 /** The frames of one world by step; 0 is the last context frame, negative steps come before it. */
@@ -29,7 +29,7 @@ export class Track {
   }
 }
 
-/** Asks for missing frames, one message at a time, newest first. */
+/** Requests missing frames, one message at a time, newest first. */
 export class Filler {
   constructor(send) {
     this.send = send;
@@ -56,7 +56,7 @@ export class Filler {
     }
   }
 
-  /** Counts a frame; true when the last one asked for is there. */
+  /** Counts a frame; true when the last requested one has arrived. */
   got(frame) {
     if (frame.request !== this.pending?.request) return false;
     this.pending.left -= 1;
@@ -65,7 +65,7 @@ export class Filler {
     return true;
   }
 
-  /** A later message has been answered: what has not come by now, will not. True if something was waited for. */
+  /** A later message was answered, so missing frames will not arrive. True if a request was open. */
   passed(request) {
     if (!this.pending || !(request > this.pending.request)) return false;
     const { name, left, count } = this.pending;
@@ -74,7 +74,7 @@ export class Filler {
     return true;
   }
 
-  /** True if the error answers one of our questions, which is then not asked again. */
+  /** True if the error answers one of our requests, which is then not repeated. */
   failed(request) {
     if (!this.pending || request !== this.pending.request) return false;
     this.refused.add(this.pending.name);
@@ -96,7 +96,7 @@ function missing({ frames, first, last, shown }) {
   return { first: start, count: end - start + 1 };
 }
 
-/** Drops the pixels that were fetched first while all together exceed the budget; numbers are kept. */
+/** Drops the oldest pixels while all together exceed the budget; headers are kept. */
 export function trim(maps) {
   const all = maps.flatMap((frames) => [...frames.values()]).filter((frame) => frame.pixels);
   let total = all.reduce((sum, frame) => sum + frame.pixels.length, 0);

@@ -1,4 +1,4 @@
-// Driving an arm: letters that are held, and the sticks and buttons of a gamepad.
+// Input for an arm: held letters, and the sticks and buttons of a gamepad.
 
 /** The two letters of each number of the action, to its lower and its upper end. */
 export const PAIRS = ["ad", "wx", "qz", "tg", "yh", "uj", "ol"].map((pair) => [...pair]);
@@ -7,7 +7,7 @@ export const GAMEPAD = { play: 0, back: 1, step: 2, replay: 3 };
 const DEAD = 0.15; // sticks never rest at exactly 0
 const POLL = 50; // ms
 
-/** Where a number stays when nobody moves it: at 0 where that lies inside, else where it is. */
+/** Value of a number without input: 0 if that is in its range, else its present value. */
 const hasRest = (low, high) => low < 0 && high > 0;
 
 export class HeldKeys {

@@ -1,10 +1,10 @@
-// What the page knows of its worlds, and every message about them. It draws nothing.
+// State of the worlds and all messages about them. It draws nothing.
 
 import { Link } from "./socket.js";
 import { Filler, Track, trim } from "./frames.js";
 
 const RATE_WINDOW = 3000; // ms over which frames a second are counted
-// Actions come from people who move smoothly: an eased target moves by no more than this share of its range a step.
+// An eased target moves by at most this share of its range a step, as in the recordings.
 const STRIDE = 1 / 12;
 
 export class Player {
@@ -17,7 +17,7 @@ export class Player {
     this.state = null;
     this.tracks = [];
     this.truth = new Map();
-    this.view = null; // the step looked at, or null for the newest
+    this.view = null; // the step that is shown, or null for the newest
     this.targets = [[], []];
     this.drive = "0";
     this.playing = false;
@@ -53,9 +53,9 @@ export class Player {
     this.link.connect();
   }
 
-  // What the user does
+  // Input of the user
 
-  /** Whether it could be asked for; so too fork and join. */
+  /** Returns whether the request was sent; so do fork and join. */
   open(episode, start, settings) {
     this.dropPlan();
     this.pause();
@@ -93,7 +93,7 @@ export class Player {
     this.on.changed();
   }
 
-  /** While held, steps go on as if playing. */
+  /** Steps continue while the picture is held, as if playing. */
   hold(held) {
     if (held) {
       this.dropPlan();
@@ -115,7 +115,7 @@ export class Player {
     this.on.changed();
   }
 
-  /** Gives up the plan, searched, shown or followed; what comes of it later is not looked at. */
+  /** Cancels the plan, searched, shown or followed; its later messages are ignored. */
   dropPlan() {
     if (this.search && !this.search.actions) this.link.send({ type: "cancel" });
     if (this.follow.length) this.playing = false;
@@ -139,7 +139,7 @@ export class Player {
     this.rewind((this.view ?? Math.max(...this.driven.map((world) => this.expected(world)))) - 1);
   }
 
-  /** Whatever comes next goes on from the frame that is looked at. */
+  /** Continue from the frame that is shown. */
   continueHere() {
     if (this.view !== null) this.rewind(this.view);
     this.view = null;
@@ -151,7 +151,7 @@ export class Player {
     this.view = null;
     if (worlds.length) {
       const request = this.link.send({ type: "rewind", world: worlds.length > 1 ? "all" : worlds[0], step });
-      // Cut at once: should the answer be lost with the connection, nothing forgotten may come back.
+      // Remove frames at once: if the connection is lost before the answer, they must not reappear.
       if (request !== null) worlds.forEach((world) => this.tracks[world].cut(step, request));
     }
     this.on.changed();
@@ -200,7 +200,7 @@ export class Player {
     if (this.state) this.link.send({ type: "settings", settings });
   }
 
-  // What is known
+  // State
 
   get forked() {
     return this.tracks.length > 1;
@@ -228,14 +228,14 @@ export class Player {
     return this.view === null ? steps : Math.min(this.view, steps);
   }
 
-  /** Steps of a world once all that was asked for has arrived. */
+  /** Steps of a world when all requested ones have arrived. */
   expected(world) {
     const { steps, since } = this.tracks[world];
     const coming = ([request, { worlds }]) => request > since && worlds.includes(world);
     return steps + [...this.inFlight].filter(coming).length;
   }
 
-  /** Imagined frames a second lately, or null when nothing moves. */
+  /** Recent imagined frames a second, or null when the world does not play. */
   get rate() {
     const now = performance.now();
     this.arrivals = this.arrivals.filter((time) => now - time < RATE_WINDOW);
@@ -246,7 +246,7 @@ export class Player {
 
   // Steps
 
-  /** Asks for the next steps as far as the speed and the frames in flight allow. */
+  /** Requests the next steps, as many as the speed and the limit of open requests allow. */
   pump() {
     clearTimeout(this.timer);
     while (this.link.ready && this.state && (this.running || this.owed)) {
@@ -262,7 +262,7 @@ export class Player {
   }
 
   ask() {
-    if (this.changing !== null) return false; // which world goes on is about to change
+    if (this.changing !== null) return false; // the driven world is about to change
     const worlds = this.driven;
     const asked = [...this.inFlight.values()].reduce((sum, { left }) => sum + left, 0);
     if (asked && asked + worlds.length > this.info.limits.steps_in_flight) return false;
@@ -311,7 +311,7 @@ export class Player {
     return false;
   }
 
-  // What the server says
+  // Messages of the server
 
   hello({ state, resumed }, asked) {
     this.inFlight.clear();
@@ -329,7 +329,7 @@ export class Player {
   answered({ state, request }) {
     this.filler.passed(request);
     if (request === this.changing) this.changing = null;
-    // Of a world that has been replaced since.
+    // A frame of a world that was replaced.
     if ((request ?? Infinity) < this.opening) return;
     this.opening = 0;
     this.apply(state, request ?? Infinity);
@@ -381,7 +381,7 @@ export class Player {
     this.filler.passed(request);
     if (request === this.opening) this.on.unopened();
     this.opening = 0;
-    // What was cut ahead of the answer is still there: an empty change of settings brings the true state.
+    // The removed frames still exist on the server: an empty change of settings returns its state.
     return this.sample({});
   }
 
@@ -403,7 +403,7 @@ export class Player {
       if (frame.kind === "step") track.steps = frame.step;
       if (frame.step % 32 === 0) trim(this.tracks.map((one) => one.frames));
     }
-    // Until the user says otherwise the target stays where the world is going already.
+    // The target stays at the last action until the user moves it.
     if (!this.aimed && this.info.actions.pointer && this.tracks.length) {
       const last = (world) => this.lastAction(this.tracks[world] ? world : 0);
       this.targets = this.targets.map((target, world) => last(world) ?? target);
@@ -414,14 +414,14 @@ export class Player {
     this.on.changed();
   }
 
-  /** Fetches what is looked at or kept and not yet here. */
+  /** Requests frames that are shown or kept and not yet loaded. */
   fill() {
     if (!this.state || this.opening) return;
     const wants = this.tracks.map((track, world) => ({
       type: "show", world, frames: track.frames, first: this.earliest, last: track.steps, shown: this.shown(world),
     }));
     const ahead = Math.min(this.state.true_steps, this.newest + 16);
-    // The true frame of step 0 is known; its action is what led there.
+    // The true frame of step 0 is the last context frame; its action led to it.
     wants.push({ type: "truth", frames: this.truth, first: 0, last: this.comparing ? ahead : 0, shown: 0 });
     this.filler.fill(wants);
   }

@@ -1,4 +1,4 @@
-// What is known, put into the document.
+// Rendering of the state into the document.
 
 import { clear, drawCurve, drawDifference, drawPixels, drawSpark, sharpScale } from "./view.js";
 import { say } from "./words.js";
@@ -12,7 +12,7 @@ const drawn = new WeakMap(); // canvas -> the frame on it
 let shape = ""; // what decides how much room the pictures have
 let said = null; // the frame last spoken of
 
-/** What belongs to the page and not to a world. */
+/** State of the page that belongs to no world. */
 export const ui = {
   info: null,
   action: 0, // the action that the arrow keys change, where it is not a place
@@ -33,7 +33,7 @@ export function episodeOf(state) {
 
 const plural = (count) => `${count} ${count === 1 ? "step" : "steps"}`;
 
-/** The expected error of a frame in a word, measured on held-out clips; "" where nothing was measured. */
+/** The expected error of a frame as a word, measured on held-out clips; "" without a measurement. */
 function errorWord(frame) {
   return frame?.expected_error ? `${frame.expected_error.name} error expected` : "";
 }
@@ -76,7 +76,7 @@ function renderTile(player, tile, world) {
   tile.querySelector(".keep").hidden = tile.querySelector(".tag").hidden = !player.forked;
   const help = ui.info.actions.pointer ? "Arrow keys move the target, S makes a step." : "S makes a step.";
   tile.querySelector(".picture").setAttribute("aria-label", `${spoken}, ${stepName(step)}. ${help}`);
-  // Of an old frame, or while the recording drives: the action that led here.
+  // For an old frame, or during a replay: the action that led to it.
   const past = player.view !== null || player.replay;
   const place = past ? frame?.action : driven && player.targets[world];
   renderTarget(tile.querySelector(".target"), ui.info.actions.pointer ? place : null, past);
@@ -210,7 +210,7 @@ function renderComparison(player) {
     if (drawn.get($("difference")) !== frame) drawDifference($("difference"), frame, truth);
     drawn.set($("difference"), frame);
   } else {
-    // The last true picture stays while the next is on its way; a difference to it would be wrong.
+    // The last true frame stays until the next arrives; a difference to it would be wrong.
     for (const id of step > last ? ["truth", "difference"] : ["difference"]) {
       clear($(id));
       drawn.delete($(id));
@@ -235,7 +235,7 @@ function renderCurve(player, last) {
     : "Only meaningful while the recorded actions are replayed.";
 }
 
-/** The pictures as large as the window allows, one picture px a whole number of screen px. */
+/** Sizes the pictures as large as the window allows; one picture px is a whole number of screen px. */
 export function layout(player) {
   if (!ui.info || $("tiles").hidden) return;
   const size = ui.info.model.resolution;

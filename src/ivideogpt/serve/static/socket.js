@@ -1,8 +1,8 @@
-// The connection: one websocket that comes back into its session by itself.
+// The connection: one websocket that reconnects to its session.
 
 const KEY = "ivideogpt.session";
 const DECODER = new TextDecoder();
-// Closed on purpose: coming back by itself would only be closed again.
+// Closed on purpose: a reconnection would be closed again.
 const FINAL = {
   4401: "This page needs its token. Open the address that ivideogpt serve printed.",
   4403: "The server does not accept this address.",
@@ -38,7 +38,7 @@ export class Link {
     if (session) url.searchParams.set("session", session);
     const socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
-    // Events of a socket that has been replaced mean nothing any more.
+    // Ignore events of a replaced socket.
     socket.onmessage = (event) => socket === this.socket && this.receive(event.data, session);
     socket.onclose = (event) => socket === this.socket && this.lost(event.code);
     this.socket = socket;

@@ -1,4 +1,4 @@
-// Files of the user on their way to the server; pictures picked together travel as one zip.
+// Upload of files; several pictures are sent as one zip.
 
 const PICTURE = /\.(png|jpe?g)$/i;
 const TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
@@ -52,14 +52,14 @@ async function pack(files, needed) {
   }
   const sorted = [...files].sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
   const entries = await Promise.all(sorted.map(async (file, i) => ({
-    // The server goes by the order of the names, and "10.png" would come before "9.png".
+    // The server sorts by name, and "10.png" would come before "9.png".
     name: `${String(i).padStart(5, "0")}.${file.name.split(".").pop().toLowerCase()}`,
     bytes: new Uint8Array(await file.arrayBuffer()),
   })));
   return { name: `${sorted[0].name.replace(PICTURE, "")}.zip`, body: zip(entries) };
 }
 
-/** The server's answer, or an Error whose message is its sentence. */
+/** Returns the server's answer, or throws an Error with its sentence. */
 export async function ask(path, options) {
   let response;
   try {

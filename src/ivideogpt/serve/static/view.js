@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const DIFFERENCE_TOP = 128; // of 255; larger differences look the same
-// Black to white through orange, brighter all the way: readable without telling colours apart.
+// Black to white through orange with growing brightness: readable for colour-blind people.
 const STOPS = [[0, 0, 0], [87, 16, 40], [196, 64, 20], [250, 160, 60], [255, 250, 225]];
 
 export function drawPixels(canvas, { pixels, width, height }) {
@@ -24,7 +24,7 @@ function heat(share) {
   return STOPS[low].map((value, i) => value + (at - low) * (STOPS[low + 1][i] - value));
 }
 
-/** How far two frames are apart, pixel by pixel: the mean over the colours, as heat. */
+/** Difference of two frames at each pixel, mean over the colours, as a heat map. */
 export function drawDifference(canvas, one, other) {
   if (one.pixels.length !== other.pixels.length) return clear(canvas);
   const pixels = new Uint8Array(one.pixels.length);
@@ -75,7 +75,7 @@ function fresh(svg) {
   return { width, height };
 }
 
-/** values: entropies, oldest first; levels: where its meaning changes. */
+/** values: entropies, oldest first; levels: limits of the expected error. */
 export function drawSpark(svg, values, levels, length) {
   const { width, height } = fresh(svg);
   if (!width) return;

@@ -1,4 +1,4 @@
-// What the page says: errors, news for screen readers, the state of the connection.
+// Messages of the page: errors, text for screen readers, the state of the connection.
 
 const $ = (id) => document.getElementById(id);
 
@@ -11,7 +11,7 @@ export function notify(sentence) {
 }
 
 let sayTimer = 0;
-/** For screen readers, once things have come to rest. */
+/** Announces to screen readers, after a short pause. */
 export function say(sentence) {
   clearTimeout(sayTimer);
   sayTimer = setTimeout(() => { $("live").textContent = sentence; }, 400);
@@ -20,7 +20,7 @@ export function say(sentence) {
 let statusTimer = 0;
 export function showStatus({ state, text, seconds }) {
   clearInterval(statusTimer);
-  if (state === "connecting") return; // the last words stand until there is news
+  if (state === "connecting") return; // the last message stays until the state changes
   $("link").dataset.state = state;
   $("link").textContent = { open: "Connected", lost: "Reconnecting", closed: "Closed" }[state];
   $("banner").hidden = state === "open";
