@@ -60,14 +60,22 @@ class OfficialCommand:
         if self.program.startswith("mbrl/"):
             return table["mbrl/cfgs/mbpo_config.yaml"]
         if self.program == "train_gpt.py --eval_only":
-            inherited = {name: replace(flag, target="") for name, flag in table["train_gpt.py"].items()}
-            return {**inherited, **table[self.program]}
+            return {name: _for_evaluation(flag) for name, flag in table["train_gpt.py"].items()} | dict(
+                table[self.program]
+            )
         return table[self.program]
 
     def given(self, *, stores: str = "stores", gpus: int = 1) -> dict[str, Any]:
         """Return all flags, those not typed at their official defaults, and what conversions need beside them."""
         defaults = {name: flag.default for name, flag in self.flags.items()}
         return defaults | dict(self.typed) | {"typed": self.typed, "stores": stores, "gpus": gpus}
+
+
+def _for_evaluation(flag: Flag) -> Flag:
+    """Return a flag of training as evaluation takes it."""
+    if not flag.ours or "ivideogpt evaluate" in flag.here:
+        return replace(flag, target="")
+    return replace(flag, target="", here="not needed", note="for training, or known from checkpoint and data")
 
 
 def migrate(
@@ -100,7 +108,7 @@ def migrate(
             words[place : place + 2] = [f"run={words[place + 1]}"]
         shown = shlex.join([*official.environment, *launcher])
         for word in words:
-            shown += (" \\\n    " if word.startswith(("--", "run=")) else " ") + shlex.quote(word)
+            shown += (" \\\n    " if re.match(r"--|[\w.]+=", word) else " ") + shlex.quote(word)
         print("\n" * bool(runs) + "\n".join([shown, *(f"# {note}" for note in notes)]))
         runs.append((official, launcher, words))
     for _, _, words in runs if run else ():
