@@ -138,12 +138,63 @@ def _metaworld(folder: Path) -> None:
     np.savez(folder / "task" / "a.npz", observation=frames, discount=np.ones((COUNT, 1)), **rows)
 
 
-def _reader(name: str) -> Callable[[Path], object]:
+def _bair(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    trajectory = {name: random.integers(0, 256, (30, 64, 64, 3), dtype=np.uint8) for name in ("image", "aux1_image")}
+    trajectory |= {"action": random.normal(size=(30, 4)), "position": random.normal(size=(30, 3))}
+    for split in ("train", "test"):
+        tfrecord_files.write_bair(folder, [trajectory], split=split)
+
+
+def _robonet(folder: Path) -> None:
+    (folder / "hdf5").mkdir()
+    write_mp4(folder / "a.mp4", FRAMES, fps=5, shortest_side=16)
+    video = np.frombuffer((folder / "a.mp4").read_bytes(), np.uint8)
+    (folder / "a.mp4").unlink()
+    pictures = [np.frombuffer(_encoded(frame, "JPEG"), np.uint8) for frame in FRAMES]
+    for encoding, parts in (("mp4", [video]), ("jpg", pictures)):
+        with h5py.File(folder / "hdf5" / f"kuka_{encoding}.hdf5", "w") as file:
+            env = file.create_group("env")
+            env.attrs["n_cams"], env.attrs["cam_encoding"] = 1, encoding
+            env["state"] = np.ones((COUNT, 5))
+            env["low_bound"], env["high_bound"] = -np.ones((2, 5)), np.ones((2, 5))
+            camera = env.create_group("cam0_video")
+            for index, content in enumerate(parts):
+                data = camera.create_dataset("frames" if encoding == "mp4" else f"frame{index}", data=content)
+                data.attrs["shape"], data.attrs["T"], data.attrs["image_format"] = FRAMES.shape[1:], COUNT, "RGB"
+            file["policy/actions"] = np.ones((COUNT - 1, 5))
+            file.create_group("misc")["run"] = 3
+            about = file.create_group("metadata")
+            about.attrs["robot"], about.attrs["primitives"] = "kuka", "autograsp"
+            about.attrs["object_classes"] = np.array([b"cups"])
+
+
+def _ssv2(folder: Path) -> None:
+    for split, line in (("train", f"30 {COUNT} 5"), ("val", f"55 {COUNT} 5")):
+        (folder / f"{split}_video_folder.txt").write_text(line + "\n")
+        frames = folder / "20bn-something-something-v2-frames" / line.split()[0]
+        frames.mkdir(parents=True)
+        for index, frame in enumerate(FRAMES):
+            (frames / f"{index + 1:06d}.jpg").write_bytes(_encoded(frame, "JPEG"))
+
+
+def _vp2(folder: Path) -> None:
+    (folder / "push_red").mkdir()
+    with h5py.File(folder / "push_red" / "noise_0.1.hdf5", "w") as file:
+        file["mask/train"], file["mask/valid"] = np.array([b"demo_0"]), np.array([b"demo_1"])
+        for index in range(2):
+            demo = file.create_group(f"data/demo_{index}")
+            demo["obs/camera_image"], demo["obs/gripper"] = FRAMES, np.ones((COUNT, 2))
+            demo["actions"], demo["rewards"] = np.ones((COUNT, 5)), np.ones(COUNT)
+            demo["states"], demo["dones"] = np.ones((COUNT, 9)), np.zeros(COUNT)
+
+
+def _reader(name: str, **options: object) -> Callable[[Path], object]:
     def read(folder: Path) -> None:
         importer = IMPORTERS[name].load()
         if hasattr(importer, "facts"):
             importer.facts(folder)
-        for task in importer.tasks(folder):
+        for task in importer.tasks(folder, **options):
             for _ in task.read():
                 pass
 
@@ -159,4 +210,8 @@ IMPORTED = {
     "minari": (_minari, _reader("minari")),
     "recordings": (_folder, _reader("video")),
     "metaworld": (_metaworld, _reader("metaworld-npz")),
+    "bair": (_bair, _reader("bair")),
+    "robonet": (_robonet, _reader("robonet")),
+    "ssv2": (_ssv2, _reader("ssv2")),
+    "vp2": (_vp2, _reader("vp2", benchmark="robodesk")),
 }

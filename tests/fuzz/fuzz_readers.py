@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fuzz_checkpoints import LOADED
 from fuzz_importers import IMPORTED
 from PIL import Image
 
@@ -193,5 +194,5 @@ READERS: dict[str, Reader] = {
     "mixtures": Reader(_mixture, _read_mixtures),
     "tensors": Reader(_tensors, lambda folder: load_tensors(folder / "a.safetensors")),
     "config": Reader(_config, lambda folder: from_dict(TokenizerConfig, load_json(folder / "a.json"))),
-    **{name: Reader(sample, read) for name, (sample, read) in IMPORTED.items()},
+    **{name: Reader(sample, read) for name, (sample, read) in {**IMPORTED, **LOADED}.items()},
 }
