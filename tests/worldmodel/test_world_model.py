@@ -17,7 +17,8 @@ from ivideogpt.core.config import load_json, save_json
 from ivideogpt.models.dynamics import Heads
 from ivideogpt.worldmodel import checkpoint
 from ivideogpt.worldmodel.config import WorldModelConfig
-from ivideogpt.worldmodel.model_card import model_card
+from ivideogpt.worldmodel.model_card import model_card, token_facts
+from ivideogpt.worldmodel.shipped import SHIPPED
 
 TOKENIZER, TRANSFORMER = Path("tokenizer/diffusion_pytorch_model.safetensors"), Path("transformer/model.safetensors")
 
@@ -249,6 +250,36 @@ def test_push_to_hub_uploads_the_checkpoint_with_its_card(model_of, monkeypatch)
 
 def card_of(model):
     return model_card(model.config, model.facts())
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("official", "reads this folder"),
+        ("conditional", "cannot read this folder; its tokenizer has grids of"),
+        (
+            "plain",
+            "cannot read this folder; its tokenizer has grids of 4 x 4 and 4 x 4 tokens, one network for all frames",
+        ),
+    ],
+)
+def test_a_card_says_whether_the_official_code_reads_the_folder(model_of, kind, expected):
+    assert f"| official code | {expected}" in card_of(model_of(kind))
+
+
+def test_a_card_names_heads_that_the_official_code_does_not_know(model_of):
+    model = model_of("official")
+    config = replace(model.config, heads=replace(model.config.heads, termination=True))
+    assert (
+        model_card(config, token_facts(config, model.tokenizer, model.dynamics)).count("reads the tokenizer only") == 1
+    )
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_cards_of_shipped_models_say_it_too(name):
+    model = WorldModel.from_pretrained(name, device="cpu")
+    assert model.facts()["official code"].startswith("cannot read this folder")
+    assert f"| official code | {model.facts()['official code']} |" in (SHIPPED[name] / "README.md").read_text()
 
 
 def test_a_card_says_what_the_model_is_and_how_to_load_it(model_of):

@@ -70,6 +70,12 @@ class HeadsConfig:
             )
 
     @property
+    def is_official(self) -> bool:
+        """True where the official format has a place for all the heads."""
+        ours = self.action_frequencies or self.slots or self.forecast_grid or self.termination
+        return not ours and self.action_conditioning == "separator"
+
+    @property
     def action_features(self) -> int:
         """Width of the input of the action layer."""
         return self.action_dim * (1 + 2 * self.action_frequencies)

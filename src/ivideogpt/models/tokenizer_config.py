@@ -127,10 +127,22 @@ class TokenizerConfig:
         )
 
     @property
+    def unofficial_options(self) -> tuple[str, ...]:
+        """What the official code cannot read, in words; empty where it reads everything."""
+        context, dynamics = self.context_grid, self.dynamics_grid
+        options = {
+            f"grids of {context} x {context} and {dynamics} x {dynamics} tokens": (context, dynamics) != (16, 4),
+            "one network for all frames": not self.conditional,
+            "pixels as channels": self.pixel_unshuffle != 1,
+            "channel norms": not self.norm_groups,
+            "a background": self.background,
+        }
+        return tuple(name for name, is_used in options.items() if is_used)
+
+    @property
     def is_official(self) -> bool:
         """True where the official code can read it: a 16x16 latent map, 4x4 dynamics tokens and no option of ours."""
-        ours = self.pixel_unshuffle != 1 or not self.conditional or self.background or not self.norm_groups
-        return (self.context_grid, self.dynamics_grid) == (16, 4) and not ours
+        return not self.unofficial_options
 
     def to_official(self) -> dict[str, Any]:
         """Return the fields of an official ``tokenizer/config.json``, with those options of ours that are used."""

@@ -102,7 +102,7 @@ def read_checkpoint(folder: Path, context_frames: int | None = None) -> Checkpoi
     values = load_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
     if "world_model" in values:
         config = config_from_json(values["world_model"], str(folder / CONFIG_FILE))
-        if not has_official_heads(config.heads):
+        if not config.heads.is_official:
             head_tensors |= load_tensors(folder / HEAD_WEIGHTS)
     else:
         config = official_config(folder, tokenizer, heads_config(head_tensors))
@@ -203,12 +203,6 @@ def config_from_json(values: Any, where: str) -> WorldModelConfig:
             "sampling": {"temperature": values["temperature"]}
         }
     return from_dict(WorldModelConfig, values, where=where)
-
-
-def has_official_heads(config: HeadsConfig) -> bool:
-    """Return whether the official format has a place for all the heads."""
-    ours = config.action_frequencies or config.slots or config.forecast_grid or config.termination
-    return not ours and config.action_conditioning == "separator"
 
 
 # Names
@@ -388,7 +382,7 @@ def write_folders(folder: Path, tokenizer: CompressiveTokenizer, dynamics: Dynam
     count = transformer.config.num_layers
     tensors = transformer_to_official(dict(transformer.state_dict()), count)
     head_tensors = dict(heads.state_dict())
-    if head_tensors and has_official_heads(heads.config):
+    if head_tensors and heads.config.is_official:
         tensors = {PREFIX + name: value for name, value in tensors.items()} | head_tensors
     elif head_tensors:
         save_tensors(folder / HEAD_WEIGHTS, stored(head_tensors))

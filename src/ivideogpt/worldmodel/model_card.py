@@ -33,7 +33,18 @@ def token_facts(config: WorldModelConfig, tokenizer: CompressiveTokenizer, dynam
         "actions": f"{config.heads.action_dim} numbers" if config.heads.action_dim else "none",
         "rewards": "yes" if config.heads.reward else "no",
         "trained on clips of": f"{config.clip_frames} frames" if config.clip_frames else "unknown length",
+        "official code": _official_use(config, tokenizer),
     }
+
+
+def _official_use(config: WorldModelConfig, tokenizer: CompressiveTokenizer) -> str:
+    """Say whether the code of thuml/iVideoGPT reads the folder, and why not."""
+    options = list(tokenizer.config.unofficial_options)
+    if options:
+        return f"cannot read this folder; its tokenizer has {', '.join(options)}"
+    if not config.heads.is_official:
+        return "reads the tokenizer only; `heads.safetensors` has heads that it does not know"
+    return "reads this folder"
 
 
 def picture_facts(config: WorldModelConfig, pictures: PictureDynamics) -> dict[str, str]:
@@ -54,6 +65,7 @@ def picture_facts(config: WorldModelConfig, pictures: PictureDynamics) -> dict[s
         "actions": f"{config.heads.action_dim} numbers" if config.heads.action_dim else "none",
         "rewards": "yes" if pictures.reward is not None else "no",
         "trained on rollouts of": f"{config.clip_frames} frames" if config.clip_frames else "unknown length",
+        "official code": "cannot read this folder; a picture model has no tokenizer and no transformer",
     }
 
 
