@@ -128,7 +128,7 @@ class TokenizerConfig:
 
     @property
     def unofficial_options(self) -> tuple[str, ...]:
-        """What the official code cannot read, in words; empty where it reads everything."""
+        """Options that the official code cannot read, in words; empty if it reads everything."""
         context, dynamics = self.context_grid, self.dynamics_grid
         options = {
             f"grids of {context} x {context} and {dynamics} x {dynamics} tokens": (context, dynamics) != (16, 4),
