@@ -125,6 +125,31 @@ def test_the_architecture_names_every_package():
         assert f"| `{path.parent.name}` |" in table, f"docs/architecture.md: add {path.parent.name} to the table"
 
 
+def defines(file: str, name: str) -> bool:
+    """Whether a module of the package defines a function, class, method or registry, such as Session.rollout."""
+    source = text(PACKAGE / file)
+    return all(re.search(rf"^ *(?:def|class) {word}\b|^{word}\b *[:=]", source, re.M) for word in name.split("."))
+
+
+def test_the_flows_of_the_architecture_name_functions_that_exist():
+    page = text(ROOT / "docs" / "architecture.md")
+    lines = re.findall(r"^ *(?:\d\) )?(\w\S*(?: \S+)*) {2,}(\w+/\S+\.py)\b", page, flags=re.MULTILINE)
+    assert len(lines) > 30
+    for names, file in lines:
+        for name in re.split(r", | or ", names):
+            assert defines(file, name), f"docs/architecture.md: {file} has no {name}"
+
+
+def test_the_changes_of_the_architecture_name_registries_and_tests_that_exist():
+    rows = [row for row in table_rows(ROOT / "docs" / "architecture.md") if len(row) == 4 and row[0] != "to add"]
+    assert len(rows) > 15
+    for change, _, registry, test in rows:
+        for name, file in re.findall(r"`(\w+)` in `(\S+\.py)`", registry):
+            assert defines(file, name), f"{change}: {file} has no {name}"
+        for file in re.findall(r"`(tests/\S+\.py)`", test):
+            assert (ROOT / file).is_file(), f"{change}: there is no {file}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_snippets_are_python(page):
     for snippet in blocks(page, "python"):
