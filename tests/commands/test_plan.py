@@ -34,11 +34,11 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(run, tmp_path
     assert run("plan", *options, "--output", "whole").code == 0
     original, runs = PushTControl.run, []
 
-    def killed(control, instance, policy, seed=0):
+    def killed(control, instance, policy, seed, *, pictures):
         if len(runs) == 2:
             raise KeyboardInterrupt
         runs.append(instance.number)
-        return original(control, instance, policy, seed)
+        return original(control, instance, policy, seed, pictures=pictures)
 
     monkeypatch.setattr(PushTControl, "run", killed)
     assert run("plan", *options, "--output", "parts").code == 130

@@ -162,8 +162,9 @@ def _run(
             if instance.number in kept[name]:
                 continue
             start = time.perf_counter()
-            result, recording = control.run(instance, policy, seed=settings.seed + _OWN_SEEDS.get(name, 0))
-            results.append(name, instance, result, recording if instance.number < pictures else None)
+            is_shown, seed = instance.number < pictures, settings.seed + _OWN_SEEDS.get(name, 0)
+            result, recording = control.run(instance, policy, seed, pictures=is_shown)
+            results.append(name, instance, result, recording if is_shown else None)
             kept[name][instance.number] = result
             reached = sum(done.success for done in kept[name].values())
             print(

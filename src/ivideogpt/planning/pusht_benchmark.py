@@ -151,13 +151,16 @@ class PushTControl:
         """Return the simulator as a model to plan in."""
         return SimulatedFutures(self.environment, self._twin, ACTION_DIM)
 
-    def run(self, instance: Instance, policy: Policy, seed: int = 0) -> tuple[InstanceResult, Recording]:
+    def run(
+        self, instance: Instance, policy: Policy, seed: int = 0, *, pictures: bool = True
+    ) -> tuple[InstanceResult, Recording]:
         """Let an agent act until the goal is reached or its steps are used up.
 
         Args:
             instance: the start and the goal.
             policy: the agent; a `Planner` is given the goal.
             seed: added to that of the instance, of the agent's random numbers.
+            pictures: predict what each plan expects; False: the recording has the true frames in its place.
         """
         frames, info = self._begin(instance)
         if isinstance(policy, Planner):
@@ -171,7 +174,7 @@ class PushTControl:
             decision = policy.decisions[0] if isinstance(policy, Planner) else None
             if decision is not None:
                 decisions.append(decision)
-                expected = list(decision.frames())
+                expected = list(decision.frames()) if pictures else []
             frame, _, _, _, info = self.environment.step(action)
             frames.append(frame)
             shown.append(frame)
