@@ -1,6 +1,9 @@
 """ivideogpt posttrain: from a command line to an improved checkpoint, going on, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,6 +75,22 @@ def test_a_run_goes_on_to_more_steps_exactly(finished, tmp_path, capsys) -> None
     assert "was begun with group 4, not 2" in capsys.readouterr().err
     assert posttrain("cpu", "--run", tmp_path / "run") == 2
     assert "was begun with the preset debug, not cpu" in capsys.readouterr().err
+
+
+def test_two_processes_improve_as_one(finished, tmp_path) -> None:
+    pytest.importorskip("accelerate", reason="several processes need the extra train")
+    words = ("debug", finished / "run-start", "--data", finished / "run-data", "--minibatch-prompts", 4, "--steps", 2)
+    assert posttrain(*words, "--run", tmp_path / "one") == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    options = [f"run={tmp_path / 'two'}", "--tracker", "none", "--device", "cpu", "--precision", "float32"]
+    command = [*launcher, "-m", "ivideogpt", "posttrain", *map(str, words), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3000)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for one, two in zip(lines_of(tmp_path / "one"), lines_of(tmp_path / "two"), strict=True):
+        same = {"reward", "reward_spread", "validation_reward", "kl", "entropy", "gradient_norm"} & one.keys()
+        expected = {name: one[name] for name in same}
+        assert {name: two[name] for name in same} == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize(
