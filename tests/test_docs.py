@@ -97,7 +97,7 @@ def test_command_lines_use_options_that_exist(page):
             assert verb in COMMANDS, line
             known = known_options(verb)
             for option in re.findall(r"--([\w.-]+)", line):
-                known_here = option.removeprefix("no-") in known or option == "help"
+                known_here = option.replace("_", "-").removeprefix("no-") in known or option == "help"
                 assert known_here, f"{line}: ivideogpt {verb} has no --{option}"
 
 

@@ -77,6 +77,19 @@ def test_a_state_of_the_simulator_begins_an_episode(environment) -> None:
         environment.reset(options={"simulator_state": state[:-1]})
 
 
+def test_recorded_actions_lead_from_a_recorded_state_to_where_they_led(environment) -> None:
+    actions = [np.array([0.5, 0.3, -0.4, 0, 0, 0, 1], np.float32)] * 3
+
+    def play(**reset):
+        environment.reset(**reset)
+        start = environment.simulator_state()
+        return start, np.array([environment.step(action)[4]["state"] for action in actions])
+
+    start, states = play(seed=2)
+    _, again = play(options={"simulator_state": start})
+    assert np.abs(states - again)[:, [0, 1, 2, 6, 7]].max() < 5e-4
+
+
 def test_a_suite_plays_its_tasks_in_the_order_of_the_seeds() -> None:
     suite = Libero("libero_spatial", full_observation=True, settle_steps=0, **ROUGH)
     observation, info = suite.reset(seed=50)

@@ -202,6 +202,8 @@ class Libero(gymnasium.Env):
                 "give a state of this task"
             )
         observation = simulator.set_init_state(chosen)
+        if start is not None:
+            _match_controllers(simulator)
         for _ in range(self._settle_steps if start is None else 0):
             observation, *_ = simulator.step(LIBERO_IDLE_ACTION)
         self._steps_left = self.steps
@@ -319,6 +321,20 @@ class Libero(gymnasium.Env):
     def _info(self, observation: dict[str, Any], *, success: bool) -> dict[str, Any]:
         state = _state_of(observation)
         return {"success": success, "state": state, "instruction": self.instruction, "task": self.task}
+
+
+def _match_controllers(simulator: Any) -> None:
+    """Let the controllers of arm and fingers begin where a state of the simulator has them.
+
+    After a reset they remember the pose that the reset gave the robot: the first action would start from there.
+    """
+    robot = simulator.robots[0]
+    robot.controller.update(force=True)
+    robot.controller.reset_goal()
+    actuators = [simulator.sim.model.actuator_name2id(name) for name in robot.gripper.actuators]
+    low, high = simulator.sim.model.actuator_ctrlrange[actuators].T
+    fingers = np.array([simulator.sim.data.qpos[index] for index in robot._ref_gripper_joint_pos_indexes])
+    robot.gripper.current_action = np.clip((fingers - (high + low) / 2) / ((high - low) / 2), -1.0, 1.0)
 
 
 def _state_of(observation: dict[str, Any]) -> np.ndarray:
