@@ -275,7 +275,7 @@ def test_a_video_that_understates_its_frames_is_stopped(tmp_path, monkeypatch, r
     checked.clear()
     frames = list(uploads._video((tmp_path / "x.mp4").open("rb"), "x.mp4", LIMITS))
     with pytest.raises(UserError, match="more than 5 frames"):
-        uploads._gathered(iter(frames), "x.mp4", 16, Limits(upload_frames=5))
+        uploads._gathered(iter(frames), "x.mp4", 16, Limits(upload_frames=5), crop=False)
 
 
 def test_a_body_is_counted_while_it_comes(start, temporary):
