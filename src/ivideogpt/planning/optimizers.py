@@ -24,8 +24,6 @@ from ivideogpt.core.errors import UserError
 Score = Callable[[Tensor], Tensor]
 #: Smallest standard deviation of CEM, as a share of the first one: below it, no candidate would differ.
 _LEAST_STD = 0.05
-#: Noise of the fine candidates, as a share of that of the others.
-_FINE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +37,12 @@ class ActionNoise:
         smoothing: 0: independent noise in each step; near 1: almost the same noise in all steps.
         equal_std: the gain is such that every step has the same deviation; False: it is ``1 - smoothing``, as in VP2,
             where later steps have less noise than the first. CEM, which fits the deviation again, needs the former.
-        fine_share: share of the candidates that have a quarter of the noise, for small corrections.
         low, high: range of every number of an action; candidates are clipped to it.
     """
 
     std: tuple[float, ...]
     smoothing: float = 0.5
     equal_std: bool = True
-    fine_share: float = 0.0
     low: float = -1.0
     high: float = 1.0
 
@@ -60,8 +56,6 @@ class ActionNoise:
             raise UserError(f"noise.std is {list(self.std)}; expected a number for each number of an action, not all 0")
         if not 0 <= self.smoothing < 1:
             raise UserError(f"noise.smoothing is {self.smoothing}; expected at least 0 and less than 1")
-        if not 0 <= self.fine_share <= 1:
-            raise UserError(f"noise.fine_share is {self.fine_share}; expected 0 to 1")
         if not self.low < self.high:
             raise UserError(f"noise.low is {self.low} and noise.high is {self.high}; expected low < high")
 
@@ -73,9 +67,7 @@ class ActionNoise:
         noise = [normal[:, 0]]
         for step in range(1, steps):
             noise.append(self.smoothing * noise[-1] + gain * normal[:, step])
-        scales = torch.ones(count, 1, 1)
-        scales[count - round(self.fine_share * count) :] = _FINE
-        return (mean + scales * std * torch.stack(noise, dim=1)).clamp(self.low, self.high)
+        return (mean + std * torch.stack(noise, dim=1)).clamp(self.low, self.high)
 
     def initial_std(self, mean: Tensor) -> Tensor:
         """Return the deviations ``[n a]`` of every step.
