@@ -122,15 +122,29 @@ def contents(folder):
             held[name] = without_clocks(json.loads(path.read_text()))
         elif path.suffix == ".jsonl":
             held[name] = [without_clocks(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".safetensors":
+            held[name] = tensors(path)
         else:
             held[name] = path.read_bytes()
     return held
+
+
+def tensors(path):
+    """Metadata, and each tensor as type, shape and bytes: the order of the metadata in a file is random."""
+    with safe_open(path, "np") as file:
+        names = sorted(file.keys())
+        arrays = {name: file.get_tensor(name) for name in names}
+        metadata = {name: without_clocks(text) for name, text in (file.metadata() or {}).items()}
+    return metadata, {name: (str(array.dtype), array.shape, array.tobytes()) for name, array in arrays.items()}
 
 
 def without_clocks(value):
     """The value of JSON without what depends on the speed of the machine or the place of the folder."""
     if isinstance(value, dict):
         return {key: without_clocks(item) for key, item in value.items() if not any(word in key for word in CLOCKS)}
+    if isinstance(value, str) and value[:1] in ("{", "["):  # JSON within JSON
+        with contextlib.suppress(ValueError):
+            return without_clocks(json.loads(value))
     return [without_clocks(item) for item in value] if isinstance(value, list) else value
 
 
