@@ -1,4 +1,4 @@
-"""The imagined world as a gymnasium environment: plain code, no agent of ours.
+"""Use the imagined world as a gymnasium environment.
 
 python examples/imagined_env.py
 """

@@ -1,4 +1,4 @@
-"""An agent of stable-baselines3 learns inside the world model (pip install 'ivideogpt[sb3]').
+"""Train an agent of stable-baselines3 in the world model (pip install '.[sb3]').
 
 This shows how it is connected; to learn something takes a hundred times as many steps.
 

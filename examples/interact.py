@@ -1,4 +1,4 @@
-"""Plays with a live imagination: step, fork to compare two actions, rewind, and correct it with a real frame.
+"""Use a session: step, fork to compare two actions, rewind, and replace an imagined frame by a recorded one.
 
 python examples/interact.py
 """
@@ -12,34 +12,34 @@ from ivideogpt.worldmodel.shipped import SHIPPED
 
 
 def main() -> None:
-    model = WorldModel.from_pretrained("pusht-64")
-    episode = load_episodes(SHIPPED["pusht-64"] / "episodes.safetensors")[0]
-    frames = rearrange(torch.from_numpy(episode.frames), "t h w c -> 1 t c h w")  # uint8 is fine as context
+    model = WorldModel.from_pretrained("pusht-64-tokens")
+    episode = load_episodes(SHIPPED["pusht-64-tokens"] / "episodes.safetensors")[0]
+    frames = rearrange(torch.from_numpy(episode.frames), "t h w c -> 1 t c h w")  # uint8 or float
     actions = model.normalize_actions(torch.from_numpy(episode.actions))[None]
-    known = model.context_frames
+    count = model.context_frames
 
-    session = model.session(frames[:, :known], sampling=Sampling(temperature=1.0, top_k=100), seed=0)
-    for t in range(known - 1, known + 2):
+    session = model.session(frames[:, :count], sampling=Sampling(temperature=1.0, top_k=100), seed=0)
+    for t in range(count - 1, count + 2):
         step = session.step(actions[:, t])
     print(f"after 3 steps: {list(session.frames.shape)}, log-probability {step.log_probs.sum():.1f}")
 
-    # Two futures from here: in one the agent is drawn to the left, in the other to the right.
+    # Two futures from here: in one the agent moves to the left, in the other to the right.
     both = session.fork(2, common_random=True)
     for _ in range(3):
         both.step(torch.tensor([[-0.8, 0.0], [0.8, 0.0]]))
     left, right = both.frames[:, -1]
     print(f"the two futures differ by {(left - right).abs().mean():.4f} a pixel")
 
-    # Undo two steps; the same actions lead to the same frames again, chance included.
+    # Undo two steps. The same actions lead to the same frames again, because the random numbers are the same.
     before = session.frames
     session.rewind(2)
-    for t in range(known, known + 2):
+    for t in range(count, count + 2):
         session.step(actions[:, t])
     print(f"the same after rewinding: {torch.equal(session.frames, before)}")
 
-    # The real frame arrives: take it instead of imagining it. Its log-probability says how unexpected it was.
-    real = session.observe(frames[:, known + 3], actions[:, known + 2])
-    print(f"surprise of the real frame: {-real.log_probs.mean():.2f} nats a token")
+    # Append the recorded frame instead of an imagined one. The log-probabilities of its tokens give its surprise.
+    real = session.observe(frames[:, count + 3], actions[:, count + 2])
+    print(f"surprise of the recorded frame: {-real.log_probs.mean():.2f} nats a token")
 
 
 if __name__ == "__main__":

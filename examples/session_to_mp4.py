@@ -1,4 +1,4 @@
-"""Writes a live imagination to a video that browsers play: python examples/session_to_mp4.py."""
+"""Write the frames of a session to a video that browsers play: python examples/session_to_mp4.py."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def main(output: Path = Path("outputs/session.mp4")) -> None:
     session = model.session(torch.from_numpy(episode.frames[:2]).permute(0, 3, 1, 2)[None])
     for action in model.normalize_actions(torch.from_numpy(episode.actions[1:15])):
         session.step(action[None])
-    write_mp4(output, to_uint8(session.frames[0]), fps=5)  # row 0: its context, then what was imagined
+    write_mp4(output, to_uint8(session.frames[0]), fps=5)  # row 0: context frames, then imagined ones
     print(output)
 
 

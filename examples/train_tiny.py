@@ -1,4 +1,4 @@
-"""Trains a whole world model on a CPU in seconds: in a 12 px world, actions move a bright square from cell to cell.
+"""Train a whole world model on a CPU in seconds: in a 12 px world, actions move a bright square from cell to cell.
 
 python examples/train_tiny.py
 """
@@ -85,8 +85,8 @@ def main(tokenizer_steps: int = 100, transformer_steps: int = 200) -> None:
     imagined = model.imagine(clip.frames[:, :1], clip.actions[:, :-1], sampling=Sampling(greedy=True))
     true = cell(clip.frames[:, 1:])
     print("held-out frames with the square in the right cell:")
-    for name, found in (("imagined", imagined.frames), ("copy of the last frame", clip.frames[:, :1])):
-        print(f"{name}: {(cell(found) == true).float().mean():.0%}")
+    for name, predicted in (("imagined", imagined.frames), ("copy of the last frame", clip.frames[:, :1])):
+        print(f"{name}: {(cell(predicted) == true).float().mean():.0%}")
 
 
 if __name__ == "__main__":

@@ -164,7 +164,8 @@ def a_shipped_model(build, frames_for, tmp_path, monkeypatch):
     pixels = (frames_for(model, 1, 24)[0] * 255).byte().permute(0, 2, 3, 1).numpy()
     actions = np.random.default_rng(0).uniform(-1, 1, (24, model.action_dim)).astype(np.float32)
     save_episodes(folder / "episodes.safetensors", [Episode(frames=pixels, actions=actions, key="noise")])
-    monkeypatch.setitem(SHIPPED, "pusht-64", folder)
+    for name in ("pusht-64", "pusht-64-tokens"):
+        monkeypatch.setitem(SHIPPED, name, folder)
     monkeypatch.chdir(tmp_path)
 
 
