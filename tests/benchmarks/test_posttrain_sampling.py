@@ -1,4 +1,4 @@
-"""The benchmark of sampling for post-training runs all its ways on the same prompts; its comparison of models is paired."""
+"""The benchmark of sampling for post-training runs all its ways on the same prompts; models are compared in pairs."""
 
 import compare
 import posttrain
