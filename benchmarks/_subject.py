@@ -24,7 +24,6 @@ from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.training.init_weights import new_world_model
-from ivideogpt.worldmodel.checkpoint import has_official_heads
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.session import DEFAULT_HORIZON
 from ivideogpt.worldmodel.shipped import EPISODES_FILE, SHIPPED
@@ -118,7 +117,7 @@ def sampling_for(model: WorldModel, *, greedy: bool = False) -> Sampling:
 
     Other models draw from the legal ids. Without actions the official code draws the separators too.
     """
-    official = has_official_heads(model.config.heads) and model.tokenizer.config.conditional
+    official = model.config.heads.is_official and model.tokenizer.config.conditional
     return Sampling(greedy=greedy, legal_only=not official, free_separators=official and not model.action_dim)
 
 

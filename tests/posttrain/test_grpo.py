@@ -22,6 +22,7 @@ from ivideogpt.posttrain.grpo import (
     select_prompts,
     train_grpo,
 )
+from ivideogpt.posttrain.rewards import RewardSum, parse_reward
 from ivideogpt.posttrain.rollouts import FutureSampler, Prompts
 
 HORIZON = 2
@@ -81,9 +82,9 @@ def prompts_for(frames_for, actions_for):
 def experience_of(prompts_for, tmp_path):
     """Experience of one batch, and what its updates need."""
 
-    def make(model, reward=None, **changes):
+    def make(model, reward=None, precision="float32", **changes):
         config = GrpoTraining(**{**SMALL, **changes})
-        run = Run(tmp_path / "experience", device="cpu", log_every=0)
+        run = Run(tmp_path / "experience", device="cpu", precision=precision, log_every=0)
         sampler = FutureSampler(model, config.sampling, config.group, config.rows_at_once)
         reference = frozen_dynamics(model)
         reward = reward or reward_of_code(model.layout.dynamics_ids.start)
@@ -114,6 +115,30 @@ def test_the_first_minibatch_has_ratio_1_and_no_divergence(build, experience_of)
     figures = add_policy_gradients(config, policy, run, select_prompts(experience, advantages, torch.arange(2)))
     assert float(figures["ratio"]) == pytest.approx(1, abs=1e-5)
     assert float(figures["kl"]) == pytest.approx(0, abs=1e-6) and float(figures["clipped"]) == 0
+
+
+def test_in_bfloat16_the_first_ratio_is_1_too(build, experience_of) -> None:
+    """Rounding differs between sampling and training, so the old log-probabilities are those of training."""
+    model = build("plain")
+    config, run, experience = experience_of(model, precision="bfloat16", gradient_accumulation=1)
+    assert (experience.old - experience.sample.log_probs).abs().max() > 1e-4
+    policy = TokenPolicy(model.dynamics, config.temperature)
+    minibatch = select_prompts(experience, group_advantages(experience.rewards), torch.arange(4))
+    figures = add_policy_gradients(config, policy, run, minibatch)
+    assert float(figures["ratio"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_following_compares_the_actions_of_a_future_with_those_of_another_prompt(build, experience_of) -> None:
+    model = build("plain")
+    _, _, experience = experience_of(model, RewardSum(parse_reward("following")))
+    sample = experience.sample
+    other = model.dynamics.log_prob(
+        sample.codes.repeat_interleave(4, 0), sample.ids, sample.actions.roll(1, 0).repeat_interleave(4, 0)
+    )
+    expected = (sample.log_probs - other).mean(dim=-1).unflatten(0, (4, 4))
+    assert torch.allclose(experience.rewards, expected, atol=1e-4) and expected.mean() > 0.01
+    with pytest.raises(UserError, match="needs a model with actions"):
+        experience_of(build("action_free"), RewardSum(parse_reward("following")))
 
 
 @pytest.mark.parametrize("group", [4, 5])
@@ -277,6 +302,7 @@ def test_the_model_is_measured_before_and_at_checkpoints_once(build, prompts_for
 
     model = build("plain")
     lines = trained(model, prompts_for(model), tmp_path, steps=3, save_every=2, evaluate=evaluate)
+    trained(build("plain"), prompts_for(model), tmp_path, steps=3, save_every=2, evaluate=evaluate)
     assert steps == [0, 2, 3] and [line["step"] for line in lines] == [0, 1, 2, 3]
     assert [line["validation_reward"] for line in lines if "validation_reward" in line] == [0.0, 2.0, 3.0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ivideogpt.core.run import Run
     from ivideogpt.data.mixtures import Mixture
     from ivideogpt.data.store.reader import EpisodeStore
+    from ivideogpt.evaluation.domains import Domain
     from ivideogpt.evaluation.frame_errors import Metric
     from ivideogpt.evaluation.held_out import HeldOut
     from ivideogpt.evaluation.protocols import Protocol
@@ -328,11 +329,8 @@ def _held_out_measure(
     clip_frames: int,
     reward: RewardSum,
     run: Run,
-) -> Callable[[WorldModel, int], dict[str, float]] | None:
-    """Return the measurement of held-out clips: the reward, and the figures of ``ivideogpt evaluate``.
-
-    None where there are no held-out episodes.
-    """
+) -> HeldOutMeasure | None:
+    """Return the measurement of held-out clips; None where there are no held-out episodes."""
     from ivideogpt.commands.training_stages import held_out as held_out_of
     from ivideogpt.data.store.reader import EpisodeStore
     from ivideogpt.evaluation.domains import find_domain
@@ -343,12 +341,8 @@ def _held_out_measure(
             return None
         held_out = apart.sources[0].path
     clips, protocol = _held_out_clips(model, EpisodeStore(held_out))
-    domain, metrics = find_domain(clips.dataset, model.resolution), _metrics(model, settings)
-
-    def measure(trained: WorldModel, step: int) -> dict[str, float]:
-        return _held_out_figures(trained, clips, protocol, metrics, domain, settings, clip_frames, reward, run, step)
-
-    return measure
+    domain = find_domain(clips.dataset, model.resolution)
+    return HeldOutMeasure(clips, protocol, _metrics(model, settings), domain, settings, clip_frames, reward, run)
 
 
 def _held_out_clips(model: WorldModel, store: EpisodeStore) -> tuple[HeldOut, Protocol]:
@@ -378,52 +372,68 @@ def _metrics(model: WorldModel, settings: GrpoTraining) -> list[Metric]:
     )
 
 
-def _held_out_figures(
-    model: WorldModel,
-    held_out: HeldOut,
-    protocol: Protocol,
-    metrics: list[Metric],
-    domain: Any,
-    settings: GrpoTraining,
-    clip_frames: int,
-    reward: RewardSum,
-    run: Run,
-    step: int,
-) -> dict[str, float]:
-    """Measure a model on held-out clips, and show what it imagines."""
-    import torch
+@dataclass(frozen=True)
+class HeldOutMeasure:
+    """Measure a model on held-out clips: the reward, and the figures of ``ivideogpt evaluate``.
 
-    from ivideogpt.commands.training_samples import write_samples
-    from ivideogpt.evaluation.evaluate import evaluate
-    from ivideogpt.posttrain.rollouts import FutureSampler, Prompts
+    Attributes:
+        held_out: the clips.
+        protocol: settled.
+        metrics: numbers a frame.
+        domain: measures of the world that the clips show, or None.
+        settings: of the post-training; futures whose reward is measured are sampled in the same way.
+        clip_frames: frames of a clip whose reward is measured, context included.
+        reward: see above.
+        run: receives the pictures.
+    """
 
-    # reward, of futures sampled as in training
-    clips, count = held_out.clips, model.context_frames
-    frames = clips.frames[:, :clip_frames].to(run.device).float() / 255
-    actions = None
-    if clips.actions is not None and model.action_dim:
-        actions = model.normalize_actions(clips.actions[:, count - 1 : clip_frames - 1].to(run.device))
-    sampler = FutureSampler(model, settings.sampling, _HELD_OUT_GROUP, settings.rows_at_once)
-    rewards = [reward(rollouts)[0] for _, rollouts in sampler(Prompts(frames, actions), list(range(len(clips))))]
-    figures = {"validation_reward": float(torch.cat(rewards).mean())}
+    held_out: HeldOut
+    protocol: Protocol
+    metrics: list[Metric]
+    domain: Domain | None
+    settings: GrpoTraining
+    clip_frames: int
+    reward: RewardSum
+    run: Run
 
-    # figures of evaluate, of futures sampled as the checkpoint says
-    evaluation = evaluate(
-        model, clips, protocol, batch_size=settings.rows_at_once, metrics=metrics, domain=domain, follow=False
-    )
-    for metric in metrics:
-        figures[f"validation_{metric.key}"] = evaluation.estimate("imagined", metric.key).value
-    for name in ("imagined", "true"):
-        figures[f"validation_repetition_{name}"] = float(evaluation.repetition[name].nanmean())
-    assert evaluation.tokens is not None
-    figures["validation_tokens"] = float(evaluation.tokens.loss.mean())
-    figures |= {f"validation_{name}": value for name, value in evaluation.objects.get("imagined", {}).items()}
-    for name, values in evaluation.objects_by_frame.get("imagined", {}).items():
-        figures[f"validation_{name}"] = float(torch.tensor(values).nanmean())
+    def __call__(self, model: WorldModel, step: int) -> dict[str, float]:
+        """Return the figures after ``step`` batches, and write pictures of some clips."""
+        import torch
 
-    # pictures
-    true, imagined = clips.frames[:4], evaluation.pictures["imagined"][:4]
-    shown = torch.cat([true[:, :count], imagined], dim=1)
-    rows = {"true": true.float() / 255, "imagined": shown.float() / 255}
-    write_samples(run, step, rows, context_frames=count)
-    return figures
+        from ivideogpt.commands.training_samples import write_samples
+        from ivideogpt.evaluation.evaluate import evaluate
+
+        clips, count, rows = self.held_out.clips, model.context_frames, self.settings.rows_at_once
+        evaluation = evaluate(
+            model, clips, self.protocol, batch_size=rows, metrics=self.metrics, domain=self.domain, follow=False
+        )
+        figures = {"validation_reward": self._mean_reward(model)}
+        figures |= {f"validation_{x.key}": evaluation.estimate("imagined", x.key).value for x in self.metrics}
+        for name in ("imagined", "true"):
+            figures[f"validation_repetition_{name}"] = float(evaluation.repetition[name].nanmean())
+        assert evaluation.tokens is not None
+        figures["validation_tokens"] = float(evaluation.tokens.loss.mean())
+        figures |= {f"validation_{name}": value for name, value in evaluation.objects.get("imagined", {}).items()}
+        for name, values in evaluation.objects_by_frame.get("imagined", {}).items():
+            figures[f"validation_{name}"] = float(torch.tensor(values).nanmean())
+
+        true = clips.frames[:4]
+        imagined = torch.cat([true[:, :count], evaluation.pictures["imagined"][:4]], dim=1)
+        shown = {"true": true.float() / 255, "imagined": imagined.float() / 255}
+        write_samples(self.run, step, shown, context_frames=count)
+        return figures
+
+    def _mean_reward(self, model: WorldModel) -> float:
+        """Return the mean reward of some futures of each clip, from the same random numbers whenever it is called."""
+        import torch
+
+        from ivideogpt.posttrain.rollouts import FutureSampler, Prompts
+
+        clips, count = self.held_out.clips, model.context_frames
+        frames = clips.frames[:, : self.clip_frames].to(self.run.device).float() / 255
+        actions = None
+        if clips.actions is not None and model.action_dim:
+            actions = model.normalize_actions(clips.actions[:, count - 1 : self.clip_frames - 1].to(self.run.device))
+        sampler = FutureSampler(model, self.settings.sampling, _HELD_OUT_GROUP, self.settings.rows_at_once)
+        prompts = Prompts(frames, actions)
+        return float(torch.cat([self.reward(x)[0] for _, x in sampler(prompts, range(len(clips)))]).mean())

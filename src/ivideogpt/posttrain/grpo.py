@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -185,7 +185,7 @@ def train_grpo(
     sampler = FutureSampler(model, config.sampling, config.group, config.rows_at_once)
     stream = iter(prompts)
     for step in run.updates("posttrain", done, last, clips=config.prompts * config.group):
-        if step == 0 and evaluate is not None and ranks.is_first:
+        if step == 0 and evaluate is not None and ranks.is_first and not has_log(run):
             run.log(0, **evaluate(model, 0))
 
         # 1) Sample a group of futures for each prompt, and score them.
@@ -253,7 +253,7 @@ def collect_experience(
     sampler: FutureSampler,
     reference: Dynamics,
     prompts: Prompts,
-    seeds: list[int],
+    seeds: Sequence[int],
     reward: RewardFunction,
     run: Run,
 ) -> Experience:
@@ -456,6 +456,12 @@ class TokenPolicy(nn.Module):
     def forward(self, codes: Tensor, ids: Tensor, actions: Tensor | None) -> Tensor:
         """Return the log-probability float32 ``[b f m]`` of each token; see `Dynamics.log_prob`."""
         return self.dynamics.log_prob(codes, ids, actions, temperature=self.temperature)
+
+
+def has_log(run: Run) -> bool:
+    """Return whether an earlier process logged a line that still counts: the measurement before the first update."""
+    path = run.folder / "metrics.jsonl"
+    return path.is_file() and path.stat().st_size > 0
 
 
 def frozen_dynamics(model: WorldModel) -> Dynamics:
