@@ -29,5 +29,7 @@ fi
 "$PYTHON" "$(dirname "$0")/publish_pusht.py" "$RUNS/training" --test "$DATA/pusht-test" --out "$RUNS/checkpoint" \
     --name pusht-64
 
-# figures on episodes that nobody trained on
+# the expected error of a frame, for the page; figures on episodes that nobody trained on
+"$IVIDEOGPT" evaluate "$RUNS/checkpoint" --protocol pusht --seeds 10100:10164 --horizon 45 --metrics none --calibrate \
+    --output "$RUNS/calibration"
 "$IVIDEOGPT" evaluate "$RUNS/checkpoint" --protocol pusht --output "$RUNS/evaluation"

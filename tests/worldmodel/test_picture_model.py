@@ -92,15 +92,6 @@ def test_rigid_objects_go_on_from_their_poses_after_forking_and_rewinding() -> N
         torch.testing.assert_close(child.step(actions()[:, index].repeat_interleave(2, dim=0)).frames[::2], again)
 
 
-def test_a_pointer_beyond_the_limit_counts_as_one_at_the_limit() -> None:
-    near = build(sprites=SPRITES, pointer_limit=3.0)
-    assert near.pictures is not None and near.pictures.sprites is not None
-    poses = torch.stack(near.pictures.sprites.read(frames()[:, -1], near.pictures.background[None])[0], dim=1)
-    far = near.pictures(frames(), torch.ones(2, 2), poses).frames
-    offset = 16.0 - poses[:, -1, :2]  # the pointer is at pixel 16
-    limited = poses[:, -1, :2] + 3 * offset / offset.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(near.pictures(frames(), (limited - 8) / 8, poses).frames, far)
-
 
 def test_children_of_a_fork_and_selected_rows_go_on_as_their_parents(model: WorldModel) -> None:
     session = model.session(frames())

@@ -87,8 +87,7 @@ def train_picture_model(
     tracker, data = choose_tracker(tracker), _find_data(preset, data, run)
     initial = _initial(init)
     if initial is not None and initial.pictures is not None:
-        shape = replace(initial.pictures.config, pointer_limit=recipe.training.dynamics.pointer_limit)
-        recipe = replace(recipe, training=replace(recipe.training, dynamics=shape))
+        recipe = replace(recipe, training=replace(recipe.training, dynamics=initial.pictures.config))
     _check_kept(run, recipe, data)
     model, clips = _prepare(recipe, world, data, run.resolve().name, initial)
     assert model.pictures is not None

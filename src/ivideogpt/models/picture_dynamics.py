@@ -28,9 +28,6 @@ class PictureDynamicsConfig:
         forecast: the network that draws the next frame.
         pointer_scale: pixels of the frame for each model unit of a pointer action.
         pointer_offset: pixel (x and y) to which a pointer action of 0 model units points.
-        pointer_limit: a pointer that is further than this many pixels from the rigid object that follows it is moved
-            to this distance: longer moves are rare in the training data. None: no limit.
-        pointer_sprite: the index of the rigid object that follows the pointer.
         sprites: rigid objects that are read from a frame and drawn again, or None.
         reward: the network that reads the reward from a frame, or None.
     """
@@ -39,8 +36,6 @@ class PictureDynamicsConfig:
     forecast: PictureForecastConfig = field(default_factory=PictureForecastConfig)
     pointer_scale: float = 32.0
     pointer_offset: float = 32.0
-    pointer_limit: float | None = None
-    pointer_sprite: int = -1
     sprites: SpriteProjectionConfig | None = None
     reward: FrameRewardConfig | None = None
 
@@ -113,11 +108,6 @@ class PictureDynamics(nn.Module):
         # the pointer in pixels
         if actions is not None and self.config.forecast.action == "pointer":
             actions = self.config.pointer_offset + self.config.pointer_scale * actions
-            if self.config.pointer_limit is not None and poses is not None:
-                position = poses[:, self.config.pointer_sprite, :2]
-                offset = actions - position
-                distance = offset.norm(dim=1, keepdim=True).clamp(min=1e-6)
-                actions = position + offset * (self.config.pointer_limit / distance).clamp(max=1)
 
         # forecast, then whole objects where it shows them
         frames = self.forecast(history, background, actions).clamp(0, 1)

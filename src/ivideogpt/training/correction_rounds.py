@@ -53,7 +53,8 @@ class CorrectionRounds:
             UserError: the file is missing or damaged.
         """
         tensors = load_tensors(self._path(step))
-        self.clips.append(PictureClips(**{name: tensors[name].numpy() for name in _ARRAYS}))
+        frames, actions, places, chances = (tensors[name].numpy() for name in _ARRAYS)
+        self.clips.append(PictureClips(frames=frames, actions=actions, places=places, chances=chances))
         self._steps.append(step)
         for old in self._steps[: -2 * self._kept]:  # a run that resumes at an older checkpoint needs older rounds
             self._path(old).unlink(missing_ok=True)

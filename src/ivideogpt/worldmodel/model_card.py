@@ -105,4 +105,13 @@ def model_card(config: WorldModelConfig, facts: dict[str, str], repository: str 
 def _paragraph(values: Any) -> list[str]:
     if not isinstance(values, dict):
         return [str(values)]
-    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in values.items())]
+    return ["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in values.items())]
+
+
+def _cell(value: Any) -> str:
+    """Return a value of a table in one line; a list of records has a semicolon between them."""
+    if isinstance(value, list):
+        return "; ".join(_cell(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_cell(item)}" for name, item in value.items() if item is not None)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
