@@ -32,6 +32,7 @@ def test_what_there_is_to_play(served):
             "resolution": 16,
             "context_frames": 2,
             "segment_frames": 4,
+            "tokens": True,
             "reward": True,
             "expected_error": None,
         },

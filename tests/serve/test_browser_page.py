@@ -17,7 +17,7 @@ server, browser, visit = shared.server, shared.browser, shared.visit
 #: Names or ids of controls that Tab reaches.
 CONTROLS = {
     *("help-open", "theme", "episode", "start-frame", "open", "files", "picture-0", "timeline"),
-    *("play", "step", "fork", "compare", "replay", "speed", "greedy", "seed", "hold", "save-mp4", "save-npz"),
+    *("play", "step", "fork", "compare", "replay", "speed", "smooth", "hold", "save-mp4", "save-npz"),
 }
 
 

@@ -92,7 +92,6 @@ def test_rigid_objects_go_on_from_their_poses_after_forking_and_rewinding() -> N
         torch.testing.assert_close(child.step(actions()[:, index].repeat_interleave(2, dim=0)).frames[::2], again)
 
 
-
 def test_children_of_a_fork_and_selected_rows_go_on_as_their_parents(model: WorldModel) -> None:
     session = model.session(frames())
     session.step(actions()[:, 0])

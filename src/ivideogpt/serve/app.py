@@ -119,6 +119,7 @@ class _Server:
                 "resolution": model.resolution,
                 "context_frames": model.context_frames,
                 "segment_frames": model.segment_frames(),
+                "tokens": model.has_tokens,
                 "reward": model.config.heads.reward,
                 "expected_error": model.config.metadata.get(METADATA_KEY),
             },

@@ -44,6 +44,7 @@ async function load() {
   $("model").textContent = model.name;
   document.title = `${model.name} - iVideoGPT`;
   $("reward-row").hidden = !model.reward;
+  $("sampling").hidden = !model.tokens; // a picture model draws no random numbers
   showControls(actions);
   showSettings(defaults);
   showEpisodes();
