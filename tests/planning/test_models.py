@@ -6,6 +6,7 @@ import torch
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.decoding import decode
+from ivideogpt.planning import models
 from ivideogpt.planning.models import ImaginedFutures, RepeatedFrame
 from ivideogpt.worldmodel import memory
 
@@ -46,6 +47,10 @@ def test_chunks_that_fit_memory_do_not_change_the_futures(model_of, monkeypatch)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * model.row_bytes(2) / memory.FREE_SHARE)
     parts = root.rollout(actions)
     assert max(sizes) == 2 and sum(sizes) == 7
+    monkeypatch.setattr(memory, "free_bytes", lambda device: None)
+    monkeypatch.setattr(models, "BATCH_ROWS", 3)
+    batches = root.rollout(actions)
+    assert sizes[-3:] == [3, 3, 1] and torch.equal(batches.ids, whole.ids)
     assert torch.equal(parts.ids, whole.ids)
     torch.testing.assert_close(parts.frames_at([0, -1]), whole.frames[:, [0, -1]])
 

@@ -7,6 +7,7 @@ candidate. The simulator is the upper bound of a benchmark, the repeated last fr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,9 @@ from ivideogpt.worldmodel import memory
 from ivideogpt.worldmodel.imagination import Imagination
 from ivideogpt.worldmodel.session import Session
 from ivideogpt.worldmodel.world_model import WorldModel
+
+#: Most candidates that are imagined together: more are no faster, and need more memory.
+BATCH_ROWS = 256
 
 
 class Rollout(Protocol):
@@ -150,15 +154,16 @@ class ImaginedRoot:
         self.futures, self.session = futures, session
 
     def rollout(self, actions: Tensor) -> Imagination:
-        """Imagine all candidates, in chunks that fit into the free memory; see `Root`."""
-        actions, model = self._model_units(actions), self.futures.model
+        """Imagine all candidates, in batches of bounded size that fit into the free memory; see `Root`."""
+        model, parts = self.futures.model, []
+        row_bytes = model.row_bytes(min(model.segment_frames(), actions.shape[1]))
+        for batch in self._model_units(actions).split(BATCH_ROWS):
+            parts += memory.in_chunks(len(batch), row_bytes, model.device, partial(self._imagine, batch))
+        return Imagination.joined(parts)
 
-        def imagine(rows: slice) -> Imagination:
-            children = self.session.fork(len(actions[rows]), common_random=True)
-            return children.rollout(actions[rows])
-
-        frames = min(model.segment_frames(), actions.shape[1])
-        return Imagination.joined(memory.in_chunks(len(actions), model.row_bytes(frames), model.device, imagine))
+    def _imagine(self, actions: Tensor, rows: slice) -> Imagination:
+        chunk = actions[rows]
+        return self.session.fork(len(chunk), common_random=True).rollout(chunk)
 
     def draft(self, actions: Tensor) -> Imagination:
         """Forecast all candidates by the likeliest tokens, without the transformer; see `Root`."""
