@@ -107,8 +107,9 @@ def _choose_policy(
     if policy == "replay":
         episodes = _read_demos(name, demos)
         chosen = replay_trials(name, episodes, per_task=trials)
-        actions = {trial.episode: episodes[trial.episode].actions[:-1] for trial in chosen}
-        control_modes = {episodes[trial.episode].meta.get("control_mode") for trial in chosen} - {None}
+        numbers = [trial.episode for trial in chosen if trial.episode is not None]
+        actions = {number: episodes[number].actions[:-1] for number in numbers}
+        control_modes = {episodes[number].meta.get("control_mode") for number in numbers} - {None}
         options = {"control_mode": control_modes.pop()} if len(control_modes) == 1 else {}
         settings = TrialSettings(image_size=image_size, environment_options=options)
         return chosen, partial(replay_policy, actions=actions), settings

@@ -33,9 +33,9 @@ choose_gl()
 logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno > logging.WARNING)
 
 import gymnasium  # noqa: E402
-from libero.libero import benchmark  # noqa: E402
-from libero.libero.envs.env_wrapper import ControlEnv  # noqa: E402
-from robosuite.utils.transform_utils import quat2axisangle  # noqa: E402
+from libero.libero import benchmark  # noqa: E402  # pyright: ignore[reportMissingImports]
+from libero.libero.envs.env_wrapper import ControlEnv  # noqa: E402  # pyright: ignore[reportMissingImports]
+from robosuite.utils.transform_utils import quat2axisangle  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 #: Parts of an action: the hand along x, y and z (1: 5 cm a step), its rotation (1: 0.5 rad), the fingers (-1: open).
 LIBERO_ACTION_FIELDS = (("position", 3), ("rotation", 3), ("gripper", 1))

@@ -60,7 +60,7 @@ def rendering_problem(backend: str = "sapien_cpu") -> str:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without a system-wide libvulkan SAPIEN takes its own, and says so
-        import sapien
+        import sapien  # pyright: ignore[reportMissingImports]
 
         try:
             sapien.render.RenderSystem(sapien.Device("cpu" if backend == "sapien_cpu" else "cuda"))
@@ -299,8 +299,9 @@ def _make_simulator(
     camera = {"width": size, "height": size}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import mani_skill.envs  # noqa: F401  (registers the tasks)
-        from mani_skill.utils.logging_utils import logger
+        # registers the tasks
+        import mani_skill.envs  # noqa: F401  # pyright: ignore[reportMissingImports]
+        from mani_skill.utils.logging_utils import logger  # pyright: ignore[reportMissingImports]
 
         logger.setLevel(logging.ERROR)
         try:

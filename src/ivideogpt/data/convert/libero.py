@@ -165,7 +165,7 @@ def measured_alignment(group: h5py.Group) -> tuple[Alignment | None, bool]:
             after = float(np.abs(joints[:length] - states[1 : length + 1, _JOINTS]).mean())
             if min(before, after) < _LARGEST_JOINT_ERROR and before != after:
                 return ("after" if after < before else "before"), True
-    cameras = sorted(name for name in observations if hdf5.is_frames(hdf5.dataset(observations, name)))
+    cameras = sorted(name for name in map(str, observations) if hdf5.is_frames(hdf5.dataset(observations, name)))
     if not cameras:
         return None, False
     frames = hdf5.array(observations, cameras[0])[..., 1].astype(np.float32)
@@ -255,7 +255,7 @@ def _turned(frames: object, rotate_180: bool, image_size: int | None) -> np.ndar
 
 def _cameras(path: Path, file: h5py.File, demo: str, camera: str | None) -> list[str]:
     observations = hdf5.group(file, f"data/{demo}/obs")
-    available = sorted(name for name in observations if hdf5.is_frames(hdf5.dataset(observations, name)))
+    available = sorted(name for name in map(str, observations) if hdf5.is_frames(hdf5.dataset(observations, name)))
     main = camera or next((name for name in _CAMERAS if name in available), available[0] if available else "")
     if main not in available:
         raise UserError(f"{path} has no camera {main!r}; it has {name_list(available)}")

@@ -133,7 +133,7 @@ def _states(group: h5py.Group, steps: int, name: str) -> dict[str, dict[str, np.
     states: dict[str, dict[str, np.ndarray]] = {}
     for kind in STATE_KINDS:
         states[kind] = {}
-        for part in hdf5.group(group, kind) if kind in group else ():
+        for part in map(str, hdf5.group(group, kind)) if kind in group else ():
             rows = numbers(hdf5.array(group, f"{kind}/{part}"), f"the states {kind}/{part} of {name}")
             if len(rows) != steps + 1:
                 raise UserError(
