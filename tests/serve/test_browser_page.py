@@ -65,6 +65,19 @@ def test_everything_can_be_done_with_the_keyboard(visit):
     playwright.expect(page.locator("#picture-1")).to_be_hidden()
 
 
+def test_the_expected_error_was_measured_and_a_picture_model_has_no_sampling_settings(visit):
+    page = visit()
+    playwright.expect(page.locator("#error-note")).to_have_text("Context frames are the recorded ones")
+    page.click("#step")
+    until_step(page, 1)
+    playwright.expect(page.locator("#error-word")).to_have_text("small")
+    note = page.locator("#error-note").inner_text()
+    assert re.fullmatch(r"At least \d\d dB in \d\d % of such frames, measured on \d+ held-out clips", note)
+    playwright.expect(page.locator("[data-world='0'] .at")).to_contain_text("small error expected")
+    playwright.expect(page.locator("#sampling")).to_be_hidden()
+    playwright.expect(page.locator("#entropy-reading")).to_be_hidden()
+
+
 def test_space_plays_after_a_start_was_chosen_with_the_mouse(visit):
     page = visit()
     page.locator(".episode").nth(1).click()

@@ -157,7 +157,7 @@ function renderReadings(player) {
   const show = (id, value, text) => { $(id).textContent = Number.isFinite(value) ? text(value) : "-"; };
   renderExpectedError(frame, step);
   show("milliseconds", frame?.milliseconds, (ms) => `${Math.round(ms)} ms`);
-  show("reward", frame?.reward, (reward) => reward.toFixed(2));
+  show("reward", frame?.reward, (reward) => (Math.abs(reward) < 0.005 ? 0 : reward).toFixed(2)); // never -0.00
   $("target").textContent = player.targets[world].map(Math.round).join(", ");
   renderEntropy(frames, step);
   renderRate(player);
