@@ -78,7 +78,7 @@ def test_a_state_of_the_simulator_begins_an_episode(environment) -> None:
 
 
 def test_recorded_actions_lead_from_a_recorded_state_to_where_they_led(environment) -> None:
-    actions = [np.array([0.5, 0.3, -0.4, 0, 0, 0, 1], np.float32)] * 3
+    actions = [np.array([0.5, 0.3, -0.4, 0, 0, 0, -1], np.float32)] * 3
 
     def play(**reset):
         environment.reset(**reset)

@@ -57,6 +57,8 @@ LIBERO_IDLE_ACTION = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
 _COLLISION_GROUP = 0
 #: A reset draws the places of fixtures, which are no part of a start state, from NumPy's global generator.
 _PLACEMENT_SEED = 0
+#: Rotations of the hand that count as the one of a reset, in rad.
+_SAME_ROTATION = 0.05
 #: Simulators that one environment keeps; each takes seconds to build.
 _KEPT_SIMULATORS = 10
 
@@ -329,8 +331,12 @@ def _match_controllers(simulator: Any) -> None:
     After a reset they remember the pose that the reset gave the robot: the first action would start from there.
     """
     robot = simulator.robots[0]
-    robot.controller.update(force=True)
-    robot.controller.reset_goal()
+    controller = robot.controller
+    controller.update(force=True)
+    # An action without rotation keeps the goal of the rotation; at the start of an episode it is that of the reset.
+    difference = np.trace(controller.goal_ori.T @ controller.ee_ori_mat)
+    if np.arccos(np.clip((difference - 1) / 2, -1.0, 1.0)) > _SAME_ROTATION:
+        controller.reset_goal()
     actuators = [simulator.sim.model.actuator_name2id(name) for name in robot.gripper.actuators]
     low, high = simulator.sim.model.actuator_ctrlrange[actuators].T
     fingers = np.array([simulator.sim.data.qpos[index] for index in robot._ref_gripper_joint_pos_indexes])
