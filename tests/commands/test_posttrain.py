@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,6 +76,16 @@ def test_a_run_goes_on_to_more_steps_exactly(finished, tmp_path, capsys) -> None
     assert "was begun with group 4, not 2" in capsys.readouterr().err
     assert posttrain("cpu", "--run", tmp_path / "run") == 2
     assert "was begun with the preset debug, not cpu" in capsys.readouterr().err
+
+
+def test_the_reward_following_is_measured_on_held_out_clips_too(finished, tmp_path, capsys) -> None:
+    words = ("debug", finished / "run-start", "--data", finished / "run-data", "--steps", 1)
+    assert posttrain(*words, "--reward", "following", "--run", tmp_path / "run") == 0
+    before, after = (line["validation_reward"] for line in lines_of(tmp_path / "run"))
+    assert np.isfinite(before) and before != 0 and after != before
+    options = ("--reward", "following", "--prompts", 1, "--minibatch-prompts", 1)
+    assert posttrain(*words, *options, "--run", tmp_path / "single") == 2
+    assert "compares the actions of two clips, and there is one" in capsys.readouterr().err
 
 
 def test_two_processes_improve_as_one(finished, tmp_path) -> None:

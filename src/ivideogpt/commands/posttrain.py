@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ivideogpt.evaluation.frame_errors import Metric
     from ivideogpt.evaluation.held_out import HeldOut
     from ivideogpt.evaluation.protocols import Protocol
+    from ivideogpt.models.dynamics import Dynamics
     from ivideogpt.posttrain.grpo import GrpoTraining
     from ivideogpt.posttrain.rewards import RewardSum
     from ivideogpt.worldmodel.world_model import WorldModel
@@ -133,7 +134,7 @@ def posttrain(
     )
     model.config = replace(model.config, metadata=_lineage(model, values))
     model.to(running.device)
-    evaluate = _held_out_measure(model, stores, held_out, settings, clip_frames, reward, running)
+    evaluate = _held_out_measure(model, reference, stores, held_out, settings, clip_frames, reward, running)
     if evaluate is None and ranks.is_first:
         print("there are no held-out episodes, so nothing is measured on the way; give a store with some as --held-out")
 
@@ -323,6 +324,7 @@ def _open_clips(
 
 def _held_out_measure(
     model: WorldModel,
+    reference: Dynamics,
     stores: Mixture,
     held_out: str | None,
     settings: GrpoTraining,
@@ -342,7 +344,9 @@ def _held_out_measure(
         held_out = apart.sources[0].path
     clips, protocol = _held_out_clips(model, EpisodeStore(held_out))
     domain = find_domain(clips.dataset, model.resolution)
-    return HeldOutMeasure(clips, protocol, _metrics(model, settings), domain, settings, clip_frames, reward, run)
+    return HeldOutMeasure(
+        clips, protocol, _metrics(model, settings), domain, settings, clip_frames, reward, reference, run
+    )
 
 
 def _held_out_clips(model: WorldModel, store: EpisodeStore) -> tuple[HeldOut, Protocol]:
@@ -384,6 +388,7 @@ class HeldOutMeasure:
         settings: of the post-training; futures whose reward is measured are sampled in the same way.
         clip_frames: frames of a clip whose reward is measured, context included.
         reward: see above.
+        reference: dynamics of the start model, which the reward "following" is measured by.
         run: receives the pictures.
     """
 
@@ -394,6 +399,7 @@ class HeldOutMeasure:
     settings: GrpoTraining
     clip_frames: int
     reward: RewardSum
+    reference: Dynamics
     run: Run
 
     def __call__(self, model: WorldModel, step: int) -> dict[str, float]:
@@ -427,13 +433,23 @@ class HeldOutMeasure:
         """Return the mean reward of some futures of each clip, from the same random numbers whenever it is called."""
         import torch
 
-        from ivideogpt.posttrain.rollouts import FutureSampler, Prompts
+        from ivideogpt.posttrain.rollouts import FutureSampler, Prompts, following_reward, score_sample
 
         clips, count = self.held_out.clips, model.context_frames
         frames = clips.frames[:, : self.clip_frames].to(self.run.device).float() / 255
         actions = None
         if clips.actions is not None and model.action_dim:
             actions = model.normalize_actions(clips.actions[:, count - 1 : self.clip_frames - 1].to(self.run.device))
-        sampler = FutureSampler(model, self.settings.sampling, _HELD_OUT_GROUP, self.settings.rows_at_once)
-        prompts = Prompts(frames, actions)
-        return float(torch.cat([self.reward(x)[0] for _, x in sampler(prompts, range(len(clips)))]).mean())
+        settings, prompts = self.settings, Prompts(frames, actions)
+        sampler = FutureSampler(model, settings.sampling, _HELD_OUT_GROUP, settings.rows_at_once)
+        others = prompts.other_actions() if self.reward.needs_following and actions is not None else None
+        rewards: list[torch.Tensor] = []
+        done = 0
+        for sample, rollouts in sampler(prompts, range(len(clips))):
+            if others is not None:
+                part, scoring = others[done : done + len(sample.codes)], (settings.temperature, settings.rows_at_once)
+                scores = score_sample(self.reference, sample, *scoring)
+                rollouts = replace(rollouts, following=following_reward(self.reference, sample, part, scores, *scoring))
+            done += len(sample.codes)
+            rewards.append(self.reward(rollouts)[0])
+        return float(torch.cat(rewards).mean())

@@ -262,6 +262,7 @@ def collect_experience(
     Frames are decoded and scored some prompts after the others, and not kept.
     """
     needs_following = getattr(reward, "needs_following", False) and prompts.actions is not None
+    others = prompts.other_actions() if needs_following else None
     at_once = max(config.minibatch_prompts * config.group // config.gradient_accumulation, 1)
     samples, references, rewards = [], [], []
     terms: dict[str, list[Tensor]] = {}
@@ -269,10 +270,9 @@ def collect_experience(
     for sample, rollouts in sampler(prompts, seeds):
         with run.autocast():
             scores = score_sample(reference, sample, config.temperature, at_once)
-            if needs_following:
-                assert prompts.actions is not None
-                others = prompts.actions.roll(1, dims=0)[done : done + len(sample.codes)]
-                following = following_reward(reference, sample, others, scores, config.temperature, at_once)
+            if others is not None:
+                part = others[done : done + len(sample.codes)]
+                following = following_reward(reference, sample, part, scores, config.temperature, at_once)
                 rollouts = replace(rollouts, following=following)
         done += len(sample.codes)
         total, values = reward(rollouts)

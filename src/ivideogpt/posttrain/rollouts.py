@@ -30,6 +30,20 @@ class Prompts(NamedTuple):
     frames: Tensor
     actions: Tensor | None
 
+    def other_actions(self) -> Tensor:
+        """Return for each prompt the actions of another one, ``[p f a]``.
+
+        Raises:
+            UserError: there is one prompt.
+        """
+        assert self.actions is not None
+        if len(self.actions) < 2:
+            raise UserError(
+                "the reward following compares the actions of two clips, and there is one; give 2 or more prompts to "
+                "each process, and 2 or more held-out clips"
+            )
+        return self.actions.roll(1, dims=0)
+
 
 class PromptBatches(Protocol):
     """Endless batches of prompts with a position, from which an iteration continues."""
