@@ -44,8 +44,10 @@ class PushTGoals:
                 f"first_seed is {self.first_seed}; expected at least {FIRST_TEST_SEED}: the model was trained on "
                 "episodes of smaller seeds"
             )
-        if self.goal_steps >= EPISODE_STEPS:
-            raise UserError(f"goal_steps is {self.goal_steps}; expected less than {EPISODE_STEPS}, an episode")
+        # A start is frame 1 or a later one; windows in which the block moves begin at frame 4, 8 and so on.
+        most = EPISODE_STEPS - 1 - (4 if self.moving else 1)
+        if self.goal_steps > most:
+            raise UserError(f"goal_steps is {self.goal_steps}; expected at most {most}: episodes are not longer")
 
 
 @dataclass(frozen=True, kw_only=True)

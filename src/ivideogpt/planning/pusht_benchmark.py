@@ -15,6 +15,7 @@ import torch
 from einops import rearrange
 
 from ivideogpt.core.episode import Episode
+from ivideogpt.core.errors import UserError
 from ivideogpt.core.protocols import Policy
 from ivideogpt.envs.pusht import PushT, normalised_action
 from ivideogpt.envs.record.pusht_episodes import collect_pusht
@@ -30,6 +31,8 @@ NEAR_PX, NEAR_ANGLE = 20.0, math.pi / 9
 #: Covered share of the goal from which gym-pusht calls its own task solved.
 COVERED = 0.95
 ACTION_DIM = 2
+#: Recorded episodes in a row that may lack a fitting window; with the default settings it is one of three.
+_MOST_UNFIT = 100
 
 
 @dataclass(frozen=True)
@@ -110,13 +113,23 @@ class Recording:
 
 
 def pusht_instances(goals: PushTGoals, count: int) -> list[Instance]:
-    """Record episodes and cut one instance from each; episodes without a fitting window are left out."""
+    """Record episodes and cut one instance from each; episodes without a fitting window are left out.
+
+    Raises:
+        UserError: hardly any episode has a fitting window.
+    """
     instances: list[Instance] = []
-    seed = goals.first_seed
+    seed, unfit = goals.first_seed, 0
     while len(instances) < count:
         (episode,) = collect_pusht([seed], EPISODE_STEPS)
         starts = _starts(episode, goals)
-        if len(starts):
+        unfit = 0 if starts else unfit + 1
+        if unfit == _MOST_UNFIT:
+            raise UserError(
+                f"in {unfit} recorded episodes in a row the block never moves 64 px within {goals.goal_steps} steps; "
+                "give another goal_steps, such as 25, or --goals.no-moving"
+            )
+        if starts:
             start = int(np.random.default_rng([seed, 2]).choice(starts))
             instances.append(_instance(len(instances), seed, start, episode, goals.goal_steps))
         seed += 1
