@@ -110,6 +110,25 @@ def test_a_stopped_training_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -
         assert torch.equal(a, b), name
 
 
+def test_a_kill_long_after_the_last_checkpoint_leaves_the_rounds_that_it_needs(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=8, save_every=100, rounds=RoundSchedule(first=1, every=1, kept=1, share=1.0))
+
+    def until_killed(model: PictureDynamics, transitions: int, seed: int) -> PictureClips:
+        if seed == 6:
+            raise KeyboardInterrupt
+        return clips(3, seed=seed)
+
+    train(tmp_path, config, until=2, correct=until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, config, correct=until_killed)
+    train(tmp_path, config, correct=lambda model, transitions, seed: clips(3, seed=seed))
+    assert len(losses(tmp_path, "loss")) == 8
+    # Checkpoints 2 and 8 are kept: rounds 1 and those after it.
+    assert sorted(int(path.stem[5:]) for path in (tmp_path / "rounds").iterdir()) == [1, 2, 3, 4, 5, 6, 7]
+    train(tmp_path, replace(config, steps=10, save_every=1), correct=lambda model, transitions, seed: clips(3))
+    assert sorted(int(path.stem[5:]) for path in (tmp_path / "rounds").iterdir()) == [8, 9]
+
+
 def test_corrections_are_trained_on(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=30, learning_rate=1e-2, rounds=RoundSchedule(every=100, share=1e9), unroll=0)
     black = clips(3)

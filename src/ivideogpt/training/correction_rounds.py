@@ -22,9 +22,8 @@ class CorrectionRounds:
     """
 
     def __init__(self, folder: Path, *, kept: int) -> None:
-        """Keep the ``kept`` latest rounds as files of ``folder``."""
+        """Train on the ``kept`` latest rounds; all rounds are files of ``folder`` until they are forgotten."""
         self._folder, self._kept = folder, kept
-        self._steps: list[int] = []
         self.clips: list[PictureClips] = []
 
     def resume(self, steps: Sequence[int]) -> None:
@@ -47,7 +46,7 @@ class CorrectionRounds:
         save_tensors(self._path(step), {name: torch.from_numpy(getattr(clips, name)) for name in _ARRAYS})
 
     def add(self, step: int) -> None:
-        """Read the round before update ``step``, and forget what is too old.
+        """Read the round before update ``step``, in the place of the oldest one.
 
         Raises:
             UserError: the file is missing or damaged.
@@ -55,10 +54,13 @@ class CorrectionRounds:
         tensors = load_tensors(self._path(step))
         frames, actions, places, chances = (tensors[name].numpy() for name in _ARRAYS)
         self.clips.append(PictureClips(frames=frames, actions=actions, places=places, chances=chances))
-        self._steps.append(step)
-        for old in self._steps[: -2 * self._kept]:  # a run that resumes at an older checkpoint needs older rounds
-            self._path(old).unlink(missing_ok=True)
         del self.clips[: -self._kept]
+
+    def forget(self, oldest: int) -> None:
+        """Delete the files that no run needs that resumes after ``oldest`` updates or more."""
+        steps = [int(path.stem.removeprefix("step-")) for path in sorted(self._folder.glob("step-*.safetensors"))]
+        for step in [step for step in steps if step < oldest][: -self._kept]:
+            self._path(step).unlink(missing_ok=True)
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step-{step:08d}.safetensors"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ivideogpt.core.checkpoint import step_folders
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.optim import ScheduleName, adamw, check_descent, named_schedule, set_learning_rate
 from ivideogpt.core.run import Run
@@ -230,6 +231,7 @@ def train_pictures(
         if run.is_save_step(step + 1, last=last):
             write = None if save is None else (lambda folder, write=save: write(average.model, folder))
             run.save(step + 1, also=write, **parts)
+            rounds.forget(step_folders(run.folder)[0][0])
     return average.model.eval()
 
 
