@@ -30,9 +30,19 @@ def test_an_agent_of_a_run_is_a_policy(run, tmp_path) -> None:
     pytest.importorskip("pyarrow", reason="stores need pyarrow: pip install 'ivideogpt[data]'")
     trained = run("mbrl", "debug", "--no-imagination", "--run", "agent")
     assert trained.code == 0, trained.err
-    done = run("evaluate-policy", "reacher", "--policy", "agent", "--trials", 2, "--workers", 0, "--image-size", 16)
+    # The size of the pictures is that of the run's environment.
+    words = ("evaluate-policy", "reacher", "--policy", "agent", "--workers", 0, "--out", "results", "--trials")
+    done = run(*words, 2)
     assert done.code == 0, done.err
     assert done.json["trials"] == 2 and done.json["policy"] == "agent"
+    other_size = run(*words[:-3], "--image-size", 32, "--trials", 1)
+    assert other_size.code == 2 and "does not fit actions of 2 numbers and pictures of 32 pixels" in other_size.err
+
+    # An agent that has learned on is another policy.
+    newest = max((tmp_path / "agent" / "checkpoints").iterdir())
+    newest.rename(newest.with_name("step-99999999"))
+    later = run(*words, 3)
+    assert later.code == 2 and "holds results of another evaluation; give another folder with --out" in later.err
 
 
 @pytest.mark.parametrize(

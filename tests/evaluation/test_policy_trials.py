@@ -81,15 +81,15 @@ def test_a_replay_earns_what_was_recorded(tmp_path) -> None:
     assert [(trial.seed, trial.episode) for trial in trials] == [(3, 0), (8, 1)]
     actions = {number: episode.actions[:-1] for number, episode in enumerate(episodes)}
 
-    def maker(trial, action_dim):
-        return replay_policy(trial, action_dim, actions=actions)
+    def maker(trial, action_dim, image):
+        return replay_policy(trial, action_dim, image, actions=actions)
 
     results = play(trials, maker, tmp_path)
     assert [result.total_reward for result in results] == pytest.approx(
         [episode.meta["return"] for episode in episodes]
     )
     with pytest.raises(UserError, match="recorded episode 0 has actions of 2 numbers and reacher takes 3"):
-        maker(trials[0], 3)
+        maker(trials[0], 3, 16)
 
 
 def test_recorded_episodes_are_of_the_task_that_they_name() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from ivideogpt.envs.registry import canonical_name, find_environment
 
 if TYPE_CHECKING:
     from ivideogpt.core.protocols import Policy
-    from ivideogpt.evaluation.policy_trials import PolicyTrial, TrialResult
+    from ivideogpt.evaluation.policy_trials import PolicyMaker, PolicyTrial, TrialResult, TrialSettings
 
 _SETTINGS = "settings.json"
 #: Policies that are made in other ways than by their name alone.
@@ -70,7 +70,7 @@ def evaluate_policy_command(
     if trials < 1 or videos < 0:
         raise UserError(f"trials is {trials} and videos is {videos}; expected at least 1 and 0")
     name = canonical_name(name)
-    chosen, make_policy, settings = _choose_policy(
+    chosen, make_policy, settings, facts = _choose_policy(
         policy, name, trials=trials, first_seed=first_seed, demos=demos, image_size=image_size
     )
     options = settings.environment_options | _options(environment_options)
@@ -78,7 +78,7 @@ def evaluate_policy_command(
     label = Path(policy).name if Path(policy).is_dir() else policy
     folder = Path("runs/policies") / f"{name.replace('/', '-')}-{label}" if out is None else out
     check_folder(folder)
-    _keep_settings(folder, {"environment": name, "policy": policy, "demos": str(demos)}, asdict(settings))
+    _keep_settings(folder, {"environment": name, "policy": policy, "demos": str(demos)} | facts, asdict(settings))
     start = time.perf_counter()
     done = len(read_results(chosen, folder))
     count = processors() if workers is None else workers
@@ -91,8 +91,8 @@ def evaluate_policy_command(
 
 def _choose_policy(
     policy: str, name: str, *, trials: int, first_seed: int, demos: Path | None, image_size: int | None
-) -> tuple[list[PolicyTrial], Callable[[Any, int], Policy], Any]:
-    """Return the trials, the maker of a policy, and what the policy sees."""
+) -> tuple[list[PolicyTrial], PolicyMaker, TrialSettings, dict[str, str]]:
+    """Return the trials, the maker of a policy, what the policy sees, and which checkpoint it is of, if any."""
     from ivideogpt.evaluation.policy_trials import (
         TrialSettings,
         random_policy,
@@ -112,24 +112,25 @@ def _choose_policy(
         control_modes = {episodes[number].meta.get("control_mode") for number in numbers} - {None}
         options = {"control_mode": control_modes.pop()} if len(control_modes) == 1 else {}
         settings = TrialSettings(image_size=image_size, environment_options=options)
-        return chosen, partial(replay_policy, actions=actions), settings
+        return chosen, partial(replay_policy, actions=actions), settings, {}
     if demos is not None:
         raise UserError(f"demos is for the policy replay, and the policy is {policy!r}; leave it out")
     chosen = trials_of(name, per_task=trials, first_seed=first_seed)
     if policy == "random":
-        return chosen, random_policy, settings
+        return chosen, random_policy, settings, {}
     scripts = [key for key in POLICIES if key not in _NO_SCRIPTS]
     if policy in scripts:
         options = {"task": tasks_of(name)[0].partition("/")[2]} if policy.startswith("metaworld") else {}
-        return chosen, partial(_scripted, policy, options), settings
+        return chosen, partial(_scripted, policy, options), settings, {}
     if not Path(policy).is_dir():
         expected = ", ".join(sorted([*scripts, "random", "replay"]))
         raise UserError(
             f"there is no policy {policy!r}; expected one of {expected}, or the folder of a run of ivideogpt mbrl"
         )
-    from ivideogpt.mbrl.agents import agent_policy, read_agent_config
+    from ivideogpt.mbrl.agents import agent_policy, newest_checkpoint, read_agent_config
 
-    config = read_agent_config(Path(policy))
+    run = Path(policy)
+    config, checkpoint = read_agent_config(run), newest_checkpoint(run)
     own = find_environment(config.task)
     this = find_environment(name)
     is_same = own is not None and this is not None and own[1].id == this[1].id
@@ -138,7 +139,9 @@ def _choose_policy(
         image_size=image_size or config.image_size,
         environment_options=dict(config.environment_options) if is_same else {},
     )
-    return chosen, partial(agent_policy, run=Path(policy), image=settings.image_size or 64), settings
+    # Results of an agent that has learned on since are those of another policy.
+    facts = {"checkpoint": checkpoint.name}
+    return chosen, partial(agent_policy, run=run, checkpoint=checkpoint), settings, facts
 
 
 def _read_demos(name: str, demos: Path | None) -> list[Any]:
@@ -154,7 +157,7 @@ def _read_demos(name: str, demos: Path | None) -> list[Any]:
     return episodes
 
 
-def _scripted(policy: str, options: Mapping[str, Any], trial: PolicyTrial, action_dim: int) -> Policy:
+def _scripted(policy: str, options: Mapping[str, Any], trial: PolicyTrial, action_dim: int, image: int) -> Policy:
     from ivideogpt.policies.registry import make_policy
 
     return make_policy(policy, **options)

@@ -33,8 +33,8 @@ from ivideogpt.envs.registry import LIBERO_SUITES, canonical_name, find_environm
 from ivideogpt.envs.vector import make_single
 from ivideogpt.policies.registry import make_policy
 
-#: Makes the policy of a trial: (trial, numbers of an action).
-PolicyMaker = Callable[["PolicyTrial", int], Policy]
+#: Makes the policy of a trial: (trial, numbers of an action, side of the pictures in pixels).
+PolicyMaker = Callable[["PolicyTrial", int, int], Policy]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,17 +173,18 @@ class ReplayPolicy:
         return np.asarray(action, np.float32)[None]
 
 
-def random_policy(trial: PolicyTrial, action_dim: int) -> Policy:
+def random_policy(trial: PolicyTrial, action_dim: int, image: int) -> Policy:
     """Make the policy of random actions for any trial."""
     return make_policy("random", action_dim=action_dim)
 
 
-def replay_policy(trial: PolicyTrial, action_dim: int, *, actions: Mapping[int, np.ndarray]) -> Policy:
+def replay_policy(trial: PolicyTrial, action_dim: int, image: int, *, actions: Mapping[int, np.ndarray]) -> Policy:
     """Make a `ReplayPolicy` of the trial's recorded episode.
 
     Args:
         trial: of ``replay_trials``.
         action_dim: numbers of an action of the environment.
+        image: not used.
         actions: of each episode, float32 ``[t a]`` without the padding row.
 
     Raises:
@@ -250,7 +251,7 @@ def _result_path(folder: Path, trial: PolicyTrial) -> Path:
 def _run_trial(make_policy: PolicyMaker, settings: TrialSettings, folder: Path, item: tuple[PolicyTrial, bool]) -> None:
     trial, with_video = item
     environment = _environment(trial.task, json.dumps(asdict(settings), sort_keys=True))
-    policy = make_policy(trial, int(environment.action_space.shape[0]))
+    policy = make_policy(trial, environment.action_space.shape[0], environment.observation_space.shape[-2])
     start = time.perf_counter()
     observed, info = environment.reset(seed=trial.seed, options=dict(trial.reset_options))
     policy.reset([trial.seed], [str(info.get("instruction", ""))])

@@ -14,16 +14,9 @@ from ivideogpt.mbrl.run_reader import SETTINGS
 from ivideogpt.policies.drqv2 import DrQv2
 
 
-def agent_policy(trial: PolicyTrial, action_dim: int, *, run: Path, image: int) -> DrQv2:
-    """Make the policy of a trial: the agent of a run.
-
-    Args:
-        trial: any.
-        action_dim: numbers of an action of the environment.
-        run: the folder.
-        image: side of the pictures in pixels.
-    """
-    return load_agent(run, action_dim=action_dim, image=image)
+def agent_policy(trial: PolicyTrial, action_dim: int, image: int, *, run: Path, checkpoint: Path) -> DrQv2:
+    """Make the policy of any trial: the agent of a run; see `load_agent`."""
+    return load_agent(run, checkpoint, action_dim=action_dim, image=image)
 
 
 def read_agent_config(run: Path) -> MbrlConfig:
@@ -41,22 +34,31 @@ def read_agent_config(run: Path) -> MbrlConfig:
     return from_dict(MbrlConfig, tree["settings"], where=str(path))
 
 
-def load_agent(run: Path, *, action_dim: int, image: int) -> DrQv2:
-    """Load the agent of a run's newest checkpoint.
+def newest_checkpoint(run: Path) -> Path:
+    """Return the folder of a run's newest checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
+    folders = [folder for _, folder in step_folders(run) if (folder / "training" / "state.json").is_file()]
+    if not folders:
+        raise UserError(f"the run {run} has no checkpoint yet; let it go on until its first")
+    return folders[-1]
+
+
+def load_agent(run: Path, checkpoint: Path, *, action_dim: int, image: int) -> DrQv2:
+    """Load the agent of a run.
 
     Args:
         run: the folder.
+        checkpoint: the folder of one of its checkpoints.
         action_dim: numbers of an action of the environment.
         image: side of its pictures in pixels.
 
     Raises:
-        UserError: there is no checkpoint, or the agent was trained for other actions or pictures.
+        UserError: the checkpoint is gone or damaged, or the agent was trained for other actions or pictures.
     """
-    config = read_agent_config(run)
-    folders = [folder for _, folder in step_folders(run) if (folder / "training" / "state.json").is_file()]
-    if not folders:
-        raise UserError(f"the run {run} has no checkpoint yet; let it go on until its first")
-    folder = folders[-1] / "training"
+    config, folder = read_agent_config(run), checkpoint / "training"
     state = unflatten(load_json(folder / "state.json")["parts"]["agent"], load_tensors(folder / "agent.safetensors"))
     agent = DrQv2(image, config.frame_stack, action_dim, config.agent)
     try:
