@@ -35,6 +35,7 @@ class Replay:
         pass
 
     def act(self, observation):
+        self.frames = observation["frames"]
         return self.actions.pop(0)[None]
 
 
@@ -46,7 +47,9 @@ def instances():
 def test_the_recorded_actions_reach_every_goal_exactly(instances) -> None:
     control = PushTControl(PushTGoals())
     for instance in instances:
-        result, recording = control.run(instance, Replay(instance.seed, instance.start))
+        policy = Replay(instance.seed, instance.start)
+        result, recording = control.run(instance, policy)
+        assert policy.frames.shape[:2] == (1, instance.start + result.steps)  # all before the last one
         assert result.success and not result.solved_at_start and result.steps <= 25
         assert np.array_equal(recording.frames[0], instance.frames[0])
         assert np.array_equal(recording.frames, instance.frames[: result.steps + 1])

@@ -129,6 +129,14 @@ def test_a_kill_long_after_the_last_checkpoint_leaves_the_rounds_that_it_needs(t
     assert sorted(int(path.stem[5:]) for path in (tmp_path / "rounds").iterdir()) == [8, 9]
 
 
+def test_crops_are_not_mirrored_where_actions_would_not_be() -> None:
+    forecast = PictureForecastConfig(net=NET, action="numbers", action_dim=2)
+    numbers = replace(CONFIG.dynamics, forecast=forecast)
+    with pytest.raises(UserError, match="crops.symmetry is square and forecast.action is numbers"):
+        replace(CONFIG, dynamics=numbers)
+    assert replace(CONFIG, dynamics=numbers, crops=replace(SMALL, symmetry="none")).steps == CONFIG.steps
+
+
 def test_corrections_are_trained_on(tmp_path: Path) -> None:
     config = replace(CONFIG, steps=30, learning_rate=1e-2, rounds=RoundSchedule(every=100, share=1e9), unroll=0)
     black = clips(3)

@@ -183,7 +183,8 @@ class PushTControl:
         shown, planned, decisions = [frames[-1]], [frames[-1]], []
         expected: list[np.ndarray] = []
         while len(states) <= self.goals.max_steps and not reached(states[-1], instance.goal_state):
-            action = policy.act({"frames": np.stack(frames[-2:])[None], "state": states[-1][None]})[0]
+            # All frames: a model with a longer context reads more of them than another one.
+            action = policy.act({"frames": np.stack(frames)[None], "state": states[-1][None]})[0]
             decision = policy.decisions[0] if isinstance(policy, Planner) else None
             if decision is not None:
                 decisions.append(decision)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ivideogpt.core.checkpoint import step_folders
 from ivideogpt.core.config import check_at_least
+from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import ScheduleName, adamw, check_descent, named_schedule, set_learning_rate
 from ivideogpt.core.run import Run
 from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsConfig
@@ -158,6 +159,11 @@ class PictureTraining:
         check_descent(self)
         check_at_least(self, steps=1, history_noise=0, square_weight=0, unroll=0, unroll_after=0, stills=1)
         check_at_least(self, sprite_weight=0, reward_weight=0, rewarded_share=0, seed=0)
+        if self.dynamics.forecast.action == "numbers" and self.crops.symmetry != "none":
+            raise UserError(
+                f"crops.symmetry is {self.crops.symmetry} and forecast.action is numbers, which do not turn with a "
+                "mirrored picture as a pointer does; set crops.symmetry to none"
+            )
 
 
 def train_pictures(
