@@ -249,6 +249,10 @@ class ManiSkill(gymnasium.Env):
             ) from error
         return self._draw()
 
+    def observed_state(self) -> np.ndarray:
+        """Return the state observation, float64 ``[s]``, as in the info; of a state that was set, it is up to date."""
+        return self._simulator.get_obs()[0].cpu().numpy().astype(np.float64)
+
     def simulator_state(self) -> dict[str, dict[str, np.ndarray]]:
         """Return the state of the simulator, as ``set_simulator_state`` takes it."""
         state = self._simulator.get_state_dict()

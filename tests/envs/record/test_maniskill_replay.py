@@ -67,6 +67,20 @@ def test_a_replay_shows_what_happened(recorded, tmp_path, replay) -> None:
     assert np.allclose(episode.rewards[:-1], rewards, atol=1e-3)
 
 
+@pytest.mark.parametrize("replay", ["states", "first-state"])
+def test_the_states_are_those_of_the_pictures_though_the_seed_is_unknown(recorded, tmp_path, replay) -> None:
+    description = tmp_path / "trajectory.json"
+    tree = json.loads(recorded.with_suffix(".json").read_text())
+    tree["episodes"][0] = {"episode_id": 0, "success": False}
+    description.write_text(json.dumps(tree))
+    settings = ReplaySettings(replay=replay, episodes=1, **SMALL)
+    convert_trajectories(recorded, tmp_path / "store", settings, metadata_path=description)
+    environment = ManiSkill("pick_cube", **SMALL)
+    _, info = environment.reset(seed=5)
+    environment.close()
+    assert np.allclose(EpisodeStore(tmp_path / "store")[0].state[0], info["state"], atol=1e-3)
+
+
 def test_a_recorded_success_is_checked_again(recorded, tmp_path) -> None:
     settings = ReplaySettings(success_only=True, **SMALL)
     with pytest.raises(UserError):  # nothing is left to store

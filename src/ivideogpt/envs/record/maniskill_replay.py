@@ -152,19 +152,21 @@ def replay_trajectory(
         )
     steps = min(steps, settings.max_episode_steps or steps)
     seed = info.seed if info.seed is not None else info.episode_id
-    frame, observed = environment.reset(seed=seed)  # also builds the objects of this seed
+    frame, details = environment.reset(seed=seed)  # also builds the objects of this seed
+    state = details["state"]
     by_states = settings.replay == "states"
     frames, states = [], []
     rewards, success = np.zeros(steps + 1, np.float32), np.zeros(steps + 1, bool)
     for step in itertools.count():
         if by_states or (step == 0 and settings.replay == "first-state"):
             frame = environment.set_simulator_state(trajectory.state(step))
+            state = environment.observed_state()
         frames.append(frame)
-        states.append(observed["state"])
+        states.append(state)
         if step == steps:
             break
-        frame, rewards[step], _, _, observed = environment.step(trajectory.actions[step])
-        success[step] = observed["success"]
+        frame, rewards[step], _, _, details = environment.step(trajectory.actions[step])
+        state, success[step] = details["state"], details["success"]
     actions = np.zeros((steps + 1, width), np.float32)
     actions[:-1] = np.clip(trajectory.actions[:steps], -1.0, 1.0)
     return SourceEpisode(
