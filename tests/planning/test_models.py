@@ -90,6 +90,8 @@ def test_a_draft_is_the_likeliest_forecast_and_runs_no_transformer(model_of, mon
         history = torch.cat([history[:, 1:], codes[:, None]], dim=1)
     assert draft.frames_at([-1]).shape == (3, 1, 3, 16, 16) and draft.rewards is None
     assert root.session.steps == 0 and torch.equal(root.rollout(actions).ids, before)
+    monkeypatch.setattr(models, "BATCH_ROWS", 2)
+    assert torch.equal(root.draft(actions).ids, draft.ids)
 
 
 def test_what_cannot_plan_is_refused_in_one_sentence(model_of) -> None:

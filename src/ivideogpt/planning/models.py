@@ -6,8 +6,7 @@ candidate. The simulator is the upper bound of a benchmark, the repeated last fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -154,20 +153,25 @@ class ImaginedRoot:
         self.futures, self.session = futures, session
 
     def rollout(self, actions: Tensor) -> Imagination:
-        """Imagine all candidates, in batches of bounded size that fit into the free memory; see `Root`."""
-        model, parts = self.futures.model, []
-        row_bytes = model.row_bytes(min(model.segment_frames(), actions.shape[1]))
-        for batch in self._model_units(actions).split(BATCH_ROWS):
-            parts += memory.in_chunks(len(batch), row_bytes, model.device, partial(self._imagine, batch))
-        return Imagination.joined(parts)
-
-    def _imagine(self, actions: Tensor, rows: slice) -> Imagination:
-        chunk = actions[rows]
-        return self.session.fork(len(chunk), common_random=True).rollout(chunk)
+        """Imagine all candidates; see `Root`."""
+        return self._in_batches(Session.rollout, actions)
 
     def draft(self, actions: Tensor) -> Imagination:
         """Forecast all candidates by the likeliest tokens, without the transformer; see `Root`."""
-        return self.session.fork(len(actions), common_random=True).draft(self._model_units(actions))
+        return self._in_batches(Session.draft, actions)
+
+    def _in_batches(self, imagine: Callable[[Session, Tensor], Imagination], actions: Tensor) -> Imagination:
+        """Imagine candidates in batches of bounded size that fit into the free memory."""
+        model, parts = self.futures.model, []
+        row_bytes = model.row_bytes(min(model.segment_frames(), actions.shape[1]))
+        for batch in self._model_units(actions).split(BATCH_ROWS):
+
+            def imagine_rows(rows: slice, batch: Tensor = batch) -> Imagination:
+                chunk = batch[rows]
+                return imagine(self.session.fork(len(chunk), common_random=True), chunk)
+
+            parts += memory.in_chunks(len(batch), row_bytes, model.device, imagine_rows)
+        return Imagination.joined(parts)
 
     def _model_units(self, actions: Tensor) -> Tensor:
         if actions.shape[-1] != self.futures.action_dim:
