@@ -49,6 +49,10 @@ def test_a_dummy_of_each_is_measured_and_reported(model_of, monkeypatch) -> None
     protocol = settle(find_protocol("dummy"), model)
     held_out = record_clips(model, protocol, seeds="3")
     assert held_out.dataset == "noise" and held_out.clips.starts == (3, 3, 3) and len(held_out.clips) == 3
+    every_key = held_out.clips.keys
+    assert record_clips(model, protocol, seeds="3", count=2).clips.keys == (every_key[0], every_key[-1])
+    with pytest.raises(UserError, match="clips is 0"):
+        record_clips(model, protocol, seeds="3", count=0)
     domain = find_domain(held_out.dataset, 16)
     evaluation = evaluate(model, held_out.clips, protocol, domain=domain)
     about = About(model="m", checkpoint="c", data="d")

@@ -291,6 +291,12 @@ def test_a_plan_is_cancelled_at_once_shown_and_followed(visit):
     playwright.expect(goal).to_have_attribute("src", re.compile(r"frame=16$"))
     plan, cancel, status = (page.locator(name) for name in ("#plan", "#plan-cancel", "#plan-status"))
 
+    slider = page.locator("#start-frame")
+    slider.dispatch_event("change")  # the world begins where the slider is
+    playwright.expect(status).to_have_text("The world begins at the goal. Choose another start.")
+    slider.evaluate("slider => { slider.value = 0; slider.dispatchEvent(new Event('change')); }")
+    playwright.expect(status).to_have_text("")
+
     plan.click()
     playwright.expect(status).to_have_text("Searching.")
     playwright.expect(plan).to_be_disabled()

@@ -72,6 +72,22 @@ def test_a_cancelled_search_ends_at_the_next_piece_and_the_player_goes_on(served
     assert player.step()["step"] == 1
 
 
+def test_a_plan_asked_for_just_after_a_cancel_is_searched_next(served, gate):
+    player = served.player()
+    player.open()
+    gate.clear()
+    player.tell("plan", episode="0", frame=9, request=1)
+    eventually(lambda: gate.log)
+    player.tell("cancel")
+    player.tell("plan", episode="0", frame=9, request=2)
+    time.sleep(0.2)
+    gate.set()
+    assert player.hear() == {"type": "plan", "cancelled": True, "actions": [], "request": 1}
+    assert [player.hear()["request"] for _ in range(HORIZON)] == [2] * HORIZON
+    answer = player.hear()
+    assert answer["request"] == 2 and answer["cancelled"] is False and len(answer["actions"]) == HORIZON
+
+
 def test_others_play_while_a_plan_is_searched(served, gate):
     planner, other = served.player(), served.player()
     for player in (planner, other):

@@ -107,7 +107,7 @@ def evaluate(
     settled = settle(chosen, model, horizon=horizon, **changes)
     options: dict[str, Any] = {"count": clips, "stride": stride, "camera": camera, "seed": seed}
     if settled.simulator is not None:
-        held_out = record_clips(model, settled, seeds=seeds, store=store)
+        held_out = record_clips(model, settled, seeds=seeds, store=store, count=clips)
     else:
         assert store is not None
         held_out = read_clips(model, store, settled, allow_mismatch=allow_mismatch, **options)
@@ -200,7 +200,9 @@ def _check_source(protocol: Protocol, data: str | None, seeds: str | None) -> No
                 f"seeds is {seeds}, but protocol {protocol.name} reads a store; leave it out, or give --protocol pusht"
             )
         if data is None:
-            raise UserError(f"protocol {protocol.name} needs episodes; give a store as --data")
+            raise UserError(
+                f"protocol {protocol.name} needs episodes; give a store as --data, or --protocol pusht for PushT"
+            )
     elif data is not None and seeds is not None:
         raise UserError(f"data is {data} and seeds is {seeds}; give a store, or the seeds of episodes to record")
     if data is not None:

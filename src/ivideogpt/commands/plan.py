@@ -97,7 +97,7 @@ def plan(
     }
     _write_videos(output, records)
     page = output / "report.html"
-    title = f"{preset or _DEFAULT_PRESET}: {instances} goals"
+    title = f"{preset or _DEFAULT_PRESET}: {instances} goal{'s' * (instances > 1)}"
     write_text_atomic(page, planning_page(title, _facts(settings), summaries, records))
     print(page)
     first = summaries[0]

@@ -188,7 +188,7 @@ class Run:
         """Seconds of training so far, those before a resume included."""
         return self._stopwatch.seconds
 
-    def updates(self, name: str, done: int, last: int, *, clips: int = 1) -> Iterator[int]:
+    def updates(self, name: str, done: int, last: int, *, clips: int = 1, unit: str = "clip") -> Iterator[int]:
         """Yield the number of updates made so far, from ``done`` on, under a progress bar.
 
         SIGTERM ends the loop after a checkpoint: ``is_save_step`` then returns True.
@@ -198,6 +198,7 @@ class Run:
             done: updates made before.
             last: total number of updates.
             clips: of an update, on all ranks; the bar counts them.
+            unit: name of what the bar counts.
 
         Raises:
             Stopped: the process received SIGTERM, and the checkpoint is written.
@@ -209,7 +210,9 @@ class Run:
                 tracker.start(done)
                 stack.callback(tracker.close)
             stack.enter_context(_terminated(self._ask))
-            bar = tqdm(total=last, initial=done, desc=name, unit="clip", unit_scale=clips, disable=quiet)
+            bar = tqdm(
+                total=last, initial=done, desc=name, unit=unit, unit_scale=clips if clips > 1 else False, disable=quiet
+            )
             self._bar = stack.enter_context(bar)
             while done < last:
                 yield done

@@ -135,9 +135,7 @@ def read_clips(
         UserError: the data do not fit, there is no such split, or no episode is long enough.
     """
     stride = model.config.frame_stride if stride is None else stride
-    for name, value in (("clips", count), ("stride", stride)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; expected at least 1")
+    _check_positive(clips=count, stride=stride)
     mismatches = check_fit(model, store, protocol, stride, camera)
     if mismatches and not allow_mismatch:
         raise UserError(f"{'; '.join(mismatches)}; give --allow-mismatch to measure all the same")
@@ -152,7 +150,7 @@ def read_clips(
             f"a clip of {frames} frames at stride {stride} needs {span} recorded frames, and the longest episode of "
             f"split {split!r} has {store.lengths[episodes].max()}; give a shorter --horizon or a smaller --stride"
         )
-    chosen = usable if count is None else usable[np.unique(np.linspace(0, len(usable) - 1, count).round().astype(int))]
+    chosen = usable[_spread(len(usable), count)]
     starts = []
     for index in chosen.tolist():
         last = int(store.lengths[index]) - span
@@ -173,7 +171,12 @@ def read_clips(
 
 
 def record_clips(
-    model: WorldModel, protocol: Protocol, *, seeds: str | None = None, store: EpisodeStore | None = None
+    model: WorldModel,
+    protocol: Protocol,
+    *,
+    seeds: str | None = None,
+    store: EpisodeStore | None = None,
+    count: int | None = None,
 ) -> HeldOut:
     """Cut one clip of each fresh episode of a simulator.
 
@@ -182,12 +185,15 @@ def record_clips(
         protocol: settled, with a simulator.
         seeds: of the episodes to record, first:stop; None: those of the simulator.
         store: take its episodes of the protocol's split instead of recording any.
+        count: most clips, of episodes spread evenly over those; None: all.
 
     Raises:
-        UserError: the model is of another world, the seeds cannot be read, or an episode is too short.
+        UserError: the model is of another world, the count is below 1, the seeds cannot be read, or an episode is too
+            short.
         MissingExtraError: the simulator is not installed.
     """
     assert protocol.simulator is not None and protocol.clip_frames is not None
+    _check_positive(clips=count)
     simulator, length = SIMULATORS[protocol.simulator], protocol.clip_frames
     if store is None:
         episodes = simulator.record(seeds)
@@ -197,6 +203,7 @@ def record_clips(
             raise UserError(
                 f"{store.folder} has no episodes of the split {protocol.split!r}; record some, or leave it out"
             )
+    episodes = [episodes[index] for index in _spread(len(episodes), count)]
     starts = tuple(simulator.start(episode, length) for episode in episodes)
     windows = [episode.window(start, length) for episode, start in zip(episodes, starts, strict=True)]
     clips = Clips.from_episodes(windows, starts)
@@ -214,6 +221,17 @@ def record_clips(
             f"{config.frame_stride}: choose another protocol"
         )
     return HeldOut(clips, protocol.simulator, "test", 1, 0, ())
+
+
+def _check_positive(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; expected at least 1")
+
+
+def _spread(length: int, count: int | None) -> np.ndarray:
+    """Return at most ``count`` indices spread evenly over 0 to ``length`` - 1; None: all."""
+    return np.unique(np.linspace(0, length - 1, length if count is None else count).round().astype(int))
 
 
 def check_fit(

@@ -205,7 +205,7 @@ def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> 
             replay.add(demo, permanent=True)
         trainer.evaluate(step=0)
 
-    for update in run.updates("steps", updates_done, last_update, clips=num_envs):
+    for update in run.updates("steps", updates_done, last_update, clips=num_envs, unit="step"):
         step = (update + 1) * num_envs
 
         def is_due(every_steps: int, step: int = step) -> bool:

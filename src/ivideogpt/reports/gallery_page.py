@@ -140,7 +140,11 @@ def _section(  # noqa: PLR0913
     charts = [
         tag("h3", "PSNR a frame, dB"),
         line_chart([copy, *ratios], "PSNR of each imagined frame in dB", plot=SMALL_PLOT, ticks=psnr_ticks),
-        tag("p", f"Solid: {solid}. Dashed: a copy of the last context frame.", class_="note"),
+        tag(
+            "p",
+            f"Solid: {solid}. Dashed: a copy of the last context frame. Drawn up to {_MAX_PSNR:.0f} dB.",
+            class_="note",
+        ),
     ]
     if showcase.entropies.numel():
         entropies = [Line("seed", (row / math.log(2)).tolist()) for row in showcase.entropies]

@@ -9,6 +9,7 @@ import logging
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -81,20 +82,20 @@ class Connection:
         self.websocket = websocket
         self.waiting: asyncio.Queue[Message] = asyncio.Queue(_MOST_WAITING)
         self.steps_in_flight = 0
-        #: Set to give up the search of the plan that was asked for last; None: nothing is searched.
-        self.search: threading.Event | None = None
+        #: One for each unanswered plan, in their order; set: its search was given up. At most the last is not set.
+        self.searches: deque[threading.Event] = deque()
         self.greeted, self.gone = asyncio.Event(), asyncio.Event()
         self.ended: asyncio.Future[HangUp | None] = asyncio.get_running_loop().create_future()
 
     @property
     def is_busy(self) -> bool:
         """Return True while the player waits for an answer."""
-        return self.steps_in_flight > 0 or self.search is not None or not self.waiting.empty()
+        return self.steps_in_flight > 0 or len(self.searches) > 0 or not self.waiting.empty()
 
     def cancel_search(self) -> None:
         """Give up the search of a plan, waiting or running."""
-        if self.search is not None:
-            self.search.set()
+        for search in self.searches:
+            search.set()
 
     def end(self, why: HangUp) -> None:
         """End the connection with this reason, unless it has one already."""
@@ -293,11 +294,11 @@ class Players:
                 connection.cancel_search()
                 continue
             elif isinstance(message, protocol.Plan):
-                if connection.search is not None:
+                if not all(search.is_set() for search in connection.searches):
                     why = UserError("a plan is being searched already; wait for it, or cancel it")
                     await connection.refuse(why, message.request)
                     continue
-                connection.search = threading.Event()
+                connection.searches.append(threading.Event())
             await connection.waiting.put(message)
 
     async def _answer(self, player: Player, connection: Connection, resumed: bool) -> None:
@@ -360,7 +361,7 @@ class Players:
 
     async def _plan(self, player: Player, connection: Connection, message: protocol.Plan) -> None:
         """Search a plan; answer with its frames and then with its actions, or that it was cancelled."""
-        assert connection.search is not None
+        stop = connection.searches[0]
         try:
             worlds = player.opened()
             (index,) = worlds.chosen(message.world)
@@ -368,14 +369,14 @@ class Players:
             if not 0 <= message.frame < len(frames):
                 raise UserError(f"frame is {message.frame}; expected 0 to {len(frames) - 1} in this episode")
             self._planner.check()
-            search = self._planner.search, worlds, index, frames[message.frame], self._compute.piece, connection.search
+            search = self._planner.search, worlds, index, frames[message.frame], self._compute.piece, stop
             plan = await asyncio.to_thread(*search)
         except Cancelled:
             await connection.answer(message.request, type="plan", cancelled=True, actions=[])
             return
         finally:
-            connection.cancel_search()  # where this task was cancelled, the thread ends soon
-            connection.search = None
+            stop.set()  # where this task was cancelled, the thread ends soon
+            connection.searches.popleft()
         first = worlds.worlds[index].steps + 1
         for step, picture in enumerate(plan.pictures, first):
             await connection.show("plan", step, Seen(picture=picture), self._side, index, message.request)

@@ -208,7 +208,7 @@ def train_pictures(
         rounds.resume([step for step in range(done) if config.rounds.at(step)])
     sampler: CropSampler | None = None
     model.train()
-    for step in run.updates("pictures", done, last):
+    for step in run.updates("pictures", done, last, unit="update"):
         if correct is not None and config.rounds.at(step):
             if not rounds.has(step):
                 rounds.write(step, correct(average.model, config.rounds.transitions, config.seed + step))

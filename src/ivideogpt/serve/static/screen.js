@@ -118,13 +118,21 @@ function renderDeck(player) {
   ui.showSliders?.(player.targets[player.driven[0]], ui.action);
 }
 
-function renderPlan({ search, follow }) {
+/** True while a world without steps begins at the goal itself, so that there is nothing to plan. */
+function startsAtGoal({ state, newest }) {
+  return ui.goal !== null && newest === 0 && state?.episode === ui.goal.episode
+    && state.start + ui.info.model.context_frames - 1 === ui.goal.frame;
+}
+
+function renderPlan(player) {
+  const { search, follow } = player;
   $("goal-row").hidden = !ui.goal;
   $("plan").disabled = search !== null || follow.length > 0;
   $("plan-cancel").hidden = !$("plan").disabled;
   if (!search && !follow.length) $("plan-figure").hidden = true;
   $("plan-status").textContent = search?.actions ? "This is the plan." : search ? "Searching."
-    : follow.length ? "The world follows the plan." : "";
+    : follow.length ? "The world follows the plan."
+    : startsAtGoal(player) ? "The world begins at the goal. Choose another start." : "";
 }
 
 /** Draws frame ``index`` of a plan. */
