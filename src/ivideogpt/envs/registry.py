@@ -142,7 +142,8 @@ def find_environment(name: str) -> tuple[str, EnvironmentSpec] | None:
         _METAWORLD + plain.removeprefix(_METAWORLD).removesuffix("-v3"),
         _MANISKILL + _MANISKILL_IDS.get(maniskill, maniskill),
     ):
-        if key in ENVIRONMENTS:
+        # without a prefix, "push-t" is a misspelt "pusht" rather than ManiSkill's task
+        if key in ENVIRONMENTS and plain != "push-t":
             return key, ENVIRONMENTS[key]
     return None
 

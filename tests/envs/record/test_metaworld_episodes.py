@@ -18,7 +18,7 @@ except UserError as error:
 
 from ivideogpt.envs.record import metaworld_episodes
 from ivideogpt.envs.record.metaworld_episodes import (
-    Recording,
+    MetaworldRecording,
     collect_metaworld,
     metaworld_shards,
     record_metaworld,
@@ -26,7 +26,7 @@ from ivideogpt.envs.record.metaworld_episodes import (
 from ivideogpt.policies.scripted import MetaWorldScript
 
 TASK = "plate-slide"
-ROUGH = Recording(noise=0.2, random_share=0.3, size=16, steps=4, shadow_size=0, samples=0)
+ROUGH = MetaworldRecording(noise=0.2, random_share=0.3, size=16, steps=4, shadow_size=0, samples=0)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def environment():
 def quick(environment, monkeypatch):
     """Recordings share one environment, which nobody closes, and a shard has two episodes."""
     monkeypatch.setattr(MetaWorld, "close", lambda self: None)
-    monkeypatch.setattr(Recording, "environment", lambda self, task: environment)
+    monkeypatch.setattr(MetaworldRecording, "environment", lambda self, task: environment)
     monkeypatch.setattr(metaworld_episodes, "EPISODES_A_SHARD", 2)
 
 
@@ -91,7 +91,7 @@ def test_seeds_from_10000_are_held_out():
 
 
 def test_the_script_succeeds_without_noise_and_it_is_written_where_it_did():
-    steady = Recording(size=16, steps=30, shadow_size=0, samples=0)
+    steady = MetaworldRecording(size=16, steps=30, shadow_size=0, samples=0)
     (episode,) = record_metaworld(TASK, [0], steady)
     success = episode.arrays["success"]
     assert episode.meta["success"] and success.any() and not success[:10].any()
@@ -155,7 +155,7 @@ def test_more_seeds_join_full_shards_and_nothing_else_does(tmp_path):
     with pytest.raises(UserError, match="plate-slide-00000002-00000003', which this conversion does not make"):
         collect_metaworld([TASK], range(4), tmp_path, ROUGH, workers=0)
     with pytest.raises(UserError, match="was converted with"):
-        collect_metaworld([TASK], range(3), tmp_path, Recording(noise=0.1), workers=0)
+        collect_metaworld([TASK], range(3), tmp_path, MetaworldRecording(noise=0.1), workers=0)
 
 
 @pytest.mark.usefixtures("quick")
@@ -188,7 +188,7 @@ def test_what_is_wrong_is_said_before_the_folder_is_made(tmp_path):
     with pytest.raises(UserError, match="no Meta-World task 'plate-slid'"):
         collect_metaworld(["plate-slid"], range(2), tmp_path / "store", ROUGH)
     with pytest.raises(UserError, match="steps is 0"):
-        collect_metaworld([TASK], range(2), tmp_path / "store", Recording(steps=0))
+        collect_metaworld([TASK], range(2), tmp_path / "store", MetaworldRecording(steps=0))
     assert not (tmp_path / "store").exists()
 
 
@@ -203,4 +203,4 @@ def test_what_is_wrong_is_said_before_the_folder_is_made(tmp_path):
 )
 def test_noise_out_of_range_is_refused(options, sentence):
     with pytest.raises(UserError, match=sentence):
-        Recording(**options)
+        MetaworldRecording(**options)
