@@ -79,6 +79,15 @@ def test_mistakes_are_one_sentence(run, words, sentence) -> None:
     assert done.code == 2 and sentence in done.err and done.err.count("\n") == 1
 
 
+def test_a_search_that_cannot_begin_leaves_no_settings_behind(run, tmp_path) -> None:
+    options = ("--instances", 1, "--goals.max-steps", 2, "--pictures", 0)
+    done = run("plan", *options, "--agents", "simulator", "--planner.speed", "draft")
+    assert done.code == 2 and "the simulator has no draft" in done.err
+    assert not (tmp_path / "outputs" / "plan" / "settings.json").exists()
+    assert run("plan", *options, "--agents", "random").code == 0
+    assert (tmp_path / "outputs" / "plan" / "settings.json").is_file()
+
+
 def test_another_search_needs_another_folder(run, tmp_path) -> None:
     options = ("--agents", "random", "--instances", 1, "--goals.max-steps", 2)
     assert run("plan", *options).code == 0

@@ -51,12 +51,12 @@ class PlanningResults:
     """The folder of a benchmark."""
 
     def __init__(self, folder: Path, settings: PlanningConfig) -> None:
-        """Open the folder, or make it.
+        """Open the folder, or make it. Settings are written with the first result, so that a failed start keeps none.
 
         Raises:
             UserError: it holds a benchmark with other settings, or something else.
         """
-        self.folder, path = folder, folder / SETTINGS
+        self.folder, self._settings, path = folder, settings, folder / SETTINGS
         if path.is_file():
             kept = from_dict(PlanningConfig, load_json(path), where=str(path))
             if kept != settings:
@@ -68,8 +68,8 @@ class PlanningResults:
                 )
         elif folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
             raise UserError(f"'{folder}' holds something else than a planning benchmark; give another --output")
-        else:
-            save_json(path, to_dict(settings))
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def read(self, agent: str) -> dict[int, InstanceResult]:
         """Read the results of an agent by the number of the instance.
@@ -96,6 +96,8 @@ class PlanningResults:
 
     def append(self, agent: str, instance: Instance, result: InstanceResult, recording: Recording | None) -> None:
         """Write a result, and its pictures before it where there are some, to the disk at once."""
+        if not (self.folder / SETTINGS).is_file():
+            save_json(self.folder / SETTINGS, to_dict(self._settings))
         if recording is not None:
             shown, success = recording, np.array(result.success)
 

@@ -219,8 +219,8 @@ def parse_reward(text: str) -> tuple[RewardTerm, ...]:
     for term in terms:
         if ":" not in term.name and term.name not in REWARDS:
             raise UserError(
-                f"there is no reward {term.name!r}; {suggestion(term.name, REWARDS)} A function of yours is written "
-                "module:function"
+                f"there is no reward {term.name!r}; {suggestion(term.name, REWARDS)} (a function of "
+                "your own is written module:function)"
             )
         if sum(other.name == term.name for other in terms) > 1:
             raise UserError(f"reward is {text!r}, and {term.name} occurs twice; give it once with its whole weight")
