@@ -77,7 +77,8 @@ def test_a_state_of_the_simulator_begins_an_episode(environment) -> None:
         environment.reset(options={"simulator_state": state[:-1]})
 
 
-def test_recorded_actions_lead_from_a_recorded_state_to_where_they_led(environment) -> None:
+def test_recorded_actions_lead_from_a_recorded_state_to_where_they_led(environment, monkeypatch) -> None:
+    monkeypatch.setattr(environment, "_settle_steps", 10)  # the robot is at rest, as in a recorded start
     actions = [np.array([0.5, 0.3, -0.4, 0, 0, 0, -1], np.float32)] * 3
 
     def play(**reset):
@@ -87,7 +88,7 @@ def test_recorded_actions_lead_from_a_recorded_state_to_where_they_led(environme
 
     start, states = play(seed=2)
     _, again = play(options={"simulator_state": start})
-    assert np.abs(states - again)[:, [0, 1, 2, 6, 7]].max() < 5e-4
+    assert np.abs(states - again).max() < 1e-4
 
 
 def test_a_suite_plays_its_tasks_in_the_order_of_the_seeds() -> None:

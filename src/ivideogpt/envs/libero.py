@@ -180,8 +180,9 @@ class Libero(gymnasium.Env):
 
         Args:
             seed: chooses task and start state, see the class; None: both are drawn.
-            options: ``simulator_state`` float ``[s]`` begins at this state of the simulator instead, without settling;
-                ``task_id`` chooses the task of a suite.
+            options: ``simulator_state`` float ``[s]`` begins at this state of the simulator instead, without settling.
+                The goals of the controllers are no part of a state: where the robot was moving, the first steps differ
+                from the recorded ones. ``task_id`` chooses the task of a suite.
         """
         seed = self._first_seed if seed is None else seed
         self._first_seed = None
