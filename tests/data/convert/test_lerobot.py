@@ -83,6 +83,9 @@ FEATURES = {
     "timestamp": feature("float32", 1),
 }
 
+COUNTERS = {name: FEATURES[name] for name in ("timestamp", "frame_index", "episode_index", "index", "task_index")}
+LIBERO = ("image", "wrist_image")
+
 
 def rows(episode, image_kind="PNG"):
     """The columns of one episode."""
@@ -337,6 +340,26 @@ def test_columns_of_other_names_are_understood(tmp_path):
     assert episode.actions.shape == (7, 2) and episode.state.shape == (7, 4) and episode.terminated[-2]
     assert episode.state[:, 3].tolist() == list(range(7))
     assert episode.meta["state_names"][-1] == "observation.state.hand"
+
+
+def test_the_columns_of_copies_of_libero_are_understood(tmp_path):
+    pictures = {name: feature("image", HEIGHT, WIDTH, 3, names=["height", "width", "channel"]) for name in LIBERO}
+    numbers = {"state": feature("float32", 8, names=["state"]), "actions": feature("float32", 7, names=["actions"])}
+    root = write_v2(tmp_path, version="v2.0", features=pictures | numbers | COUNTERS)
+    tables = []
+    for index, count in enumerate(LENGTHS):
+        random, table = np.random.default_rng(index), rows(index)
+        columns = {name: table[name] for name in COUNTERS}
+        columns |= {name: random.normal(size=(count, width)).tolist() for name, width in (("state", 8), ("actions", 7))}
+        columns |= {
+            name: [{"bytes": image(frame + place)} for frame in drawn(index)] for place, name in enumerate(LIBERO)
+        }
+        write_rows(root / "data" / f"chunk-{index // 2:03d}" / f"episode_{index:06d}.parquet", columns)
+        tables.append(columns)
+    for episode, columns in zip(episodes(root), tables, strict=True):
+        assert episode.camera == "image" and sorted(episode.cameras) == list(LIBERO)
+        assert np.allclose(episode.actions[:-1], columns["actions"][:-1])  # beside the picture that it was taken at
+        assert np.allclose(episode.state, columns["state"]) and episode.rewards is None
 
 
 def test_an_instruction_that_changes_is_kept_whole(tmp_path):

@@ -384,6 +384,43 @@ def test_a_dataset_of_any_name_keeps_its_cameras_and_splits(own_folder, place):
     assert next(chosen[0].read()).camera == "wrist" and "steps/observation/image" in str(chosen.omissions)
 
 
+def test_the_features_of_copies_of_libero_are_understood(made, tmp_path):
+    seen = {name: made.image(*SIZE, 3) for name in ("image", "wrist_image")}
+    seen |= {"state": made.tensor("float32", 8), "joint_state": made.tensor("float32", 7)}
+    ends = {name: made.tensor("bool") for name in ("is_first", "is_last", "is_terminal")}
+    numbers = {"reward": made.tensor("float32"), "discount": made.tensor("float32")}
+    words = {"language_instruction": made.text(), "observation": made.group(**seen)}
+    steps = made.sequence(made.group(action=made.tensor("float32", 7), **numbers, **ends, **words))
+    actions = np.arange(21, dtype=np.float32).reshape(3, 7)
+    last = np.arange(3) == 2
+    record = made.example(
+        {
+            "steps/observation/image": [jpeg(t) for t in range(3)],
+            "steps/observation/wrist_image": [jpeg(10 + t) for t in range(3)],
+            "steps/observation/state": np.arange(24, dtype=np.float32),
+            "steps/observation/joint_state": np.arange(21, dtype=np.float32),
+            "steps/action": actions.ravel(),
+            "steps/reward": last.astype(np.float32),
+            "steps/discount": np.ones(3, np.float32),
+            "steps/is_first": np.arange(3) == 0,
+            "steps/is_last": last,
+            "steps/is_terminal": last,
+            "steps/language_instruction": [b"pick up the bowl"] * 3,
+            "episode_metadata/file_path": [b"a.hdf5"],
+        }
+    )
+    described = made.group(steps=steps, episode_metadata=made.group(file_path=made.text()))
+    made.write_dataset(
+        tmp_path / "libero_spatial_no_noops" / "1.0.0", "libero_spatial", described, {"train": [[record]]}
+    )
+    (task,) = rlds_folder.tasks(tmp_path)
+    (found,) = task.read()
+    assert found.camera == "image" and list(found.cameras) == ["image", "wrist_image"]
+    assert np.array_equal(found.actions[:-1], actions[:-1]) and found.text == "pick up the bowl"
+    assert not found.rewards.any() and found.meta["last_reward"] == 1  # no frame follows the last step
+    assert found.terminated.tolist() == [False, True, False]
+
+
 def test_the_command_of_open_x_embodiment_takes_other_names_too(own_folder, capsys):
     target = str(own_folder / "store")
     assert main(["convert", "oxe", "my_robot", str(own_folder), target, "--workers", "0"]) == 0
