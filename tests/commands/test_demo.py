@@ -82,3 +82,9 @@ def test_fresh_episodes_are_measured_beside_what_they_are_compared_with(
     assert line["clips"] == 3 and line["clip_frames"] == 16 and line["temperature"] == 1.0
     assert line["objects"]["imagined"]["changed_psnr"] > line["objects"]["copy_last"]["changed_psnr"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "results.json"]
+
+
+@pytest.mark.parametrize("option", [("--stride", "2"), ("--camera", "top")])
+def test_options_of_a_store_are_refused_where_episodes_are_recorded(tmp_path: Path, capsys, option) -> None:
+    assert main(["evaluate", "pusht-64", "--protocol", "pusht", "--output", str(tmp_path / "out"), *option]) == 2
+    assert "leave out --stride and --camera" in capsys.readouterr().err and not (tmp_path / "out").exists()

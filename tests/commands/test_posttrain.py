@@ -88,6 +88,12 @@ def test_the_reward_following_is_measured_on_held_out_clips_too(finished, tmp_pa
     assert "compares the actions of two clips, and there is one" in capsys.readouterr().err
 
 
+def test_a_reward_that_cannot_be_imported_is_refused_before_anything_is_written(tmp_path, capsys) -> None:
+    assert posttrain("debug", "--reward", "no_such_module:reward", "--run", tmp_path / "run") == 2
+    assert "no_such_module" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_processes_improve_as_one(finished, tmp_path) -> None:
     pytest.importorskip("accelerate", reason="several processes need the extra train")
     words = ("debug", finished / "run-start", "--data", finished / "run-data", "--minibatch-prompts", 4, "--steps", 2)

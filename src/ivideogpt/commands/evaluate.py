@@ -107,6 +107,8 @@ def evaluate(
     settled = settle(chosen, model, horizon=horizon, **changes)
     options: dict[str, Any] = {"count": clips, "stride": stride, "camera": camera, "seed": seed}
     if settled.simulator is not None:
+        if stride is not None or camera is not None:
+            raise UserError(f"--protocol {settled.name} records its own clips; leave out --stride and --camera")
         held_out = record_clips(model, settled, seeds=seeds, store=store, count=clips)
     else:
         assert store is not None

@@ -94,6 +94,7 @@ def posttrain(
     """
     from ivideogpt.commands.training_stages import Machine
     from ivideogpt.core.distributed import Ranks
+    from ivideogpt.core.run import choose_device
     from ivideogpt.core.trackers import choose_tracker
     from ivideogpt.posttrain.grpo import frozen_dynamics, train_grpo
     from ivideogpt.posttrain.rewards import RewardSum, parse_reward
@@ -101,6 +102,8 @@ def posttrain(
 
     # options
     tracker, ranks = choose_tracker(tracker), Ranks.join(device)
+    terms, reward_device = parse_reward(settings.reward), ranks.device or choose_device(device)
+    reward = RewardSum(terms, network=settings.perceptual_network, device=reward_device)
     folder = run or Path("runs/posttrain") / Path(checkpoint or preset or "run").name
     check_folder(folder)
     kept = _kept(folder)
@@ -127,11 +130,6 @@ def posttrain(
     _keep_settings(folder, kept, values, ranks)
     running = machine.run(folder, settings, values)
     reference, loader = frozen_dynamics(model), loader_of(running)
-    reward = RewardSum(
-        parse_reward(settings.reward),
-        network=settings.perceptual_network,
-        device=running.device,
-    )
     model.config = replace(model.config, metadata=_lineage(model, values))
     model.to(running.device)
     evaluate = _held_out_measure(model, reference, stores, held_out, settings, clip_frames, reward, running)
