@@ -172,9 +172,7 @@ class Session:
         segment = self._next_segment()
         if not isinstance(segment, TokenSegment) or not segment.dynamics.heads.config.forecast_grid:
             name = self.model.config.name or "this model"
-            raise UserError(
-                f"{name} has no forecast of tokens; a draft needs one; use rollout, when planning --planner.speed full"
-            )
+            raise UserError(f"{name} has no forecast of tokens; a draft needs one; use rollout (--planner.speed full)")
         horizon = check_horizon(actions, horizon)
         actions = validation.check_actions(self.model, actions, self.rows, horizon)
         tokens, frames = segment.draft(actions, horizon)
