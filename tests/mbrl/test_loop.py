@@ -129,3 +129,10 @@ def test_demonstrations_join_at_the_start_and_stay(tmp_path, config, go) -> None
 def test_a_cadence_strikes_once_each_time_it_is_passed(count: int, steps: list[int]) -> None:
     assert [step for step in range(count, 19, count) if is_passed(step, 5, count)] == steps
     assert not is_passed(count, 0, count)
+
+
+def test_a_new_world_model_that_would_never_place_codes_is_refused_at_the_start(config) -> None:
+    tokenizer = replace(config.world_model.scratch.tokenizer, continuous_steps=10, steps=10)
+    scratch = replace(config.world_model.scratch, tokenizer=tokenizer)
+    with pytest.raises(UserError, match="continuous_steps is 10 of 10 steps"):
+        replace(config, world_model=replace(config.world_model, scratch=scratch))

@@ -11,6 +11,7 @@ from ivideogpt.envs.registry import canonical_name, find_environment
 from ivideogpt.mbrl.imagined_episodes import ImaginationConfig
 from ivideogpt.mbrl.world_model_source import WorldModelTraining
 from ivideogpt.policies.drqv2 import AgentConfig
+from ivideogpt.training.tokenizer import check_code_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +78,8 @@ class MbrlConfig:
                 f"random_steps is {self.random_steps} of {self.total_env_steps} steps; nothing would ever be learned: "
                 "give fewer, or a longer run"
             )
-        if (
-            self.use_world_model
-            and self.world_model.checkpoint is None
-            and self.world_model.scratch.tokenizer.steps < 1
-        ):
-            raise UserError("a new world model needs settings in world_model.scratch")
+        if self.use_world_model and self.world_model.checkpoint is None:
+            check_code_steps(self.world_model.scratch.tokenizer)
 
     @property
     def method(self) -> str:

@@ -400,6 +400,15 @@ def _check(config: TokenizerTraining, ranks: Ranks) -> None:
             "compile is true, but the discriminator's weight needs gradients of one layer alone; set compile to false, "
             "or loss.discriminator_weight to 0"
         )
+    check_code_steps(config)
+
+
+def check_code_steps(config: TokenizerTraining) -> None:
+    """Check that the updates without codes end, and that codes are placed after them.
+
+    Raises:
+        UserError: they do not.
+    """
     if config.codes != "averages" and config.continuous_steps:
         raise UserError(
             f"codes is {config.codes!r} and continuous_steps is {config.continuous_steps}; set continuous_steps to 0: "
