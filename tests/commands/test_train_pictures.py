@@ -1,6 +1,7 @@
 """The command that trains a picture model: from a store to a checkpoint, going on, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,12 @@ def test_a_model_starts_from_another_one(trained: Path, tmp_path: Path) -> None:
     first, second = (WorldModel.from_pretrained(folder).pictures for folder in (trained, tmp_path / "c"))
     assert first is not None and second is not None and first.config == second.config
     assert torch.equal(first.forecast.net.stem.weight, second.forecast.net.stem.weight)
+
+    # stopped before the first checkpoint, it still begins from that model
+    shutil.rmtree(tmp_path / "c" / "checkpoints")
+    assert run("train-pictures", "--run", tmp_path / "c", "--steps", 1, "--tracker", "none") == 0
+    again = WorldModel.from_pretrained(tmp_path / "c").pictures
+    assert again is not None and torch.equal(first.forecast.net.stem.weight, again.forecast.net.stem.weight)
 
 
 @pytest.mark.parametrize("name", PRESETS["pictures"])

@@ -85,14 +85,23 @@ def train_picture_model(
     recipe = settings if seed is None else replace(settings, training=replace(settings.training, seed=seed))
     world = find_picture_world(recipe.world)
     tracker, data = choose_tracker(tracker), _find_data(preset, data, run)
+    kept = _kept(run)
+    if init is None and kept is not None and not step_folders(run):
+        init = kept.get("init")  # a run that was stopped before its first checkpoint begins again
     initial = _initial(init)
     if initial is not None and initial.pictures is not None:
         recipe = replace(recipe, training=replace(recipe.training, dynamics=initial.pictures.config))
     _check_kept(run, recipe, data)
     model, clips = _prepare(recipe, world, data, run.resolve().name, initial)
     assert model.pictures is not None
-    if _kept(run) is None:  # nothing is written before everything fits
-        values = {"kind": "pictures", "preset": preset, "data": data, "settings": to_dict(recipe)}
+    if kept is None:  # nothing is written before everything fits
+        values = {
+            "kind": "pictures",
+            "preset": preset,
+            "data": data,
+            "init": init and _from_anywhere(init),
+            "settings": to_dict(recipe),
+        }
         save_json(run / _SETTINGS, values)
     training = recipe.training
     drawn = open_tracker(tracker, run, to_dict(training), run.resolve().name)
@@ -224,6 +233,11 @@ def _new_model(
         **about,
     )
     return WorldModel.from_pictures(config, pictures)
+
+
+def _from_anywhere(checkpoint: str) -> str:
+    """Return the absolute path of a folder; a name of a shipped model or a Hub id stays."""
+    return str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
 
 
 def _initial(init: str | None) -> WorldModel | None:
