@@ -82,7 +82,13 @@ def known_options(name):
     if name == "collect":
         settings = [recorder.settings() for recorder in RECORDERS.values()]
     elif COMMANDS[name].settings:
-        kinds = {"mbrl": "mbrl", "train-pictures": "pictures", "posttrain": "posttrain", "plan": "planning"}
+        kinds = {
+            "mbrl": "mbrl",
+            "train-classifier": "classifiers",
+            "train-pictures": "pictures",
+            "posttrain": "posttrain",
+            "plan": "planning",
+        }
         kind = kinds.get(name, "training")
         settings = [find_preset(preset, kind) for preset in PRESETS[kind]]
     return {option for default in settings for option in options(COMMANDS[name].load(), default)}

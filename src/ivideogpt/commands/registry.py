@@ -75,6 +75,11 @@ COMMANDS: Mapping[str, Command] = {
         "train a picture model, which needs no tokens, on episode stores",
         settings="ivideogpt.commands.train_pictures:load_picture_settings",
     ),
+    "train-classifier": Command(
+        "ivideogpt.commands.train_classifier:train_success_classifier",
+        "train a classifier of success on recorded frames, for policies and planners",
+        settings="ivideogpt.commands.train_classifier:load_classifier_settings",
+    ),
     "posttrain": Command(
         "ivideogpt.commands.posttrain:posttrain",
         "improve a world model by reinforcement learning on its own metrics",

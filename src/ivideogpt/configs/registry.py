@@ -34,6 +34,12 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     },
     # ``PictureRecipe``: train-pictures
     "pictures": {"debug": "pictures:debug_pictures", "pusht-64": "pictures:pusht_pictures"},
+    # ``ClassifierTraining``: train-classifier
+    "classifiers": {
+        "pusht": "classifier:pusht_classifier",
+        "robot": "classifier:robot_classifier",
+        "debug": "classifier:debug_classifier",
+    },
     # ``MbrlConfig``: mbrl
     "mbrl": {
         "metaworld": "mbrl:metaworld_agent",
@@ -55,11 +61,12 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
 }
 
 #: A kind of presets.
-PresetKind = Literal["training", "pictures", "mbrl", "planning", "posttrain"]
+PresetKind = Literal["training", "pictures", "classifiers", "mbrl", "planning", "posttrain"]
 #: The command of each kind that the message on an unknown preset names.
 _COMMANDS: Mapping[PresetKind, str] = {
     "training": "",
     "pictures": " for train-pictures",
+    "classifiers": " for train-classifier",
     "mbrl": " for mbrl",
     "planning": " for plan",
     "posttrain": " for posttrain",
@@ -71,8 +78,8 @@ def find_preset(name: str, kind: PresetKind = "training") -> Any:
 
     Args:
         name: of the preset.
-        kind: "training" gives a ``Recipe``, "pictures" a ``PictureRecipe``, "mbrl" an ``MbrlConfig``, "planning" a
-            ``PlanningConfig``, and "posttrain" a ``GrpoTraining``.
+        kind: "training" gives a ``Recipe``, "pictures" a ``PictureRecipe``, "classifiers" a ``ClassifierTraining``,
+            "mbrl" an ``MbrlConfig``, "planning" a ``PlanningConfig``, and "posttrain" a ``GrpoTraining``.
 
     Raises:
         UserError: there is no such preset; the message names the closest one.

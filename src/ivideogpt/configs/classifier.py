@@ -1,0 +1,32 @@
+"""Presets of success classifiers; `ivideogpt train-classifier PRESET`."""
+
+from __future__ import annotations
+
+from ivideogpt.models.success_classifier import ClassifierConfig
+from ivideogpt.training.success_classifier import ClassifierTraining
+
+
+def pusht_classifier() -> ClassifierTraining:
+    """Return the classifier of PushT: the block covers 80 % of its goal; the reward is coverage / 0.95."""
+    return ClassifierTraining(reward_above=0.8 / 0.95)
+
+
+def robot_classifier() -> ClassifierTraining:
+    """Return a classifier of robot episodes with an array or a flag of success, which reads the instruction."""
+    return ClassifierTraining(network=ClassifierConfig(width=24, words=4096), shift=2)
+
+
+def debug_classifier() -> ClassifierTraining:
+    """Return a training of seconds on the moving squares, where the reward is 1 after a step of 2 px."""
+    return ClassifierTraining(
+        network=ClassifierConfig(resolution=16, width=8, hidden=16),
+        reward_above=0.75,
+        horizon=4,
+        imagined_starts=8,
+        steps=20,
+        batch_size=16,
+        warmup_steps=2,
+        average_decay=0.9,
+        log_every=10,
+        save_every=10,
+    )
