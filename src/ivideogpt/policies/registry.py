@@ -13,6 +13,7 @@ from ivideogpt.core.protocols import Policy
 POLICIES: dict[str, str] = {
     "random": "ivideogpt.policies.random:RandomPolicy",
     "pusht-drag": "ivideogpt.policies.scripted:DragPolicy",
+    "pusht-goal": "ivideogpt.policies.pusht_goal:PushToGoalPolicy",
     "reacher-script": "ivideogpt.policies.scripted:ReacherPolicy",
     "metaworld-script": "ivideogpt.policies.scripted:MetaWorldPolicy",
     "drqv2": "ivideogpt.policies.drqv2:DrQv2",

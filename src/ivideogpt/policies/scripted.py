@@ -54,7 +54,7 @@ class ScriptedPolicy:
 # PushT
 
 #: Side of PushT's plane in px. Actions -1 to 1 span it.
-_PUSHT_SIDE = 512.0
+PUSHT_SIDE = 512.0
 # How often each kind of stretch is chosen; the rest are pauses.
 _PUSH_SHARE, _ROAM_SHARE = 0.62, 0.28
 # The plane of PushT is 512 px wide; the agent's radius is 15 px.
@@ -106,7 +106,7 @@ class DragScript:
                 self._legs.pop(0)
         self._target = target
         shaken = target + self._tremor * self._random.standard_normal(2)
-        return np.clip(shaken, 0.0, _PUSHT_SIDE).astype(np.float32)
+        return np.clip(shaken, 0.0, PUSHT_SIDE).astype(np.float32)
 
     def _plan(self, target: np.ndarray, state: np.ndarray) -> list[_Leg]:
         kind = self._random.random()
@@ -173,7 +173,7 @@ class DragPolicy(ScriptedPolicy):
 
     def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Choose the next target positions, float32 ``[b 2]`` in -1 to 1."""
-        half = _PUSHT_SIDE / 2
+        half = PUSHT_SIDE / 2
         return ((super().act(observation).astype(np.float64) - half) / half).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Recording of PushT episodes: scripted mouse drags, or a person's far targets and jumps."""
+"""Recording of PushT episodes: scripted mouse drags, a person's far targets and jumps, or pushes to the goal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ivideogpt.data.convert.source_episode import ActionField, SourceEpisode
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.writer import ShardTask, convert_to_store
 from ivideogpt.envs.record.pusht_person import PersonPolicy
+from ivideogpt.policies.pusht_goal import PushToGoalScript
 from ivideogpt.policies.scripted import DragScript, Script
 
 #: PushT episodes from this seed on are held out.
@@ -23,11 +24,14 @@ FIRST_TEST_SEED = 10_000
 FRAMES_A_SECOND = 10.0
 PUSHT_URL = "https://github.com/huggingface/gym-pusht"
 
-PushTBehaviour = Literal["drag", "person", "mixed"]
+PushTBehaviour = Literal["drag", "person", "mixed", "goal"]
+# px of 512: one of these is the noise on the targets of an episode that pushes to the goal.
+_GOAL_NOISE = (0.0, 0.0, 4.0, 12.0)
 # Each script, and the number that separates its random draws from those of the others.
 _SCRIPTS: Mapping[str, tuple[int, Callable[[np.random.Generator], Script]]] = {
     "drag": (1, DragScript),
     "person": (2, PersonPolicy),
+    "goal": (3, lambda random: PushToGoalScript(random, noise=random.choice(_GOAL_NOISE))),
 }
 
 
@@ -39,7 +43,8 @@ class PushTRecording:
         length: frames of an episode, at 10 a second.
         shard: episodes of a file.
         behaviour: "drag" moves the target at a speed; "person" jumps to far targets and holds them; "mixed" is
-            "drag" for even seeds and "person" for odd ones.
+            "drag" for even seeds and "person" for odd ones; "goal" pushes the block to its goal, in half of the
+            episodes with noise on the targets (give --length 200).
     """
 
     length: int = 48
@@ -69,13 +74,14 @@ def collect_pusht(seeds: Iterable[int], length: int = 48, behaviour: PushTBehavi
         frame, info = environment.reset(seed=seed)
         frames, states = [frame], [info["state"]]
         actions, rewards = np.zeros((length, 2), np.float32), np.zeros(length, np.float32)
-        contacts = 0
+        contacts, success = 0, False
         for step in range(length - 1):
             actions[step] = script(info["state"])
             frame, rewards[step], _, _, info = environment.step(normalised_action(actions[step]))
             frames.append(frame)
             states.append(info["state"])
             contacts += info["n_contacts"] > 0
+            success = success or info["is_success"]
         yield Episode(
             frames=np.stack(frames),
             actions=actions,
@@ -84,7 +90,12 @@ def collect_pusht(seeds: Iterable[int], length: int = 48, behaviour: PushTBehavi
             state=np.stack(states),
             key=f"pusht_{seed:08d}" if name == "drag" else f"pusht-{name}_{seed:08d}",
             split="test" if seed >= FIRST_TEST_SEED else "train",
-            meta={"environment": "ivideogpt/PushT-v0", "seed": int(seed), "contact_steps": int(contacts)},
+            meta={
+                "environment": "ivideogpt/PushT-v0",
+                "seed": int(seed),
+                "contact_steps": int(contacts),
+                "success": success,
+            },
         )
 
 
