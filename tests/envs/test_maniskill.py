@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env  # noqa: E402
 
 from ivideogpt.core.errors import UserError  # noqa: E402
 from ivideogpt.envs import maniskill  # noqa: E402
-from ivideogpt.envs.maniskill import ManiSkill, choose_render_backend, maniskill_id, rendering_problem  # noqa: E402
+from ivideogpt.envs.maniskill import ManiSkill, ManiSkillVector, choose_render_backend, maniskill_id, rendering_problem  # noqa: E402
 from ivideogpt.envs.registry import MANISKILL_TASKS, make  # noqa: E402
 from ivideogpt.envs.vector import make_vector  # noqa: E402
 
@@ -76,13 +76,14 @@ def test_rewards_of_repeated_actions_are_added_and_a_bonus_is_paid_with_success(
         environment.reset(seed=3)
     expected = sum(single.step(action)[1] for _ in range(2))
     assert double.step(action)[1] == pytest.approx(expected, abs=1e-5)
-    step = single._simulator.step
+    simulator = single._scene.simulator
+    step = simulator.step
 
     def succeed(action):
         *results, info = step(action)
         return *results, info | {"success": info["success"] | True}
 
-    monkeypatch.setattr(single._simulator, "step", succeed)
+    monkeypatch.setattr(simulator, "step", succeed)
     _, reward, terminated, _, info = single.step(action)
     assert reward > 10 and info["success"] and not terminated
     single.close()
@@ -95,6 +96,47 @@ def test_several_environments_step_together_in_a_vector() -> None:
     observations, info = environments.reset(seed=[0, 1])
     assert observations.shape == (2, 3, 16, 16, 3) and info["state"].shape[0] == 2
     environments.close()
+
+
+@draws
+def test_the_vector_of_one_simulator_steps_as_the_single_environment(monkeypatch) -> None:
+    """A processor steps one scene only, so one row stands for the many of a graphics card."""
+    single = make("maniskill/pick_cube", size=16, steps=2, sim_backend="physx_cpu")
+    vector = ManiSkillVector("pick_cube", 1, frame_stack=2, size=16, steps=2, sim_backend="physx_cpu")
+    frame, info = single.reset(seed=5)
+    stacked, infos = vector.reset(seed=[5])
+    assert stacked.shape == vector.observation_space.shape == (1, 2, 16, 16, 3)
+    assert (stacked[0, 0] == frame).all() and (stacked[0, 1] == frame).all()
+    np.testing.assert_array_equal(infos["state"][0], info["state"])
+    action = np.array([0.3, 0, -0.3, 0, 0, 0, 1], np.float32)
+    for ends in (False, True):
+        last = frame
+        frame, reward, _, truncated, info = single.step(action)
+        stacked, rewards, terminated, truncations, infos = vector.step(action[None])
+        assert (stacked[0, 0] == last).all() and (stacked[0, 1] == frame).all()
+        assert rewards[0] == reward and infos["success"].tolist() == [info["success"]] == terminated.tolist() == [False]
+        assert truncations.tolist() == [truncated] == [ends]
+    with pytest.raises(UserError, match=r"the episodes of rows \[0\] are over"):
+        vector.step(action[None])
+    again, _ = vector.reset(seed=[5], options={"reset_mask": np.array([True])})
+    assert (again[0, 1] == stacked[0, 1]).mean() < 1
+    with pytest.raises(UserError, match="expected 7 finite numbers"):
+        vector.step(action[None, :3])
+    single.close()
+    vector.close()
+
+
+@draws
+def test_several_environments_in_one_simulator_need_a_graphics_card(monkeypatch) -> None:
+    import torch
+
+    with pytest.raises(UserError, match="4 environments in one simulator need sim_backend=physx_cuda"):
+        ManiSkillVector("pick_cube", 4, sim_backend="physx_cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="sim_backend=physx_cuda needs an NVIDIA card"):
+        make_vector("maniskill/pick_cube", 4, image_size=16, sim_backend="physx_cuda")
+    with pytest.raises(UserError, match="there is no sim_backend 'gpu'"):
+        ManiSkill("pick_cube", sim_backend="gpu")
 
 
 def test_names_of_tasks_are_understood_as_people_write_them() -> None:

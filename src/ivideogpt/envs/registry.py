@@ -64,6 +64,8 @@ class EnvironmentSpec:
         extra: of ivideogpt, that installs its packages.
         max_steps: where gymnasium truncates an episode; None: the environment does it.
         options: arguments of the class, unless the caller gives others.
+        vector_entry_point: "module:class" of environments that a graphics card steps together, with
+            ``sim_backend="physx_cuda"``; "": there is none.
         preset: of reinforcement learning, where none is named; "": the default.
         demonstrations: of the environment, a folder in the folder of all demonstrations; "": the task's name.
     """
@@ -73,6 +75,7 @@ class EnvironmentSpec:
     extra: str
     max_steps: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    vector_entry_point: str = ""
     preset: str = ""
     demonstrations: str = ""
 
@@ -110,6 +113,7 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
             entry_point="ivideogpt.envs.maniskill:ManiSkill",
             extra="maniskill",
             options=options,
+            vector_entry_point="ivideogpt.envs.maniskill:ManiSkillVector",
             preset="maniskill",
         )
         for task, options in MANISKILL_TASKS.items()

@@ -10,6 +10,7 @@ Vectors, frame stack and processes are gymnasium's own.
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from gymnasium.wrappers import FrameStackObservation
 from PIL import Image
 
 from ivideogpt.core.errors import UserError
-from ivideogpt.envs.registry import make
+from ivideogpt.envs.registry import find_environment, make
 
 
 class UniformEnv(gymnasium.Wrapper):
@@ -114,7 +115,8 @@ def make_vector(
             first frame is repeated. 1: no stack, ``[n h w 3]``.
         image_size: side that pictures are resized to, by averaging; None: as the environment shows them.
         workers: one process each, started anew (OpenGL and threads do not survive a fork).
-        **options: arguments of the environment.
+        **options: arguments of the environment; ``sim_backend="physx_cuda"`` steps those of ManiSkill together on a
+            graphics card.
 
     Returns:
         Environments as `UniformEnv` describes them: actions float32 ``[n a]`` in -1 to 1, info with ``success`` bool
@@ -126,6 +128,12 @@ def make_vector(
     """
     if count < 1 or frame_stack < 1:
         raise UserError(f"{count} environments with {frame_stack} frames were asked for; expected at least 1 of each")
+    match = find_environment(name)
+    if match is not None and match[1].vector_entry_point and options.get("sim_backend") == "physx_cuda":
+        module, _, attribute = match[1].vector_entry_point.partition(":")
+        size = {} if image_size is None else {"size": image_size}
+        vector = getattr(importlib.import_module(module), attribute)
+        return vector(count=count, frame_stack=frame_stack, **match[1].options | size | options)
     make_row = partial(make_single, name, frame_stack=frame_stack, image_size=image_size, **options)
     make_row().close()  # an error shows here, not in another process
     if workers:
