@@ -23,7 +23,7 @@ FLOORS = {
     "configs": 10,
     "serve": 11,
     "commands": 12,
-    "scaling": 13,
+    "scaling": 11,
     "cli": 14,
     "__main__": 15,
 }

@@ -35,6 +35,8 @@ SETTINGS = "settings"
 SettingsLoader = Callable[[Mapping[str, str]], Any]
 SettingsT = TypeVar("SettingsT")
 
+#: Values of options that may be typed without one.
+_LONE_VALUES = {"ray": "auto"}
 _NAME = r"[A-Za-z][\w.-]*"
 _NUMBER = re.compile(r"-?\.?\d[\d_.eE+-]*")
 _UNIONS = (Union, types.UnionType)
@@ -287,6 +289,8 @@ def _tyro_words(
         value = match[2]
         if options.get(name) is bool and value is None and rest and rest[0].lower() in ("true", "false"):
             value = rest.pop(0)
+        if name in _LONE_VALUES and value is None and (not rest or rest[0].startswith("--")):
+            value = _LONE_VALUES[name]
         words += _spelled(name, value, options.get(name), program)
     return words
 

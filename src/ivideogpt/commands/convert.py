@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ivideogpt.commands.inputs import choose_pool
 from ivideogpt.commands.output import check_folder, print_json, print_table
 from ivideogpt.core.config import suggestion, to_dict
 from ivideogpt.core.errors import UserError
@@ -27,6 +28,7 @@ def convert(
     words: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[NAME] SRC DST")],
     *,
     workers: int | None = None,
+    ray: str | None = None,
     size: int | None = None,
     cameras: str = "",
     partial: bool = False,
@@ -50,6 +52,8 @@ def convert(
         words: SRC is the downloaded dataset, DST the folder of the store. Before them oxe needs the name of the dataset
             (bridge), vp2 that of the benchmark (robodesk or robosuite).
         workers: processes; 0: this one; default: one for each processor.
+        ray: work on a Ray cluster: auto (that of this machine; also --ray alone), local, HOST:PORT or ray://HOST:PORT;
+            every machine must have the same folders.
         size: store frames of so many pixels a side, resized as in training; default: as the source has them.
         cameras: oxe, rlds, lerobot, robomimic, minari: cameras to store, with commas between them, the model's first.
         partial: oxe, rlds: leave out files that are not there.
@@ -103,7 +107,9 @@ def convert(
     # The available files may change from one call to the next; everything else must stay.
     lasting = command_options(IMPORTERS[kind], options)
     facts = replace(facts, options={name: _plain(value) for name, value in lasting.items()})
-    summary = convert_to_store(tasks, target, facts=facts, workers=workers)
+    needs = [target, *([source] if isinstance(source, Path) else [])]
+    pool, _ = choose_pool(ray, workers, needs=needs)
+    summary = convert_to_store(tasks, target, facts=facts, workers=pool)
     _print_store(kind, target, summary, time.perf_counter() - start)
 
 

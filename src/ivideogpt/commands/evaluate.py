@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
-from ivideogpt.commands.inputs import check_is_store
+from ivideogpt.commands.inputs import check_is_store, choose_pool
 from ivideogpt.commands.output import check_folder, print_table
 from ivideogpt.core.errors import MissingExtraError, UserError
 
 if TYPE_CHECKING:
+    from ivideogpt.data.process_pool import TaskPool
     from ivideogpt.evaluation.evaluate import Evaluation
     from ivideogpt.evaluation.frame_errors import Metric
     from ivideogpt.evaluation.held_out import HeldOut
@@ -54,6 +55,7 @@ def evaluate(
     output: Path | None = None,
     device: str = "auto",
     int8: bool = False,
+    ray: str | None = None,
 ) -> None:
     """Measure a checkpoint on held-out episodes: how close, how sure, and whether it follows the actions.
 
@@ -84,6 +86,7 @@ def evaluate(
         output: folder for report and results; default: outputs/evaluate/MODEL-DATASET-PROTOCOL.
         device: auto, cpu or cuda.
         int8: on a CPU, imagine with weights of 8 bits: faster, a little less exact.
+        ray: work on a Ray cluster: auto (that of this machine; also --ray alone), local, HOST:PORT or ray://HOST:PORT.
     """
     from ivideogpt.data.store.reader import EpisodeStore
     from ivideogpt.evaluation.held_out import read_clips, record_clips
@@ -122,7 +125,9 @@ def evaluate(
     if network == "auto":
         network = "vgg" if model.device.type != "cpu" or lpips is not None or frames <= MOST_VGG_FRAMES else "alex"
     networks = _networks(model, parts, explicit, network, lpips, i3d)
-    evaluation = _measure(model, held_out, settled, parts, networks, seed=seed, batch_size=batch_size)
+    pool, _ = choose_pool(ray, None, device=model.device.type)
+    options = {"seed": seed, "batch_size": batch_size, "workers": pool or 0}
+    evaluation = _measure(model, held_out, settled, parts, networks, **options)
 
     # report
     about = _about(model, name, checkpoint, data or f"fresh episodes of {held_out.dataset}", held_out, networks)
@@ -139,6 +144,7 @@ def _measure(
     *,
     seed: int,
     batch_size: int,
+    workers: int | TaskPool,
 ) -> Evaluation:
     from ivideogpt.evaluation.domains import find_domain
     from ivideogpt.evaluation.evaluate import evaluate as measure
@@ -155,6 +161,7 @@ def _measure(
         domain=find_domain(held_out.dataset, model.resolution),
         tokens="tokens" in parts,
         follow="following" in parts,
+        workers=workers,
     )
 
 

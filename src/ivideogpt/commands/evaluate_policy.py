@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ivideogpt.commands.inputs import choose_pool
 from ivideogpt.commands.output import check_folder, print_json, print_table
 from ivideogpt.core.config import load_json, save_json
 from ivideogpt.core.errors import UserError
@@ -38,6 +39,7 @@ def evaluate_policy_command(
     demos: Path | None = None,
     out: Path | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     videos: int = 2,
     image_size: int | None = None,
     environment_options: Annotated[str, tyro.conf.arg(metavar="JSON")] = "{}",
@@ -56,13 +58,14 @@ def evaluate_policy_command(
         demos: for replay: an episode store; default: the folder in demos/ where `ivideogpt mbrl` looks.
         out: folder of the results and videos; default: runs/policies/ENV-POLICY.
         workers: processes; 0: this one; default: one for each processor.
+        ray: work on a Ray cluster: auto (that of this machine; also --ray alone), local, HOST:PORT or ray://HOST:PORT;
+            every machine must have the same folders.
         videos: of each task, the number of trials with a video.
         image_size: side that pictures are resized to for the policy; an agent's run says it itself.
         environment_options: arguments of the environment, such as '{"steps": 100}'.
     """
     from tqdm import tqdm
 
-    from ivideogpt.data.process_pool import processors
     from ivideogpt.evaluation.policy_trials import read_results, run_trials
 
     if (name := environment or suite) is None or (environment and suite and environment != suite):
@@ -81,8 +84,10 @@ def evaluate_policy_command(
     _keep_settings(folder, {"environment": name, "policy": policy, "demos": str(demos)} | facts, asdict(settings))
     start = time.perf_counter()
     done = len(read_results(chosen, folder))
-    count = processors() if workers is None else workers
-    played = run_trials(chosen, make_policy, settings, folder, workers=count if len(chosen) - done > 1 else 0)
+    pool, _ = choose_pool(ray, workers, needs=[folder])
+    if ray is None and len(chosen) - done <= 1:
+        pool = 0
+    played = run_trials(chosen, make_policy, settings, folder, workers=pool)
     for _ in tqdm(played, total=len(chosen), initial=done, unit="trial"):
         pass
     results = read_results(chosen, folder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ivideogpt.core.errors import UserError
 
 if TYPE_CHECKING:
+    from ivideogpt.data.process_pool import TaskPool
     from ivideogpt.decoding.sampling import Sampling
     from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -43,6 +45,30 @@ def check_numbers(**options: tuple[int | None, int, int]) -> None:
             raise UserError(f"{name} is {value}; expected at least {least}")
         if value is not None and value > most:
             raise UserError(f"{name} is {value}; expected at most {most}")
+
+
+def choose_pool(
+    ray: str | None, workers: int | None, *, needs: Sequence[str | Path] = (), device: str = "cpu"
+) -> tuple[int | TaskPool | None, str]:
+    """Return the processes of a command, a Ray cluster with --ray, else the number of local ones; and their device.
+
+    Args:
+        ray: address of a Ray cluster; None: none.
+        workers: local processes, or None for the default of the command.
+        needs: paths that every machine of the cluster must have.
+        device: of the tasks: "auto", "cpu" or "cuda".
+
+    Raises:
+        UserError: both are given, or there is no cluster.
+    """
+    if ray is None:
+        return workers, device
+    if workers is not None:
+        raise UserError(f"workers is {workers} and ray is {ray!r}; a Ray cluster has its own workers: give one of them")
+    from ivideogpt.scaling.ray_pool import RayPool
+
+    pool = RayPool(ray, needs=needs, device=device)
+    return pool, pool.device
 
 
 def check_is_store(path: str | Path) -> None:

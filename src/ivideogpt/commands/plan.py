@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ivideogpt.commands.inputs import check_numbers
+from ivideogpt.commands.inputs import check_numbers, choose_pool
 from ivideogpt.commands.output import check_folder, print_json, print_table
 from ivideogpt.configs.registry import find_preset
 from ivideogpt.core.config import suggestion
@@ -18,9 +19,10 @@ from ivideogpt.core.errors import UserError
 
 if TYPE_CHECKING:
     from ivideogpt.core.protocols import Policy
+    from ivideogpt.data.process_pool import TaskPool
     from ivideogpt.planning.config import PlanningConfig
     from ivideogpt.planning.models import ImaginedFutures
-    from ivideogpt.planning.pusht_benchmark import PushTControl
+    from ivideogpt.planning.pusht_benchmark import Instance, InstanceResult, PushTControl, Recording
     from ivideogpt.planning.results import AgentSummary, PlanningResults
 
 _DEFAULT_PRESET = "pusht"
@@ -51,6 +53,7 @@ def plan(
     pictures: int = 4,
     output: Path = Path("outputs/plan"),
     device: str = "auto",
+    ray: str | None = None,
 ) -> None:
     """Reach goal pictures in a simulator by planning in a world model; the same command continues after a stop.
 
@@ -64,11 +67,13 @@ def plan(
         pictures: instances of each agent that the page and the videos show.
         output: folder of results, page and videos. Finished instances in it are kept.
         device: auto, cpu or cuda.
+        ray: run the instances on a Ray cluster: auto (that of this machine; also --ray alone), local, HOST:PORT or
+            ray://HOST:PORT.
     """
     from ivideogpt.core.files import write_text_atomic
     from ivideogpt.core.folder_lock import lock_folder
+    from ivideogpt.data.process_pool import as_pool
     from ivideogpt.planning.config import AGENTS
-    from ivideogpt.planning.pusht_benchmark import PushTControl
     from ivideogpt.planning.results import PlanningResults
     from ivideogpt.reports.planning_page import HEADINGS, audit, planning_page, summary_rows
 
@@ -79,14 +84,16 @@ def plan(
             raise UserError(f"there is no agent {name!r}; {suggestion(name, AGENTS)}")
     check_numbers(instances=(instances, 1, 100_000), pictures=(pictures, 0, 1000))
     check_folder(output)
-    control = PushTControl(settings.goals)
     futures = _world_model(settings, device) if "model" in names else None
-    policies = {name: _policy(name, settings, control, futures) for name in names}
+    runner = _InstanceRunner(settings, futures, pictures)
+    for name in names:
+        runner.policy(name)  # a wrong objective is reported before the first episode
     results = PlanningResults(output, settings)
     lock_folder(output, activity="planning benchmark")
 
     # instances
-    summaries = _run(policies, control, results, settings, instances, pictures)
+    pool, _ = choose_pool(ray, None, device="cpu" if futures is None else futures.model.device.type)
+    summaries = _run(names, runner, as_pool(pool or 0), results, instances)
     print_table(HEADINGS, summary_rows(summaries))
     print(audit(summaries[0]))
 
@@ -129,50 +136,69 @@ def _world_model(settings: PlanningConfig, device: str) -> ImaginedFutures:
     return ImaginedFutures(model, seed=settings.seed)
 
 
-def _policy(name: str, settings: PlanningConfig, control: PushTControl, futures: ImaginedFutures | None) -> Policy:
-    from ivideogpt.planning.objectives import make_objective
-    from ivideogpt.planning.planner import Planner
-    from ivideogpt.planning.pusht_benchmark import agent_place, baseline_policy, planning_model
+class _InstanceRunner:
+    """Lets agents act in instances, in this process or another: each makes its own simulator and agents."""
 
-    if name in ("random", "script"):
-        return baseline_policy(name)
-    model = planning_model(name, control, futures)
-    objective = make_objective(settings.objective, futures.model if name == "model" and futures else None)
-    return Planner(model, objective, settings.planner, first_action=agent_place)
+    def __init__(self, settings: PlanningConfig, futures: ImaginedFutures | None, pictures: int) -> None:
+        self.settings, self._futures, self._pictures = settings, futures, pictures
+        self._policies: dict[str, Policy] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _InstanceRunner, (self.settings, self._futures, self._pictures)
+
+    @cached_property
+    def _control(self) -> PushTControl:
+        from ivideogpt.planning.pusht_benchmark import PushTControl
+
+        return PushTControl(self.settings.goals)
+
+    def policy(self, name: str) -> Policy:
+        """Return an agent by its name; it is made once."""
+        from ivideogpt.planning.objectives import make_objective
+        from ivideogpt.planning.planner import Planner
+        from ivideogpt.planning.pusht_benchmark import agent_place, baseline_policy, planning_model
+
+        if name not in self._policies and name in ("random", "script"):
+            self._policies[name] = baseline_policy(name)
+        elif name not in self._policies:
+            model = planning_model(name, self._control, self._futures)
+            world = self._futures.model if name == "model" and self._futures else None
+            objective = make_objective(self.settings.objective, world)
+            self._policies[name] = Planner(model, objective, self.settings.planner, first_action=agent_place)
+        return self._policies[name]
+
+    def __call__(self, item: tuple[str, Instance]) -> tuple[InstanceResult, Recording | None, float]:
+        """Return the result of an agent in an instance, its pictures where they are shown, and the seconds."""
+        name, instance = item
+        start = time.perf_counter()
+        is_shown, seed = instance.number < self._pictures, self.settings.seed + _OWN_SEEDS.get(name, 0)
+        result, recording = self._control.run(instance, self.policy(name), seed, pictures=is_shown)
+        return result, recording if is_shown else None, time.perf_counter() - start
 
 
 def _run(
-    policies: Mapping[str, Policy],
-    control: PushTControl,
-    results: PlanningResults,
-    settings: PlanningConfig,
-    count: int,
-    pictures: int,
+    names: Sequence[str], runner: _InstanceRunner, pool: TaskPool, results: PlanningResults, count: int
 ) -> list[AgentSummary]:
     """Run every agent in the instances that it has not finished yet; return the figures of each."""
     from ivideogpt.planning.pusht_benchmark import pusht_instances
     from ivideogpt.planning.results import summarise
 
-    kept = {name: results.read(name) for name in policies}
+    kept = {name: results.read(name) for name in names}
     instances = []
     if any(number not in done for done in kept.values() for number in range(count)):
-        instances = pusht_instances(settings.goals, count)
-    for name, policy in policies.items():
-        for instance in instances:
-            if instance.number in kept[name]:
-                continue
-            start = time.perf_counter()
-            is_shown, seed = instance.number < pictures, settings.seed + _OWN_SEEDS.get(name, 0)
-            result, recording = control.run(instance, policy, seed, pictures=is_shown)
-            results.append(name, instance, result, recording if is_shown else None)
-            kept[name][instance.number] = result
-            reached = sum(done.success for done in kept[name].values())
-            print(
-                f"{name} {len(kept[name])}/{count}: {'reached' if result.success else 'missed'} after {result.steps} "
-                f"steps, {time.perf_counter() - start:.1f} s; {reached} reached so far",
-                flush=True,
-            )
-    return [summarise(name, [kept[name][number] for number in range(count)]) for name in policies]
+        instances = pusht_instances(runner.settings.goals, count)
+    waiting = [(name, instance) for name in names for instance in instances if instance.number not in kept[name]]
+    for position, (result, recording, seconds) in pool.run(runner, waiting):
+        name, instance = waiting[position]
+        results.append(name, instance, result, recording)
+        kept[name][instance.number] = result
+        reached = sum(done.success for done in kept[name].values())
+        print(
+            f"{name} {len(kept[name])}/{count}: {'reached' if result.success else 'missed'} after {result.steps} "
+            f"steps, {seconds:.1f} s; {reached} reached so far",
+            flush=True,
+        )
+    return [summarise(name, [kept[name][number] for number in range(count)]) for name in names]
 
 
 def _write_videos(folder: Path, records: Mapping[str, Sequence]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from ivideogpt.commands.inputs import choose_pool
 from ivideogpt.commands.output import check_folder, print_json
 from ivideogpt.core.errors import UserError
 
@@ -106,6 +107,7 @@ def tokenize(
     stride: int | None = None,
     video_stepsize: float = 1.0,
     workers: int | None = None,
+    ray: str | None = None,
     device: str = "auto",
 ) -> None:
     """Write the tokens of all episodes, for train-transformer --data; the same command continues after a stop.
@@ -121,6 +123,8 @@ def tokenize(
         stride: distance between used frames; default: each dataset's own.
         video_stepsize: of each dataset's own stride; 1 is about three frames a second.
         workers: processes; default: one for each processor, or this one where a GPU works.
+        ray: work on a Ray cluster: auto (that of this machine; also --ray alone), local, HOST:PORT or ray://HOST:PORT;
+            every machine must have the same folders.
         device: auto, cpu or cuda.
     """
     from ivideogpt.commands.training_stages import find_tokenizer, read_mixture
@@ -128,16 +132,19 @@ def tokenize(
     from ivideogpt.training import tokenize_store
 
     check_folder(out)
+    network, stores = find_tokenizer(tokenizer), read_mixture(data, mixture)
+    needs = [network, out, *(source.path for source in stores.sources)]
+    pool, device = choose_pool(ray, workers, needs=needs, device=device)
     tokenize_store.tokenize_stores(
-        find_tokenizer(tokenizer),
-        read_mixture(data, mixture),
+        network,
+        stores,
         out,
         frames=frames,
         hop=hop,
         goal_first=goal_first,
         stride=stride,
         video_stepsize=video_stepsize,
-        workers=workers,
+        workers=pool,
         device=device,
     )
     store = TokenStore(out)

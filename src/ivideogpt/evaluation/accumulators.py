@@ -24,6 +24,11 @@ class Columns:
         """Append values ``[n ...]`` of the next clips."""
         self._parts[name].append(values.detach().cpu())
 
+    def join(self, later: Columns) -> None:
+        """Append the values of later clips."""
+        for name, parts in later._parts.items():
+            self._parts[name] += parts
+
     def tensors(self) -> dict[str, Tensor]:
         """Return each tensor ``[all clips ...]``."""
         return {name: torch.cat(parts) for name, parts in self._parts.items()}
@@ -32,19 +37,24 @@ class Columns:
 class ScoreTable:
     """Scores of the frames by row and metric."""
 
-    def __init__(self, metrics: Sequence[Metric]) -> None:
-        self._metrics = metrics
+    def __init__(self) -> None:
         self._context = Columns()
         self._rows: dict[str, Columns] = defaultdict(Columns)
 
-    def add_context(self, context: Tensor, true: Tensor) -> None:
+    def add_context(self, metrics: Sequence[Metric], context: Tensor, true: Tensor) -> None:
         """Measure decoded context frames ``[n c ...]`` of the next clips."""
-        for metric in self._metrics:
+        for metric in metrics:
             self._context.add(metric.key, metric.measure(context, true))
 
-    def add(self, row: str, frames: Tensor, true: Tensor) -> None:
+    def add(self, metrics: Sequence[Metric], row: str, frames: Tensor, true: Tensor) -> None:
         """Measure futures ``[n k f c h w]`` of the next clips against the truth ``[n f c h w]``."""
-        self.add_scores(row, measure_frames(self._metrics, frames, true))
+        self.add_scores(row, measure_frames(metrics, frames, true))
+
+    def join(self, later: ScoreTable) -> None:
+        """Append the scores of later clips."""
+        self._context.join(later._context)
+        for row, columns in later._rows.items():
+            self._rows[row].join(columns)
 
     def add_scores(self, row: str, scores: dict[str, Tensor]) -> None:
         """Append scores ``[n k f]`` of the next clips by the key of a metric."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.data.process_pool import TaskPool, as_pool
 from ivideogpt.evaluation.accumulators import Columns, FutureAccumulator, ScoreTable, to_pixels
 from ivideogpt.evaluation.action_following import Following, measure_following, wrong_actions
 from ivideogpt.evaluation.calibration import Calibration, fit_calibration, frame_changes
@@ -29,6 +30,7 @@ from ivideogpt.evaluation.rollouts import clip_seeds, imagine_futures
 from ivideogpt.evaluation.token_accuracy import TokenScores, frozen_frames, repetition, score_tokens
 from ivideogpt.evaluation.trust_signals import Trust, measure_trust
 from ivideogpt.evaluation.video_distances import Span, VideoDistances
+from ivideogpt.metrics.video import FeatureStatistics
 from ivideogpt.worldmodel.world_model import WorldModel
 
 #: Reduction of the futures of a clip to one number.
@@ -188,6 +190,7 @@ def evaluate(
     domain: Domain | None = None,
     tokens: bool = True,
     follow: bool = True,
+    workers: int | TaskPool = 0,
 ) -> Evaluation:
     """Measure a model.
 
@@ -202,6 +205,7 @@ def evaluate(
         domain: measures of the world that the clips show; None: none.
         tokens: score the true tokens.
         follow: imagine under wrong actions too, where the model takes actions.
+        workers: 0: this process; or a pool, whose processes measure a batch of clips each.
 
     Raises:
         UserError: batch_size is less than 1, or clips, protocol and model do not fit each other.
@@ -217,19 +221,20 @@ def evaluate(
         keep_pictures=domain is not None,
         score_tokens=tokens and model.has_tokens,
     )
-    together = max(batch_size // protocol.samples, 1)
-    total = len(clips) * (protocol.samples + len(wrong)) * protocol.horizon
-    with tqdm(total=total, desc="imagining", unit="frame", leave=False, disable=None) as bar:
-        for start in range(0, len(clips), together):
-            rows = slice(start, min(start + together, len(clips)))
-            measurement.add_clips(
-                clips.frames[rows].to(model.device).float() / 255,
-                None if actions is None else actions[rows].to(model.device),
-                {name: values[rows].to(model.device) for name, values in wrong.items()},
-                seeds=clip_seeds(seed, range(rows.start, rows.stop)),
-                on_step=bar.update,
-            )
-    evaluation = measurement.evaluation(clips, seed)
+    batches = _batches(clips, actions, wrong, seed, max(batch_size // protocol.samples, 1))
+    per_clip = (protocol.samples + len(wrong)) * protocol.horizon
+    with tqdm(total=len(clips) * per_clip, desc="imagining", unit="frame", leave=False, disable=None) as bar:
+        if workers == 0:
+            parts = [measurement.measure(batch, on_step=bar.update) for batch in batches]
+        else:
+            measured: dict[int, _Figures] = {}
+            for position, part in as_pool(workers).run(measurement.measure, batches):
+                measured[position] = part
+                bar.update(len(batches[position].frames) * per_clip)
+            parts = [measured[position] for position in range(len(batches))]
+    for part in parts[1:]:
+        parts[0].join(part)
+    evaluation = measurement.evaluation(clips, seed, parts[0])
 
     # figures of the domain
     if domain is not None:
@@ -243,8 +248,58 @@ def evaluate(
     return evaluation
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Clips that are measured together, on the CPU.
+
+    Attributes:
+        frames: uint8 ``[n t c h w]``.
+        actions: ``[n f a]`` in model units, or None.
+        wrong: name of a row -> its wrong actions ``[n f a]``.
+        seeds: of each clip.
+    """
+
+    frames: Tensor
+    actions: Tensor | None
+    wrong: dict[str, Tensor]
+    seeds: list[int]
+
+
+def _batches(clips: Clips, actions: Tensor | None, wrong: dict[str, Tensor], seed: int, together: int) -> list[_Batch]:
+    batches = []
+    for start in range(0, len(clips), together):
+        rows = slice(start, min(start + together, len(clips)))
+        wrong_rows = {name: values[rows].cpu() for name, values in wrong.items()}
+        seeds = clip_seeds(seed, range(rows.start, rows.stop))
+        own_actions = None if actions is None else actions[rows].cpu()
+        batches.append(_Batch(clips.frames[rows].cpu(), own_actions, wrong_rows, seeds))
+    return batches
+
+
+@dataclass
+class _Figures:
+    """Figures of some clips; they leave the networks behind."""
+
+    scores: ScoreTable = field(default_factory=ScoreTable)
+    columns: Columns = field(default_factory=Columns)
+    pictures: Columns = field(default_factory=Columns)
+    rewards: Columns = field(default_factory=Columns)
+    token_scores: list[TokenScores] = field(default_factory=list)
+    video: dict[tuple[Span, str], FeatureStatistics] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def join(self, later: _Figures) -> None:
+        """Append the figures of later clips."""
+        for name in ("scores", "columns", "pictures", "rewards"):
+            getattr(self, name).join(getattr(later, name))
+        self.token_scores += later.token_scores
+        for key, statistics in later.video.items():
+            self.video[key].join(statistics)
+        self.seconds += later.seconds
+
+
 class _Measurement:
-    """Figures of the clips measured so far."""
+    """The measurement of a batch of clips."""
 
     def __init__(
         self,
@@ -259,121 +314,135 @@ class _Measurement:
     ) -> None:
         self.model, self.protocol, self.metrics, self.video = model, protocol, metrics, video
         self.batch_size, self.keep_pictures, self.score_tokens = batch_size, keep_pictures, score_tokens
-        self.scores, self.columns, self.pictures, self.rewards = ScoreTable(metrics), Columns(), Columns(), Columns()
-        self.token_scores: list[TokenScores] = []
-        self.seconds = 0.0
 
-    def add_clips(
-        self, frames: Tensor, actions: Tensor | None, wrong: dict[str, Tensor], *, seeds: list[int], on_step: Any
-    ) -> None:
+    @torch.no_grad()
+    def measure(self, batch: _Batch, on_step: Any = None) -> _Figures:
         """Measure clips.
 
         Args:
-            frames: float32 ``[n t c h w]`` in [0, 1].
-            actions: ``[n f a]`` in model units, or None.
-            wrong: name of a row -> its wrong actions ``[n f a]``.
-            seeds: of each clip.
+            batch: the clips.
             on_step: called after each imagined step, with the number of frames.
         """
-        model, count = self.model, self.model.context_frames
+        model, count, figures = self.model, self.model.context_frames, _Figures()
+        video = None if self.video is None else self.video.fresh()
+        frames = batch.frames.to(model.device).float() / 255
+        actions = None if batch.actions is None else batch.actions.to(model.device)
         context, true = frames[:, :count], frames[:, count:]
-        options = {"seeds": seeds, "sampling": self.protocol.sampling, "on_step": on_step}
+        options = {"seeds": batch.seeds, "sampling": self.protocol.sampling, "on_step": on_step}
 
         # reconstruction: the tokenizer alone; a picture model has none and shows its context as it is
         decoded, ids = frames, None
         if model.has_tokens:
             ids, _ = model.tokenizer.tokenize(frames.to(model.dtype))
             decoded = model.tokenizer.detokenize(ids).clamp(0, 1).float()
-            self.scores.add("reconstruction", decoded[:, None, count:], true)
-        self.scores.add_context(decoded[:, :count], context)
+            figures.scores.add(self.metrics, "reconstruction", decoded[:, None, count:], true)
+        figures.scores.add_context(self.metrics, decoded[:, :count], context)
 
         # copy of the last context frame
         copy = context[:, -1:].expand_as(true)
-        self.scores.add("copy_last", copy[:, None], true)
+        figures.scores.add(self.metrics, "copy_last", copy[:, None], true)
 
         # futures
-        self._add_true_tokens(ids, actions, len(true))
-        futures = self._add_futures(decoded[:, :count], context, true, actions, options)
-        self._add_wrong_futures(context, true, wrong, options)
+        self._add_true_tokens(figures, ids, actions, len(true))
+        futures = self._add_futures(figures, video, decoded[:, :count], context, true, actions, options)
+        self._add_wrong_futures(figures, context, true, batch.wrong, options)
 
         # videos and pictures of the other rows
-        if self.video is not None:
-            self.video.add("true", frames, count)
+        if video is not None:
+            video.add("true", frames, count)
             if model.has_tokens:
-                self.video.add("reconstruction", decoded, count)
-            self.video.add_futures("copy_last", decoded[:, :count], copy[:, None])
+                video.add("reconstruction", decoded, count)
+            video.add_futures("copy_last", decoded[:, :count], copy[:, None])
             if self.protocol.samples > 1:
-                self.video.add_futures("imagined_first", decoded[:, :count], futures.first[:, None])
+                video.add_futures("imagined_first", decoded[:, :count], futures.first[:, None])
         if self.keep_pictures:
             if model.has_tokens:
-                self.pictures.add("reconstruction", to_pixels(decoded[:, count:]))
-            self.pictures.add("copy_last", to_pixels(copy))
+                figures.pictures.add("reconstruction", to_pixels(decoded[:, count:]))
+            figures.pictures.add("copy_last", to_pixels(copy))
+        figures.video = {} if video is None else video.statistics
+        return figures
 
-    def _add_true_tokens(self, ids: Tensor | None, actions: Tensor | None, clips: int) -> None:
+    def _add_true_tokens(self, figures: _Figures, ids: Tensor | None, actions: Tensor | None, clips: int) -> None:
         """Measure the true tokens: how often they repeat, and how likely they are."""
         if ids is None:
             codes = torch.zeros(clips, self.protocol.horizon, 0, device=self.model.device)
         else:
             codes = self.model.layout.split(ids, self.model.context_frames)[1]
-        self.columns.add("true", repetition(codes))
-        self.columns.add("true_frames", frozen_frames(codes))
+        figures.columns.add("true", repetition(codes))
+        figures.columns.add("true_frames", frozen_frames(codes))
         if self.score_tokens and ids is not None:
-            self.token_scores.append(score_tokens(self.model, ids, actions))
+            figures.token_scores.append(score_tokens(self.model, ids, actions))
 
     def _add_futures(
-        self, decoded_context: Tensor, context: Tensor, true: Tensor, actions: Tensor | None, options: dict[str, Any]
+        self,
+        figures: _Figures,
+        video: VideoDistances | None,
+        decoded_context: Tensor,
+        context: Tensor,
+        true: Tensor,
+        actions: Tensor | None,
+        options: dict[str, Any],
     ) -> FutureAccumulator:
         """Imagine all futures of the clips and measure them."""
         accumulator, samples = FutureAccumulator(true, self.metrics), self.protocol.samples
         horizon, sizes = self.protocol.horizon, {"samples": samples, "batch_size": self.batch_size}
         for futures in imagine_futures(self.model, context, actions, horizon, **sizes, **options):
             accumulator.add(futures)
-            if self.video is not None:
-                self.video.add_futures("imagined", decoded_context, futures.frames)
-        self.scores.add_scores("imagined", accumulator.scores())
-        self.columns.add("entropies", accumulator.values("entropies"))
-        self.columns.add("imagined", accumulator.values("repetition"))
-        self.columns.add("imagined_frames", accumulator.values("frozen_frames"))
-        self.columns.add("disagreement", accumulator.disagreement())
+            if video is not None:
+                video.add_futures("imagined", decoded_context, futures.frames)
+        figures.scores.add_scores("imagined", accumulator.scores())
+        figures.columns.add("entropies", accumulator.values("entropies"))
+        figures.columns.add("imagined", accumulator.values("repetition"))
+        figures.columns.add("imagined_frames", accumulator.values("frozen_frames"))
+        figures.columns.add("disagreement", accumulator.disagreement())
         if accumulator.has("rewards"):
-            self.rewards.add("imagined", accumulator.values("rewards"))
-        self.pictures.add("imagined", to_pixels(accumulator.first))
+            figures.rewards.add("imagined", accumulator.values("rewards"))
+        figures.pictures.add("imagined", to_pixels(accumulator.first))
         if samples > 1:
-            self.pictures.add("best", to_pixels(accumulator.best))
-        self.seconds += accumulator.seconds
+            figures.pictures.add("best", to_pixels(accumulator.best))
+        figures.seconds += accumulator.seconds
         return accumulator
 
     def _add_wrong_futures(
-        self, context: Tensor, true: Tensor, wrong: dict[str, Tensor], options: dict[str, Any]
+        self,
+        figures: _Figures,
+        context: Tensor,
+        true: Tensor,
+        wrong: dict[str, Tensor],
+        options: dict[str, Any],
     ) -> None:
         """Imagine one future of each clip under each row of wrong actions and measure it."""
         for row, actions in wrong.items():
-            (futures,) = imagine_futures(self.model, context, actions, self.protocol.horizon, **options)
-            self.scores.add(row, futures.frames, true)
-            self.pictures.add(row, to_pixels(futures.frames[:, 0]))
+            (futures,) = imagine_futures(
+                self.model, context, actions.to(self.model.device), self.protocol.horizon, **options
+            )
+            figures.scores.add(self.metrics, row, futures.frames, true)
+            figures.pictures.add(row, to_pixels(futures.frames[:, 0]))
             if futures.rewards is not None:
-                self.rewards.add(row, futures.rewards.float())
+                figures.rewards.add(row, futures.rewards.float())
 
-    def evaluation(self, clips: Clips, seed: int) -> Evaluation:
+    def evaluation(self, clips: Clips, seed: int, figures: _Figures) -> Evaluation:
         """Return the figures of all clips."""
-        numbers, video = self.columns.tensors(), self.video
+        numbers, video = figures.columns.tensors(), self.video
+        if video is not None:
+            video.join(figures.video)
         entropies = numbers["entropies"]
         return Evaluation(
             protocol=self.protocol,
             clips=clips,
             seed=seed,
             metrics=self.metrics,
-            scores=self.scores.scores(),
+            scores=figures.scores.scores(),
             entropies=None if entropies.isnan().all() else entropies,
             disagreement=numbers["disagreement"] if self.protocol.samples > 1 else None,
             repetition={name: numbers[name] for name in ("imagined", "imagined_frames", "true", "true_frames")},
-            tokens=TokenScores.joined(self.token_scores) if self.score_tokens else None,
+            tokens=TokenScores.joined(figures.token_scores) if self.score_tokens else None,
             video_name=video.name if video is not None else "",
             video=video.distances() if video is not None else {},
-            rewards={} if clips.rewards is None else self.rewards.tensors(),
+            rewards={} if clips.rewards is None else figures.rewards.tensors(),
             goal_conditioned=self.model.config.goal_conditioned,
-            pictures=self.pictures.tensors(),
-            seconds=self.seconds,
+            pictures=figures.pictures.tensors(),
+            seconds=figures.seconds,
         )
 
 

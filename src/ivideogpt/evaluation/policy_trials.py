@@ -26,7 +26,7 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import write_text_atomic
 from ivideogpt.core.protocols import Policy
-from ivideogpt.data.process_pool import run_all
+from ivideogpt.data.process_pool import TaskPool, as_pool
 from ivideogpt.data.render import write_mp4
 from ivideogpt.envs.collector import MOST_STEPS
 from ivideogpt.envs.registry import LIBERO_SUITES, canonical_name, find_environment
@@ -209,7 +209,7 @@ def run_trials(
     settings: TrialSettings,
     folder: Path,
     *,
-    workers: int = 0,
+    workers: int | TaskPool | None = 0,
 ) -> Iterator[None]:
     """Play the trials that have no result yet; yield after each.
 
@@ -218,7 +218,7 @@ def run_trials(
         make_policy: can be pickled.
         settings: of the environments and what the policy sees.
         folder: of ``trials/*.json`` and ``videos/*.mp4``.
-        workers: processes; 0: this one.
+        workers: processes; 0: this one; None: one for each processor. Or a pool.
 
     Raises:
         UserError: an environment cannot be made, or an episode does not end.
@@ -229,7 +229,8 @@ def run_trials(
         number = counts[trial.task] = counts.get(trial.task, 0) + 1
         if not _result_path(folder, trial).is_file():
             waiting.append((trial, number <= settings.videos))
-    yield from run_all(partial(_run_trial, make_policy, settings, folder), waiting, workers)
+    for _ in as_pool(workers).run(partial(_run_trial, make_policy, settings, folder), waiting):
+        yield
     _close_environments()
     _environment.cache_clear()
 

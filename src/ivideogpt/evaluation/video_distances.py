@@ -33,6 +33,20 @@ class VideoDistances:
         self._features = features
         self._statistics: dict[tuple[Span, str], FeatureStatistics] = defaultdict(FeatureStatistics)
 
+    def fresh(self) -> VideoDistances:
+        """Return distances with the same network and without any video."""
+        return VideoDistances(self._features)
+
+    @property
+    def statistics(self) -> dict[tuple[Span, str], FeatureStatistics]:
+        """The statistics by span and row; they leave the network behind."""
+        return dict(self._statistics)
+
+    def join(self, statistics: dict[tuple[Span, str], FeatureStatistics]) -> None:
+        """Take in the statistics of other videos."""
+        for key, others in statistics.items():
+            self._statistics[key].join(others)
+
     def add(self, row: str, videos: Tensor, context_frames: int) -> None:
         """Take in whole clips ``[b t c h w]`` in [0, 1] of one row."""
         spans: dict[Span, Tensor] = {"whole_clip": videos, "future": videos[:, context_frames:]}

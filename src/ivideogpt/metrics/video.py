@@ -174,16 +174,23 @@ class FeatureStatistics:
         if not len(features):
             return self
         features = features.detach().cpu().double()
-        if not self.count:
-            self._mean = features.new_zeros(features.shape[1])
-            self._scatter = features.new_zeros(features.shape[1], features.shape[1])
-        count = self.count + len(features)
         mean = features.mean(0)
-        centred, step = features - mean, mean - self._mean
-        self._scatter += centred.T @ centred + torch.outer(step, step) * (self.count * len(features) / count)
-        self._mean = self._mean + step * (len(features) / count)
-        self.count = count
+        centred = features - mean
+        self._merge(len(features), mean, centred.T @ centred)
         return self
+
+    def join(self, other: FeatureStatistics) -> None:
+        """Take in the features of other statistics."""
+        if other.count:
+            self._merge(other.count, other._mean, other._scatter)
+
+    def _merge(self, number: int, mean: Tensor, scatter: Tensor) -> None:
+        if not self.count:
+            self._mean, self._scatter = torch.zeros_like(mean), torch.zeros_like(scatter)
+        count, step = self.count + number, mean - self._mean
+        self._scatter = self._scatter + scatter + torch.outer(step, step) * (self.count * number / count)
+        self._mean = self._mean + step * (number / count)
+        self.count = count
 
     @property
     def mean(self) -> Tensor:

@@ -27,7 +27,7 @@ from ivideogpt.data.clips import ClipSpec, DrawnRows, draw_rows, effective_strid
 from ivideogpt.data.loader import ClipDataset
 from ivideogpt.data.mixture_reader import ClipPlace, OpenMixture, pooled_actions
 from ivideogpt.data.mixtures import Mixture, absolute_path
-from ivideogpt.data.process_pool import processors, run_all
+from ivideogpt.data.process_pool import TaskPool, as_pool
 from ivideogpt.data.tokens import COLUMNS, FACTS, INDEX, SHARDS, TokenFacts
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 
@@ -59,7 +59,7 @@ def tokenize_stores(
     goal_first: bool = False,
     stride: int | None = None,
     video_stepsize: float = 1.0,
-    workers: int | None = None,
+    workers: int | TaskPool | None = None,
     device: str = "auto",
 ) -> None:
     """Write the tokens of every episode of a mixture; the same call continues a stopped one.
@@ -74,7 +74,7 @@ def tokenize_stores(
         goal_first: clips begin with their last frame.
         stride: distance between used frames, where the mixture does not say it; None: each dataset's own.
         video_stepsize: of the rule of ``DatasetInfo.stride``.
-        workers: processes; 0: this one; None: one for each processor, or this one where a GPU works.
+        workers: processes; 0: this one; None: one for each processor, or this one where a GPU works. Or a pool.
         device: "auto", "cpu", "cuda", ...
 
     Raises:
@@ -88,14 +88,14 @@ def tokenize_stores(
     lock_folder(Path(folder), activity="ivideogpt tokenize")
     remove_leftovers(Path(folder), Path(folder) / SHARDS)
     waiting = [task for task in tasks if not _shard(folder, task).is_file()]
-    where = choose_device(device)
-    if workers is None:
-        workers = 0 if where.type != "cpu" else processors()
+    # A pool may have devices that this machine does not have.
+    where = choose_device(device) if workers is None or isinstance(workers, int) else torch.device(device)
+    pool = as_pool(0 if workers is None and where.type != "cpu" else workers)
     with tqdm(
         total=len(tasks), initial=len(tasks) - len(waiting), desc="tokenizing", unit="shard", disable=None
     ) as bar:
         work = functools.partial(tokenize_shard, tokenizer=str(tokenizer), folder=str(folder), device=str(where))
-        for _ in run_all(work, waiting, workers):
+        for _ in pool.run(work, waiting):
             bar.update()
     finish(folder)
 

@@ -27,7 +27,7 @@ from ivideogpt.core.files import is_temporary, remove_leftovers, write_atomic, w
 from ivideogpt.core.folder_lock import try_lock
 from ivideogpt.core.reading import local_path, reading
 from ivideogpt.data.convert.source_episode import Omission, SourceEpisode, merged_omissions
-from ivideogpt.data.process_pool import processors, run_all
+from ivideogpt.data.process_pool import TaskPool, as_pool
 from ivideogpt.data.store import format as store_format
 from ivideogpt.data.store.byte_ranges import open_folder
 from ivideogpt.data.store.index import StoreIndex
@@ -91,7 +91,7 @@ class ConversionSummary:
 
 
 def convert_to_store(
-    tasks: Sequence[ShardTask], folder: str | Path, *, facts: StoreFacts, workers: int | None = None
+    tasks: Sequence[ShardTask], folder: str | Path, *, facts: StoreFacts, workers: int | TaskPool | None = None
 ) -> ConversionSummary:
     """Convert a dataset into the store ``folder``; the same call resumes a conversion that was stopped.
 
@@ -100,7 +100,7 @@ def convert_to_store(
             meta, the order of the store is that of split and number instead. Omissions of ``ShardTasks`` are kept.
         folder: a new or empty folder, or that of an earlier conversion of this dataset.
         facts: description of the dataset for the index.
-        workers: processes; 0: this one; None: one for each processor.
+        workers: processes; 0: this one; None: one for each processor. Or a pool.
 
     Returns:
         The counts of episodes, frames and omissions; the omissions are also in the notes of the index ("left_out").
@@ -109,19 +109,16 @@ def convert_to_store(
         UserError: the folder cannot be written, holds other files, or another conversion writes into it; the source
             cannot be read; an episode breaks the rules of ``SourceEpisode``.
     """
-    if workers is not None and workers < 0:
-        raise UserError(f"workers is {workers}; expected 0 for this process, or a number of processes")
-    folder = _local(folder)
+    pool, folder = as_pool(workers), _local(folder)
     names = [task.name for task in tasks]
     _check_target(folder, facts)
     with _locked(folder):
         begin_store(folder, facts, names)
         remove_leftovers(folder, folder / store_format.SHARDS, folder / store_format.PARTS)
         waiting = [task for task in tasks if not _is_finished(folder, task.name)]
-        processes = processors() if workers is None else workers
         with tqdm(total=len(tasks), initial=len(tasks) - len(waiting), unit="shard", disable=None) as bar:
             bar.set_description(f"converting {facts.name}")
-            for _ in run_all(functools.partial(run_task, folder=folder), waiting, processes):
+            for _ in pool.run(functools.partial(run_task, folder=folder), waiting):
                 bar.update()
         if not isinstance(tasks, ShardTasks):
             return finish_store(folder, names, facts)

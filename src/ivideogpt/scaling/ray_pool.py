@@ -1,0 +1,199 @@
+"""Independent tasks on a Ray cluster.
+
+pool = RayPool("auto", needs=[folder])           # the cluster of this machine; or HOST:PORT, ray://HOST:PORT, local
+convert_to_store(tasks, folder, facts=facts, workers=pool)
+
+The packages below define the tasks; a ``RayPool`` takes the place of their pool of local processes. A task is a process
+of its own with one CPU, and one GPU where the work needs it. Ray repeats a task whose process or machine died.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from ivideogpt import __version__
+from ivideogpt.core.errors import MissingExtraError, UserError
+from ivideogpt.core.reading import local_path, reason
+from ivideogpt.data.process_pool import ItemT, ResultT, processors
+
+#: Address of a cluster that begins and ends with this process, on this machine.
+LOCAL = "local"
+_RETRIES = 3
+_SECONDS_TO_CONNECT = 5.0
+_FORMS = "expected auto, local, HOST:PORT of `ray start --head`, or ray://HOST:PORT"
+
+
+class RayPool:
+    """The processes of a Ray cluster as a ``TaskPool``.
+
+    Attributes:
+        device: of the tasks: "cpu" or "cuda".
+    """
+
+    def __init__(self, address: str = "auto", *, needs: Sequence[str | Path] = (), device: str = "cpu") -> None:
+        """Connect to a cluster.
+
+        Args:
+            address: "auto": the cluster that this machine belongs to; "local": a new one here; HOST:PORT; ray://...
+            needs: files and folders that every machine must have at the same path, such as a shared folder. URLs are
+                left to the tasks.
+            device: of the tasks: "cpu", "cuda", or "auto": "cuda" if the cluster has GPUs. A task on "cuda" has a GPU
+                to itself.
+
+        Raises:
+            UserError: there is no cluster at the address, or its versions are others.
+        """
+        self._ray = connect(address)
+        self._needs = [str(local_path(path).absolute()) for path in needs if "://" not in str(path)]
+        gpus = self._ray.cluster_resources().get("GPU", 0)
+        self.device = ("cuda" if gpus else "cpu") if device == "auto" else device
+        if self.device == "cuda" and not gpus:
+            raise UserError("device is cuda, but the Ray cluster has no GPU; use cpu or auto")
+
+    def run(self, function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> Iterator[tuple[int, ResultT]]:
+        """Call ``function`` with each of ``items`` on the cluster; see ``TaskPool``.
+
+        Raises:
+            UserError: the first error of a call; a machine lacks a needed path or has another version of ivideogpt; or
+                a task died more than three times.
+        """
+        ray, pack = self._ray, self._ray.cloudpickle
+        pack.register_pickle_by_value(sys.modules[__name__])  # a worker without ivideogpt can then say so
+        task = ray.remote(num_cpus=1, num_gpus=int(self.device == "cuda"), max_retries=_RETRIES)(_work)
+        shared = ray.put(pack.dumps(function))  # once a cluster, whatever its size
+        context = (__version__, os.getcwd(), self._needs)
+        # A few tasks more than processors: the next ones are there in time, and large items do not pile up.
+        most = 2 * int(ray.cluster_resources().get("CPU", 1)) + 8
+        waiting, running = iter(enumerate(items)), {}
+        try:
+            while True:
+                while len(running) < most and (entry := next(waiting, None)) is not None:
+                    running[task.remote(context, [shared], pack.dumps(entry[1]))] = entry[0]
+                if not running:
+                    return
+                (call,), _ = ray.wait(list(running))
+                position = running.pop(call)
+                yield position, self._result(call)
+        finally:
+            for call in running:
+                ray.cancel(call, force=True)
+
+    def _result(self, call: Any) -> Any:
+        ray = self._ray
+        try:
+            kind, value = ray.get(call)
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError):
+            raise UserError(
+                f"a task died {_RETRIES + 1} times on the Ray cluster, perhaps because memory ran out; the same "
+                "command resumes the work"
+            ) from None
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from error
+        except ray.exceptions.RayError as error:
+            raise UserError(f"the Ray cluster failed ({reason(error)}); the same command resumes the work") from error
+        if kind == "error":
+            raise UserError(value)
+        return ray.cloudpickle.loads(value)
+
+
+def connect(address: str) -> Any:
+    """Return the package ray, connected to a cluster. A process has one cluster: a later address changes nothing.
+
+    Raises:
+        UserError: there is no cluster at the address, or its versions are others.
+        MissingExtraError: Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A worker is this Python with what this process can import, not a new environment made by `uv run`.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("ray", "ray") from error
+    if ray.is_initialized():
+        return ray
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address == LOCAL:
+        ray.init(num_cpus=processors(), include_dashboard=False, **options)
+        return ray
+    if address != "auto":
+        _check_answers(address)
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError, SystemExit) as error:
+        if "ersion mismatch" in str(error):
+            raise UserError(
+                "the Ray cluster has another version of Ray or Python than this machine (Ray "
+                f"{ray.__version__}, Python {platform.python_version()}); install the same ones"
+            ) from error
+        where = "on this machine" if address == "auto" else f"at {address}"
+        raise UserError(
+            f"no Ray cluster answers {where}; start one with `ray start --head`, or give --ray local"
+        ) from error
+    return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raise UserError unless something listens at the address: Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise UserError(f"the address of a Ray cluster is {address!r}; {_FORMS}")
+    try:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
+    except OSError as error:
+        raise UserError(
+            f"no Ray cluster answers at {address} ({reason(error)}); check the address, and that the cluster runs"
+        ) from error
+
+
+def _work(
+    context: tuple[str, str, list[str]], function: list[Any], item: bytes
+) -> tuple[Literal["result", "error"], Any]:
+    """Run one task on a worker; return its packed result, or the message of a ``UserError``.
+
+    It is sent by value: all else is imported when the versions have been compared.
+    """
+    import os
+    import socket
+
+    from ray import cloudpickle
+
+    version, folder, needs = context
+    try:
+        import ivideogpt
+        from ivideogpt.core.errors import UserError
+    except ImportError as error:
+        return "error", f"ivideogpt cannot be imported on {socket.gethostname()} ({error}); install it there"
+    if ivideogpt.__version__ != version:
+        return "error", (
+            f"{socket.gethostname()} has ivideogpt {ivideogpt.__version__}, and this machine {version}; install the "
+            "same version on every machine"
+        )
+    for path in needs:
+        if not os.path.exists(path):
+            return "error", (
+                f"{socket.gethostname()} has no {path}; use a folder that all machines share, or copy it there"
+            )
+    if os.path.isdir(folder):
+        os.chdir(folder)  # relative paths mean the same as where the command was given
+    try:
+        from ivideogpt.scaling.ray_pool import load_function
+
+        return "result", cloudpickle.dumps(load_function(function[0])(cloudpickle.loads(item)))
+    except UserError as error:
+        return "error", str(error)
+
+
+@functools.lru_cache(maxsize=1)
+def load_function(reference: Any) -> Callable[[Any], Any]:
+    """Load the function of a task on a worker, once a process: it may hold the weights of a model."""
+    import ray
+
+    return ray.cloudpickle.loads(ray.get(reference))

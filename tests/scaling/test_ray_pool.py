@@ -1,0 +1,123 @@
+"""Tasks on a Ray cluster of this machine: results, retries, errors."""
+
+import functools
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from ivideogpt.core.errors import UserError
+from ivideogpt.data.process_pool import ProcessPool
+from ivideogpt.scaling import ray_pool
+from ivideogpt.scaling.ray_pool import RayPool, connect
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def fail_at(bad: int, number: int) -> int:
+    if number == bad:
+        raise UserError(f"item {number} is bad; leave it out")
+    return number
+
+
+def die_once(marks: Path, number: int) -> int:
+    mark = marks / f"{number}"
+    if not mark.exists():
+        mark.write_text("killed")
+        os.kill(os.getpid(), 9)
+    return number
+
+
+def die(number: int) -> None:
+    os.kill(os.getpid(), 9)
+
+
+def read_text(path: str) -> str:
+    return Path(path).read_text()
+
+
+def test_results_are_those_of_one_process(cluster: RayPool) -> None:
+    items = list(range(40))
+    assert dict(cluster.run(square, items)) == dict(ProcessPool(0).run(square, items))
+
+
+def test_a_relative_path_means_the_same_on_a_worker(
+    cluster: RayPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here.txt").write_text("seen")
+    assert dict(cluster.run(read_text, ["here.txt"])) == {0: "seen"}
+
+
+def test_an_error_of_a_task_is_raised_as_it_is(cluster: RayPool) -> None:
+    with pytest.raises(UserError, match="^item 3 is bad; leave it out$"):
+        list(cluster.run(functools.partial(fail_at, 3), range(8)))
+
+
+def test_a_killed_task_runs_again(cluster: RayPool, tmp_path: Path) -> None:
+    assert dict(cluster.run(functools.partial(die_once, tmp_path), [0, 1, 2])) == {0: 0, 1: 1, 2: 2}
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_task_that_always_dies_is_reported(cluster: RayPool) -> None:
+    with pytest.raises(UserError, match="a task died 4 times on the Ray cluster"):
+        list(cluster.run(die, [0]))
+
+
+def test_a_worker_without_the_data_is_named(cluster: RayPool, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{socket.gethostname()} has no {tmp_path}/absent; use a folder that all"):
+        list(RayPool(needs=[tmp_path / "absent"]).run(square, [1]))
+
+
+def test_a_worker_with_another_version_is_named(cluster: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_pool, "__version__", "0.0.0")
+    with pytest.raises(UserError, match="and this machine 0.0.0; install the same version on every machine"):
+        list(cluster.run(square, [1]))
+
+
+def test_a_cluster_without_gpus_refuses_cuda(cluster: RayPool) -> None:
+    assert RayPool(device="auto").device == "cpu"
+    with pytest.raises(UserError, match="the Ray cluster has no GPU"):
+        RayPool(device="cuda")
+
+
+@pytest.mark.parametrize("address", ["somewhere", "host:", ":6379", "host:99999", "ray://host"])
+def test_a_wrong_address_says_what_is_expected(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match="expected auto, local, HOST:PORT"):
+        connect(address)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_unreachable_address_is_reported_at_once(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(UserError, match=f"no Ray cluster answers at {scheme}127.0.0.1:{port}"):
+        connect(f"{scheme}127.0.0.1:{port}")
+
+
+def test_a_machine_without_a_cluster_is_told_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+
+    def no_cluster(**options: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", no_cluster)
+    with pytest.raises(UserError, match="no Ray cluster answers on this machine; start one with `ray start --head`"):
+        connect("auto")
+
+
+def test_a_worker_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    monkeypatch.setitem(sys.modules, "ivideogpt", None)
+    kind, message = ray_pool._work(("1.0", ".", []), [], b"")
+    assert kind == "error" and f"ivideogpt cannot be imported on {socket.gethostname()}" in message
