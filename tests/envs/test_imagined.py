@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode  # noqa: E402
 from ivideogpt import UserError, WorldModel  # noqa: E402
 from ivideogpt.core.episode import Episode  # noqa: E402
 from ivideogpt.envs.imagined import ImaginedEnv, ImaginedVectorEnv, as_bytes  # noqa: E402
-from ivideogpt.envs.start_states import EpisodeStarts  # noqa: E402
+from ivideogpt.envs.start_states import EpisodeStarts, GivenStarts  # noqa: E402
 from ivideogpt.mbrl.world_model_source import with_new_heads  # noqa: E402
 
 
@@ -192,6 +192,43 @@ def test_several_actions_at_once_are_those_one_by_one_and_a_row_that_is_over_res
         single = stepped.step(actions[number])
         assert np.array_equal(single[0], observations[number])
         np.testing.assert_allclose(single[1], rewards[:, number])
+
+
+def test_rows_that_are_over_may_rest_through_later_chunks(model_of, starts) -> None:
+    environments = rows(
+        model_of("plain"),
+        starts,
+        autoreset_mode="disabled",
+        horizon=9,
+        terminate=lambda frames, actions, after: actions[:, 0] > 0.9,
+    )
+    environments.reset()
+    actions = np.clip(moves(steps=4), -0.8, 0.8).transpose(1, 0, 2)
+    actions[1, 0, 0] = 1.0
+    environments.chunk_step(actions[:, :2])
+    with pytest.raises(UserError, match=r"rows \[1\] are over"):
+        environments.chunk_step(actions[:, 2:])
+    before = environments.get_state()
+    observations, rewards, terminated, _, _ = environments.chunk_step(actions[:, 2:], may_rest=True)
+    assert (rewards[1] == 0).all() and (rewards[[0, 2]] != 0).all() and not terminated.any()
+    assert np.array_equal(observations[-1][1], before["arrays"][0][1, -1])
+
+
+def test_instructions_stay_with_their_start_frames(model_of, frames_for) -> None:
+    frames = as_bytes(frames_for(model_of("plain"), rows=1, count=12)[0])
+    tasks = [frames, frames[::-1].copy()]
+    paired = EpisodeStarts([Episode(frames=x, meta={"text": f"task {n}"}) for n, x in enumerate(tasks)], 3)
+    environments = rows(model_of("plain"), paired, count=4, autoreset_mode="disabled")
+    shown, info = environments.reset(options={"group_size": 2})
+    for row in range(4):
+        task = tasks[int(info["instruction"][row].removeprefix("task "))]
+        assert (task == shown[row]).all(axis=(1, 2, 3)).any()
+    assert info["instruction"][0] == info["instruction"][1]
+    _, info = environments.reset(options={"indices": [0, 9, 17, 3], "reset_mask": np.array([True, True, True, False])})
+    assert info["instruction"].tolist()[:3] == ["task 0", "task 1", "task 1"] and not info["_instruction"][3]
+    given = GivenStarts(np.stack([frames[:3], frames[3:6]]), ["a", "b"])
+    _, info = rows(model_of("plain"), given, count=2).reset(options={"indices": [1, 0]})
+    assert info["instruction"].tolist() == ["b", "a"]
 
 
 def test_a_termination_head_ends_episodes_and_its_probability_is_told(build, starts) -> None:

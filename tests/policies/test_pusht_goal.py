@@ -7,7 +7,7 @@ pytest.importorskip("gym_pusht", reason="PushT needs gym-pusht: pip install 'ivi
 
 from ivideogpt.envs.pusht import PushT, normalised_action  # noqa: E402
 from ivideogpt.envs.record.pusht_episodes import collect_pusht  # noqa: E402
-from ivideogpt.policies.pusht_goal import _POINTS, _TORQUES, PushToGoalScript  # noqa: E402
+from ivideogpt.policies.pusht_goal import _AGENT, _NORMALS, _POINTS, _TORQUES, PushToGoalScript  # noqa: E402
 
 
 def played(seed: int, noise: float, steps: int = 250) -> list[float]:
@@ -34,18 +34,14 @@ def test_torques_have_the_sign_of_the_simulator() -> None:
     environment, half = PushT(), 256.0
     for index in range(0, len(_POINTS), 9):
         environment.reset(seed=0)
-        script = PushToGoalScript(np.random.default_rng(0))
         simulator = environment._simulator
         simulator.block.angle, simulator.block.position = 0.0, (half, half)
-        from ivideogpt.policies.pusht_goal import _AGENT, _NORMALS
-
         start = np.array([half, half]) + _POINTS[index] - (_AGENT + 2) * _NORMALS[index]
         simulator.agent.position, simulator.agent.velocity = tuple(start), (0, 0)
         simulator.space.reindex_shapes_for_body(simulator.block)
         simulator.space.reindex_shapes_for_body(simulator.agent)
         for _ in range(3):
             environment.step(normalised_action(start + 8 * _NORMALS[index]))
-        assert script is not None
         if abs(_TORQUES[index]) > 10:
             assert np.sign(simulator.block.angle) == np.sign(_TORQUES[index]), (index, simulator.block.angle)
 

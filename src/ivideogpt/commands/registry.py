@@ -89,7 +89,8 @@ COMMANDS: Mapping[str, Command] = {
         "ivideogpt.commands.evaluate:evaluate", "measure a checkpoint on held-out episodes, by a protocol"
     ),
     "evaluate-policy": Command(
-        "ivideogpt.commands.evaluate_policy:evaluate_policy_command", "measure the success of a policy in a simulator"
+        "ivideogpt.commands.evaluate_policy:evaluate_policy_command",
+        "measure the success of policies, real or imagined",
     ),
     "bench": Command("ivideogpt.commands.bench:bench", "measure how fast a model imagines on this machine"),
     "plan": Command(

@@ -64,6 +64,11 @@ class Episode:
         """Return the number of frames."""
         return len(self.frames)
 
+    @property
+    def instruction(self) -> str:
+        """The task in words, from ``meta``; "" where there is none."""
+        return str(self.meta.get("instruction") or self.meta.get("text") or "")
+
     def window(self, start: int, length: int) -> Episode:
         """Return frames ``start`` to ``start + length`` with their rows; the last action row becomes padding again."""
         stop = start + length

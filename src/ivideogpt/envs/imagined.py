@@ -57,8 +57,9 @@ class ImaginedVectorEnv(VectorEnv):
     Observation: uint8 ``[h w 3]``, or ``[k h w 3]`` with a frame stack, oldest first.
     Reward: float64, from the model's reward head or a function.
     Terminated: from the termination head or a function; truncated after ``horizon`` steps.
-    Info: ``termination`` float ``[n]`` (probability) where there is such a head; ``success`` bool ``[n]`` and ``state``
-    float64 ``[n s]`` where there are functions for them.
+    Info: ``termination`` float ``[n]`` (probability) where there is such a head; ``entropy`` float ``[n]``, mean of the
+    new frame's tokens in nats, of a token model; ``success`` bool ``[n]`` and ``state`` float64 ``[n s]`` where there
+    are functions for them; ``instruction`` str ``[n]`` where the start states have one each.
 
     A row depends on its seed, its episodes so far and its actions, and on no other row. Row i of seed s has the seed
     s + i, as in gymnasium.
@@ -137,6 +138,7 @@ class ImaginedVectorEnv(VectorEnv):
         # state of each row
         self._horizons = np.full(num_envs, horizon)
         self._row_attributes: dict[str, list[Any]] = {}
+        self._instructions = np.full(num_envs, "", object)
         self._seeds = [first or 0 for first in _seeds_of_rows(seed, num_envs)]
         self._frames = np.zeros((num_envs, frame_stack, side, side, 3), np.uint8)
         self._ages, self._episodes = np.zeros(num_envs, np.int64), np.full(num_envs, -1)
@@ -259,12 +261,13 @@ class ImaginedVectorEnv(VectorEnv):
     # beyond gymnasium
 
     def chunk_step(
-        self, actions: np.ndarray
+        self, actions: np.ndarray, *, may_rest: bool = False
     ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Take several actions one after the other; a row that is over rests until the end of the chunk.
 
         Args:
             actions: float32 ``[n c a]``.
+            may_rest: rows that were over before the chunk rest too; False: they must be reset first.
 
         Returns:
             Observations and infos of each step; rewards (0 at rest), terminated and truncated ``[n c]``.
@@ -274,7 +277,7 @@ class ImaginedVectorEnv(VectorEnv):
         """
         if self.autoreset_mode != AutoresetMode.DISABLED:
             raise UserError("chunk_step needs autoreset_mode DISABLED; rows that are over are reset between chunks")
-        if self._over.any():
+        if self._over.any() and not may_rest:
             raise UserError(f"rows {np.flatnonzero(self._over).tolist()} are over; reset them with a reset_mask first")
         observations, outcomes, infos = [], [], []
         for number in range(actions.shape[1]):
@@ -289,7 +292,7 @@ class ImaginedVectorEnv(VectorEnv):
         """Return a snapshot in memory for ``set_state``, which takes it any number of times."""
         return {
             "cohorts": [_Cohort(cohort.session.fork(), cohort.rows.copy()) for cohort in self._cohorts],
-            "arrays": [array.copy() for array in (self._frames, self._ages, self._episodes, self._over)],
+            "arrays": [array.copy() for array in self._row_arrays()],
             "seeds": list(self._seeds),
             "began": self._began,
         }
@@ -297,18 +300,25 @@ class ImaginedVectorEnv(VectorEnv):
     def set_state(self, state: dict[str, Any]) -> None:
         """Go back to where ``get_state`` was called: the same actions lead to the same frames."""
         self._cohorts = [_Cohort(cohort.session.fork(), cohort.rows.copy()) for cohort in state["cohorts"]]
-        self._frames, self._ages, self._episodes, self._over = (array.copy() for array in state["arrays"])
+        copies = [array.copy() for array in state["arrays"]]
+        self._frames, self._ages, self._episodes, self._over, self._instructions = copies
         self._seeds, self._began = list(state["seeds"]), state["began"]
 
     # private
+
+    def _row_arrays(self) -> tuple[np.ndarray, ...]:
+        return self._frames, self._ages, self._episodes, self._over, self._instructions
 
     def _observations(self) -> np.ndarray:
         return (self._frames if self.stack > 1 else self._frames[:, 0]).copy()
 
     def _state_info(self, rows: np.ndarray) -> dict[str, Any]:
-        if self.state is None:
-            return {}
-        return {"state": np.asarray(self.state(self._frames[:, -1]), np.float64), "_state": rows}
+        info: dict[str, Any] = {}
+        if getattr(self.starts, "instructions", None):
+            info |= {"instruction": self._instructions.copy(), "_instruction": rows}
+        if self.state is not None:
+            info |= {"state": np.asarray(self.state(self._frames[:, -1]), np.float64), "_state": rows}
+        return info
 
     def _begin(
         self,
@@ -329,10 +339,15 @@ class ImaginedVectorEnv(VectorEnv):
 
         # start states: rows of a group take the draw of its first row
         chosen, states, episodes = np.flatnonzero(rows), [], episodes + rows
+        words, instructions = getattr(self.starts, "instructions", None), self._instructions.copy()
         for row in chosen.tolist():
             first = row - row % group_size
             random = np.random.default_rng([seeds[first], int(episodes[first])])
-            states.append(self.starts(1, random, None if indices is None else indices[row : row + 1])[0])
+            index = None if indices is None else indices[row : row + 1]
+            if words:  # drawn here, so that the task is that of the state
+                index = random.integers(0, len(words), 1) if index is None else index
+                instructions[row] = words[int(index[0])]
+            states.append(self.starts(1, random, index)[0])
         frames = np.stack(states)
         needed = max(self.model.context_frames, self.stack)
         if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1] < needed:
@@ -352,6 +367,7 @@ class ImaginedVectorEnv(VectorEnv):
         )
         self._cohorts.append(_Cohort(session, chosen))
         self._seeds, self._episodes, self._began = list(seeds), episodes, True
+        self._instructions = instructions
         self._frames[rows], self._ages[rows], self._over[rows] = frames[:, -self.stack :], 0, False
 
     def _advance(
@@ -370,6 +386,7 @@ class ImaginedVectorEnv(VectorEnv):
         # one step of each session
         frames_before = self._frames[:, -1].copy()
         rewards, terminations = np.zeros(self.num_envs), np.zeros(self.num_envs, np.float32)
+        entropies = np.zeros(self.num_envs, np.float32)
         if not active.all():
             self._cohorts = [rest for cohort in self._cohorts if (rest := cohort.without(~active)) is not None]
         for cohort in self._cohorts:
@@ -379,6 +396,8 @@ class ImaginedVectorEnv(VectorEnv):
             self._frames[rows] = np.concatenate([self._frames[rows, 1:], as_bytes(step.frames)[:, None]], axis=1)
             if step.rewards is not None:
                 rewards[rows] = step.rewards.double().cpu().numpy()
+            if self.model.has_tokens:
+                entropies[rows] = step.entropies.mean(dim=1).cpu().numpy()
             if step.terminations is not None:
                 terminations[rows] = step.terminations.cpu().numpy()
         transitions = frames_before, actions, self._frames[:, -1]
@@ -391,6 +410,8 @@ class ImaginedVectorEnv(VectorEnv):
             terminated = active & np.asarray(self.terminate(*transitions), bool)
         else:
             terminated = active & (terminations > _TERMINATION_PROBABILITY)
+        if self.model.has_tokens:
+            info |= {"entropy": entropies, "_entropy": active}
         if self.model.config.heads.termination:
             info |= {"termination": terminations, "_termination": active}
         if self.success is not None:

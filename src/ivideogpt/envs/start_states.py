@@ -12,7 +12,10 @@ from ivideogpt.core.errors import UserError
 
 
 class StartStates(Protocol):
-    """A source of start states."""
+    """A source of start states.
+
+    A source with a length and a list ``instructions``, one a state, pairs each start with its task in words.
+    """
 
     def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> np.ndarray:
         """Return start states.
@@ -44,6 +47,10 @@ class EpisodeStarts:
                 f"no episode has {frames + 1} frames, which a start state and a step need; give longer ones"
             )
 
+        words = [episode.instruction for episode, _ in self._states]
+        #: The task of each state in words; empty where no episode has one.
+        self.instructions = words if any(words) else []
+
     def __len__(self) -> int:
         """Return the number of states."""
         return len(self._states)
@@ -54,8 +61,33 @@ class EpisodeStarts:
         Raises:
             UserError: an index is out of range.
         """
-        chosen = random.integers(0, len(self), count) if indices is None else np.asarray(indices)
-        if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(self)):
-            raise UserError(f"indices is {chosen.tolist()}; expected numbers from 0 to {len(self) - 1}")
-        states = [self._states[int(index)] for index in chosen]
+        states = [self._states[index] for index in _chosen(len(self), count, random, indices)]
         return np.stack([episode.frames[last - self.frames + 1 : last + 1] for episode, last in states])
+
+
+class GivenStarts:
+    """Start states that are given as frames, such as the first frames of held-out episodes."""
+
+    def __init__(self, frames: np.ndarray, instructions: Sequence[str] = ()) -> None:
+        """Take states uint8 ``[n f h w 3]`` and the task of each in words, or none."""
+        self.frames, self.instructions = frames, list(instructions)
+
+    def __len__(self) -> int:
+        """Return the number of states."""
+        return len(self.frames)
+
+    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> np.ndarray:
+        """Return start states; see `StartStates`.
+
+        Raises:
+            UserError: an index is out of range.
+        """
+        return self.frames[_chosen(len(self), count, random, indices)]
+
+
+def _chosen(states: int, count: int, random: np.random.Generator, indices: np.ndarray | None) -> list[int]:
+    """Return numbers of states: those of ``indices``, or drawn ones."""
+    chosen = random.integers(0, states, count) if indices is None else np.asarray(indices)
+    if len(chosen) and not (chosen.min() >= 0 and chosen.max() < states):
+        raise UserError(f"indices is {chosen.tolist()}; expected numbers from 0 to {states - 1}")
+    return [int(index) for index in chosen]

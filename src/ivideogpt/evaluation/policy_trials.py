@@ -86,6 +86,9 @@ class TrialResult:
         total_reward: sum of the rewards.
         steps: of the episode.
         seconds: wall-clock, without building the simulator.
+        final_reward: of the last step; in PushT the covered share of the goal / 0.95.
+        trust: of an imagined episode, mean of the signal that tells how far to trust its frames; see
+            ``evaluation.calibration``.
     """
 
     task: str
@@ -94,6 +97,8 @@ class TrialResult:
     total_reward: float
     steps: int
     seconds: float
+    final_reward: float | None = None
+    trust: float | None = None
 
 
 def tasks_of(name: str) -> tuple[str, ...]:
@@ -223,16 +228,24 @@ def run_trials(
     Raises:
         UserError: an environment cannot be made, or an episode does not end.
     """
+    waiting = waiting_trials(trials, settings, folder)
+    for _ in as_pool(workers).run(partial(_run_trial, make_policy, settings, folder), waiting):
+        yield
+    _close_environments()
+    _environment.cache_clear()
+
+
+def waiting_trials(
+    trials: Sequence[PolicyTrial], settings: TrialSettings, folder: Path
+) -> list[tuple[PolicyTrial, bool]]:
+    """Return the trials without a result, each with True where a video is to be written of it."""
     counts: dict[str, int] = {}
     waiting = []
     for trial in trials:
         number = counts[trial.task] = counts.get(trial.task, 0) + 1
         if not _result_path(folder, trial).is_file():
             waiting.append((trial, number <= settings.videos))
-    for _ in as_pool(workers).run(partial(_run_trial, make_policy, settings, folder), waiting):
-        yield
-    _close_environments()
-    _environment.cache_clear()
+    return waiting
 
 
 def read_results(trials: Sequence[PolicyTrial], folder: Path) -> list[TrialResult]:
@@ -260,7 +273,7 @@ def _run_trial(make_policy: PolicyMaker, settings: TrialSettings, folder: Path, 
     while not ended:
         stacked = observed if settings.frame_stack > 1 else observed[None]
         state = {"state": info["state"][None]} if "state" in info else {}
-        for action in _chunk(policy.act({"frames": stacked[None]} | state)):
+        for action in actions_of_row(policy.act({"frames": stacked[None]} | state)):
             observed, reward, terminated, truncated, info = environment.step(action)
             frames.append(observed)
             rewards.append(float(reward))
@@ -273,11 +286,6 @@ def _run_trial(make_policy: PolicyMaker, settings: TrialSettings, folder: Path, 
                 'environment_options={"max_episode_steps": 500}'
             )
     seconds = time.perf_counter() - start
-    if with_video:
-        pictures = np.stack([frame[-1] if settings.frame_stack > 1 else frame for frame in frames])
-        (folder / "videos").mkdir(parents=True, exist_ok=True)
-        rate = float(environment.unwrapped.metadata.get("render_fps", 10))
-        write_mp4(folder / "videos" / f"{trial.name}_{'success' if success else 'failure'}.mp4", pictures, fps=rate)
     result = TrialResult(
         task=trial.task,
         seed=trial.seed,
@@ -285,13 +293,26 @@ def _run_trial(make_policy: PolicyMaker, settings: TrialSettings, folder: Path, 
         total_reward=float(np.sum(rewards)),
         steps=len(rewards),
         seconds=round(seconds, 3),
+        final_reward=rewards[-1],
     )
+    pictures = np.stack([frame[-1] if settings.frame_stack > 1 else frame for frame in frames]) if with_video else None
+    write_result(folder, trial, result, pictures, float(environment.unwrapped.metadata.get("render_fps", 10)))
+
+
+def write_result(
+    folder: Path, trial: PolicyTrial, result: TrialResult, frames: np.ndarray | None = None, rate: float = 10.0
+) -> None:
+    """Write the result of a trial, and a video of frames uint8 ``[t h w 3]`` where they are given."""
+    if frames is not None:
+        (folder / "videos").mkdir(parents=True, exist_ok=True)
+        outcome = "success" if result.success else "failure"
+        write_mp4(folder / "videos" / f"{trial.name}_{outcome}.mp4", frames, fps=rate)
     path = _result_path(folder, trial)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomic(path, json.dumps(asdict(result)))
 
 
-def _chunk(actions: np.ndarray) -> np.ndarray:
+def actions_of_row(actions: np.ndarray) -> np.ndarray:
     """Return actions ``[1 a]`` or ``[1 chunk a]`` of the one environment as ``[chunk a]``."""
     return actions if actions.ndim == 2 else actions[0]
 

@@ -29,7 +29,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES: tuple[Dashes, ...] = ("-", "--", ":", "-.")
 # No other text or line has these colours: a page replaces them with its own.
 _INK, _FAINT = "#26282d", "#75787f"
-_PAPER = "#fafaf8"
+PAPER = "#fafaf8"
 # In inches; 100 of the PNG's dots are one where it is shown 1000 wide.
 _WIDTH, _ROW_HEIGHT, _LEGEND_HEIGHT, _DOTS = 10.0, 3.5, 0.75, 150
 # Characters of a legend that fit side by side.
@@ -69,9 +69,9 @@ def write_png(path: str | Path, groups: Sequence[Group], *, threshold: float | N
         groups: as ``grouped`` gives them, at least one; each task has a row of its own.
         threshold: a return to mark, or None.
     """
-    with _styled():
+    with styled():
         figure = _figure(groups, threshold)
-        write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", dpi=_DOTS, facecolor=_PAPER))
+        write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", dpi=_DOTS, facecolor=PAPER))
 
 
 def curves_svg(groups: Sequence[Group], *, threshold: float | None = None) -> str:
@@ -82,7 +82,7 @@ def curves_svg(groups: Sequence[Group], *, threshold: float | None = None) -> st
         threshold: a return to mark, or None.
     """
     file = io.StringIO()
-    with _styled():
+    with styled():
         none = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         _figure(groups, threshold).savefig(file, format="svg", transparent=True, metadata=none)
     text = file.getvalue()
@@ -99,7 +99,7 @@ def colours(groups: Sequence[Group]) -> dict[str, tuple[str, Dashes]]:
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """Set our style, independent of the user's matplotlibrc."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()

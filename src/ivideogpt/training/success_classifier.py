@@ -171,15 +171,10 @@ def label_frames(episodes: Sequence[tuple[Episode, np.ndarray | None]], config: 
         frames.append(episode.frames[rows])
         labels.append(label[rows] > 0)
         numbers.append(np.full(len(rows), number))
-        words += [episode_instruction(episode)] * len(rows)
+        words += [episode.instruction] * len(rows)
     if not frames:
         raise UserError("there are no episodes to label; give a store with some")
     return LabelledFrames(np.concatenate(frames), np.concatenate(labels), np.concatenate(numbers), tuple(words))
-
-
-def episode_instruction(episode: Episode) -> str:
-    """Return the task of an episode in words; "" where there is none."""
-    return str(episode.meta.get("instruction") or episode.meta.get("text") or "")
 
 
 def train_classifier(
@@ -389,7 +384,7 @@ def imagine_frames(
             frames.append(picture[usable])
             labels.append(label[usable] > 0)
             numbers.append(np.full(int(usable.sum()), number))
-            words += [episode_instruction(episodes[number][0])] * int(usable.sum())
+            words += [episodes[number][0].instruction] * int(usable.sum())
     return LabelledFrames(np.concatenate(frames), np.concatenate(labels), np.concatenate(numbers), tuple(words))
 
 

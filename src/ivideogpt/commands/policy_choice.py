@@ -1,0 +1,164 @@
+"""Policies as they are named on the command line.
+
+random                              a policy of the registry
+pusht-goal:noise=20                 with options, as key=value,key=value
+replay                              the actions of demonstrations
+runs/agent                          the folder of an agent, or one of its checkpoints/step-...
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ivideogpt.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ivideogpt.core.protocols import Policy
+    from ivideogpt.evaluation.policy_trials import PolicyMaker, PolicyTrial, TrialSettings
+
+#: Policies that are made in other ways than by their name and options alone.
+_NO_SCRIPTS = ("random", "drqv2", "planner")
+
+
+@dataclass(frozen=True)
+class PolicyChoice:
+    """A policy for the trials of an environment.
+
+    Attributes:
+        label: short name, for folders and tables.
+        make: makes the policy of a trial.
+        settings: what the policy sees.
+        facts: which checkpoint it is of, if any.
+        trials: those that the policy needs; None: any.
+    """
+
+    label: str
+    make: PolicyMaker
+    settings: TrialSettings
+    facts: Mapping[str, str] = field(default_factory=dict)
+    trials: list[PolicyTrial] | None = None
+
+
+def choose_policy(
+    text: str, name: str, *, trials: int, demos: Path | None = None, image_size: int | None = None
+) -> PolicyChoice:
+    """Return the policy that ``text`` means.
+
+    Args:
+        text: see the head of this file.
+        name: of the environment.
+        trials: of each task, for a replay of demonstrations.
+        demos: their store.
+        image_size: side that pictures are resized to.
+
+    Raises:
+        UserError: there is no such policy, its options are wrong, or its checkpoint is missing.
+    """
+    from ivideogpt.evaluation.policy_trials import TrialSettings, random_policy, tasks_of
+    from ivideogpt.policies.registry import POLICIES
+
+    settings = TrialSettings(image_size=image_size)
+    if text == "replay":
+        return _replay(name, demos, settings, trials)
+    if demos is not None:
+        raise UserError(f"demos is for the policy replay, and the policy is {text!r}; leave it out")
+    if text == "random":
+        return PolicyChoice(text, random_policy, settings)
+    key, colon, options = text.partition(":")
+    scripts = [other for other in POLICIES if other not in _NO_SCRIPTS]
+    if key in scripts:
+        values = _policy_options(options, text) if colon else {}
+        if key.startswith("metaworld"):
+            values = {"task": tasks_of(name)[0].partition("/")[2]} | values
+        return PolicyChoice(text.replace(":", "-").replace("=", ""), partial(_scripted, key, values), settings)
+    if Path(text).is_dir():
+        for kind in FOLDER_POLICIES:
+            if (choice := kind(Path(text), name, settings)) is not None:
+                return choice
+    expected = ", ".join(sorted([*scripts, "random", "replay"]))
+    raise UserError(
+        f"there is no policy {text!r}; expected one of {expected}, or the folder of a run of ivideogpt mbrl"
+    )
+
+
+def _replay(name: str, demos: Path | None, settings: TrialSettings, trials: int) -> PolicyChoice:
+    from ivideogpt.evaluation.policy_trials import TrialSettings, replay_policy, replay_trials
+
+    episodes = read_demos(name, demos)
+    chosen = replay_trials(name, episodes, per_task=trials)
+    numbers = [trial.episode for trial in chosen if trial.episode is not None]
+    actions = {number: episodes[number].actions[:-1] for number in numbers}
+    control_modes = {episodes[number].meta.get("control_mode") for number in numbers} - {None}
+    options = {"control_mode": control_modes.pop()} if len(control_modes) == 1 else {}
+    settings = TrialSettings(image_size=settings.image_size, environment_options=options)
+    return PolicyChoice("replay", partial(replay_policy, actions=actions), settings, trials=chosen)
+
+
+def _agent(folder: Path, name: str, settings: TrialSettings) -> PolicyChoice | None:
+    """Return the agent of a run of reinforcement learning, or of one of its checkpoints."""
+    from ivideogpt.envs.registry import find_environment
+    from ivideogpt.evaluation.policy_trials import TrialSettings
+    from ivideogpt.mbrl.agents import agent_policy, newest_checkpoint, read_agent_config
+
+    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder
+    config = read_agent_config(run)
+    checkpoint = newest_checkpoint(run) if run == folder else folder
+    own, this = find_environment(config.task), find_environment(name)
+    is_same = own is not None and this is not None and own[1].id == this[1].id
+    settings = TrialSettings(
+        frame_stack=config.frame_stack,
+        image_size=settings.image_size or config.image_size,
+        environment_options=dict(config.environment_options) if is_same else {},
+    )
+    # Results of an agent that has learned on since are those of another policy.
+    make = partial(agent_policy, run=run, checkpoint=checkpoint)
+    label = run.name if run == folder else f"{run.name}-{checkpoint.name}"
+    return PolicyChoice(label, make, settings, {"checkpoint": checkpoint.name})
+
+
+#: Kinds of folders with a policy: each returns the policy of a folder, or None where the folder is of another kind. The
+#: last one says what is wrong.
+FOLDER_POLICIES: list[Callable[[Path, str, TrialSettings], PolicyChoice | None]] = [_agent]
+
+
+def read_demos(name: str, demos: Path | None) -> list[Any]:
+    """Read the demonstrations of an environment from a store.
+
+    Raises:
+        UserError: there is no store, or episodes have no actions.
+    """
+    from ivideogpt.data.episode_files import is_store
+    from ivideogpt.mbrl.demonstrations import demonstration_folder, read_stored
+
+    folder = demonstration_folder(name) if demos is None else demos
+    if not is_store(folder):
+        raise UserError(f"{folder} is no episode store; give demonstrations of {name} with --demos STORE")
+    episodes = list(read_stored(folder))
+    if any(episode.actions is None for episode in episodes):
+        raise UserError(f"{folder} holds episodes without actions; give demonstrations with actions")
+    return episodes
+
+
+def _scripted(policy: str, options: Mapping[str, Any], trial: PolicyTrial, action_dim: int, image: int) -> Policy:
+    from ivideogpt.policies.registry import make_policy
+
+    return make_policy(policy, **options)
+
+
+def _policy_options(text: str, policy: str) -> dict[str, Any]:
+    """Read ``key=value,key=value``; values are JSON, or words."""
+    options: dict[str, Any] = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise UserError(f"the policy is {policy!r}; expected options such as pusht-goal:noise=20")
+        try:
+            options[key.replace("-", "_")] = json.loads(value)
+        except ValueError:
+            options[key.replace("-", "_")] = value
+    return options
