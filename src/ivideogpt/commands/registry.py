@@ -90,7 +90,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "evaluate-policy": Command(
         "ivideogpt.commands.evaluate_policy:evaluate_policy_command",
-        "measure the success of policies, real or imagined",
+        "measure the success of policies",
     ),
     "bench": Command("ivideogpt.commands.bench:bench", "measure how fast a model imagines on this machine"),
     "plan": Command(
