@@ -73,6 +73,18 @@ def _record_libero(tasks: Sequence[str], seeds: range, out: Path, settings: Any,
     collect_libero(tasks, seeds, out, settings, workers)
 
 
+def _toy_settings() -> Any:
+    from ivideogpt.envs.record.toy_episodes import ToyRecording
+
+    return ToyRecording()
+
+
+def _record_toy(tasks: Sequence[str], seeds: range, out: Path, settings: Any, workers: int | None) -> None:
+    from ivideogpt.envs.record.toy_episodes import collect_toy
+
+    collect_toy(seeds, out, settings, workers)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SquareRecording:
     """Episodes of a moving square have no settings."""
@@ -91,6 +103,7 @@ RECORDERS: Mapping[str, Recorder] = {
     "pusht": Recorder(_pusht_settings, _record_pusht),
     _METAWORLD: Recorder(_metaworld_settings, _record_metaworld),
     _LIBERO: Recorder(_libero_settings, _record_libero),
+    "toy-push": Recorder(_toy_settings, _record_toy),
     "moving-square": Recorder(SquareRecording, _record_squares),
 }
 
@@ -114,7 +127,7 @@ def collect(
     Args:
         environment: pusht; metaworld/TASK or the name of a task of Meta-World, such as plate-slide; metaworld/all for
             the six tasks of the official experiments; a suite of LIBERO or one of its tasks, such as libero_spatial/0;
-            moving-square, which needs no simulator. `ENV --help` lists the options of each.
+            toy-push or moving-square, which need no simulator. `ENV --help` lists the options of each.
         settings: how the environment is recorded.
         out: folder of the store.
         seeds: "first:stop", one episode a seed, stop excluded; seeds from 10000 on are held out. Default: 0:60.

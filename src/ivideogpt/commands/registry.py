@@ -80,6 +80,11 @@ COMMANDS: Mapping[str, Command] = {
         "train a classifier of success on recorded frames, for policies and planners",
         settings="ivideogpt.commands.train_classifier:load_classifier_settings",
     ),
+    "train-policy": Command(
+        "ivideogpt.commands.train_policy:train_policy",
+        "train a policy that reads pictures and words on demonstrations",
+        settings="ivideogpt.commands.train_policy:load_policy_settings",
+    ),
     "posttrain": Command(
         "ivideogpt.commands.posttrain:posttrain",
         "improve a world model by reinforcement learning on its own metrics",

@@ -40,6 +40,13 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "robot": "classifier:robot_classifier",
         "debug": "classifier:debug_classifier",
     },
+    # ``PolicyRecipe``: train-policy
+    "policies": {
+        "toy": "policies:toy_policy",
+        "pusht": "policies:pusht_policy",
+        "libero": "policies:libero_policy",
+        "debug": "policies:debug_policy",
+    },
     # ``MbrlConfig``: mbrl
     "mbrl": {
         "metaworld": "mbrl:metaworld_agent",
@@ -61,12 +68,13 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
 }
 
 #: A kind of presets.
-PresetKind = Literal["training", "pictures", "classifiers", "mbrl", "planning", "posttrain"]
+PresetKind = Literal["training", "pictures", "classifiers", "policies", "mbrl", "planning", "posttrain"]
 #: The command of each kind that the message on an unknown preset names.
 _COMMANDS: Mapping[PresetKind, str] = {
     "training": "",
     "pictures": " for train-pictures",
     "classifiers": " for train-classifier",
+    "policies": " for train-policy",
     "mbrl": " for mbrl",
     "planning": " for plan",
     "posttrain": " for posttrain",

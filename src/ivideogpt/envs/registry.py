@@ -98,6 +98,7 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
         id="ivideogpt/PushT-v0", entry_point="ivideogpt.envs.pusht:PushT", extra="pusht", max_steps=300
     ),
     "reacher": EnvironmentSpec(id="ivideogpt/Reacher-v0", entry_point="ivideogpt.envs.reacher:Reacher", extra="rl"),
+    "toy-push": EnvironmentSpec(id="ivideogpt/ToyPush-v0", entry_point="ivideogpt.envs.toys:ToyPush", extra="rl"),
     **{
         _METAWORLD + task: EnvironmentSpec(
             id="ivideogpt/MetaWorld-v0",
@@ -179,7 +180,7 @@ def canonical_name(name: str) -> str:
     if near:
         raise UserError(f"there is no environment {name!r}; did you mean {near!r}?")
     raise UserError(
-        f"there is no environment {name!r}; expected pusht, reacher, a task of Meta-World such as plate-slide, one of "
+        f"there is no environment {name!r}; expected pusht, reacher, toy-push, a task of Meta-World such as plate-slide, one of "
         "ManiSkill such as maniskill/pick_cube, a suite of LIBERO such as libero_spatial, an id that gymnasium knows, "
         "or module:Name"
     )

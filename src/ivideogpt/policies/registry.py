@@ -15,6 +15,7 @@ POLICIES: dict[str, str] = {
     "pusht-drag": "ivideogpt.policies.scripted:DragPolicy",
     "pusht-goal": "ivideogpt.policies.pusht_goal:PushToGoalPolicy",
     "reacher-script": "ivideogpt.policies.scripted:ReacherPolicy",
+    "toy-push-script": "ivideogpt.policies.scripted:ToyPushPolicy",
     "metaworld-script": "ivideogpt.policies.scripted:MetaWorldPolicy",
     "drqv2": "ivideogpt.policies.drqv2:DrQv2",
     "planner": "ivideogpt.planning.planner:Planner",

@@ -268,3 +268,61 @@ class ReacherPolicy(ScriptedPolicy):
     def __init__(self, speed: float = 0.25) -> None:
         """Make a script a row, for a ``Reacher`` of this speed."""
         super().__init__(lambda random: lambda state: np.clip((state[2:] - state[:2]) / speed, -1, 1))
+
+
+# Toy push
+
+#: Speed, touching distance and width of the plane of ``ToyPush``, and its sides in their order.
+_PUSH_SPEED, _TOUCH, _PUSH_WALL = 0.12, 0.29, 0.88
+_PUSH_SIDES = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
+_PUSH_MARGIN = 0.06
+
+
+class ToyPushScript:
+    """A script that goes around the named square and pushes it to the named side, with noise and random stretches."""
+
+    def __init__(self, random: np.random.Generator, *, noise: float = 0.0, random_share: float = 0.0) -> None:
+        """Begin an episode.
+
+        Args:
+            random: generator of the episode.
+            noise: standard deviation of what is added to the actions.
+            random_share: of the stretches of 4 steps that go in a random direction.
+        """
+        self._random, self._noise, self._share = random, noise, random_share
+        self._step, self._direction = 0, None
+
+    def __call__(self, state: np.ndarray) -> np.ndarray:
+        """Return the next action, float64 ``[2]`` in -1 to 1, for ``state`` ``[8]`` of ``ToyPush``."""
+        if self._step % 4 == 0:
+            is_random = self._random.random() < self._share
+            self._direction = self._random.uniform(-1, 1, 2) if is_random else None
+        self._step += 1
+        action = _push_action(state) if self._direction is None else self._direction
+        return np.clip(action + self._noise * self._random.standard_normal(2), -1, 1)
+
+
+def _push_action(state: np.ndarray) -> np.ndarray:
+    agent, square = state[:2], state[2 + 2 * int(state[-2]) :][:2]
+    ahead = _PUSH_SIDES[int(state[-1])]
+    sideways = ahead[::-1]
+    forward, beside = (agent - square) @ ahead, (agent - square) @ sideways
+    clear = _TOUCH + _PUSH_MARGIN
+    if forward < 0.01 - _TOUCH:  # behind the square: line up, then push
+        is_lined_up = abs(beside) < 0.08
+        target = square + (forward + 1 if is_lined_up else -clear) * ahead
+    else:  # beside it or before it: first to the side, then back
+        side = 1.0 if beside >= 0 else -1.0
+        if abs(square @ sideways + side * clear) > _PUSH_WALL:
+            side = -side
+        is_clear = side * beside > clear - 0.02
+        target = square + side * clear * sideways + (-clear if is_clear else forward) * ahead
+    return np.clip((target - agent) / _PUSH_SPEED, -1, 1)
+
+
+class ToyPushPolicy(ScriptedPolicy):
+    """The script of toy push; state ``[b 8]``, actions ``[b 2]`` in -1 to 1."""
+
+    def __init__(self, *, noise: float = 0.0, random_share: float = 0.0) -> None:
+        """Make a `ToyPushScript` a row; its arguments are the same."""
+        super().__init__(lambda random: ToyPushScript(random, noise=noise, random_share=random_share))
