@@ -19,6 +19,7 @@ FLOORS = {
     "mbrl": 8,
     "planning": 8,
     "posttrain": 8,
+    "wmrl": 9,
     "reports": 9,
     "configs": 10,
     "serve": 11,

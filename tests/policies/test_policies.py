@@ -36,6 +36,7 @@ CASES = {
     "reacher-script": ({}, "reacher", {"size": 16}, 2, 4),
     "planner": (PLANNER, "reacher", {"size": 16}, 2, 4),
     "drqv2": ({"image": 16, "stack": 2, "action_dim": 2, "config": SMALL}, "reacher", {"size": 16}, 2, 4),
+    "toy-push-script": ({}, "toy-push", {"size": 16}, 2, 8),
     "pusht-drag": ({}, "pusht", {}, 2, 5),
     "pusht-goal": ({"noise": 2.0}, "pusht", {}, 2, 5),
     "metaworld-script": ({"task": "plate-slide"}, "plate-slide", {"size": 16, "shadow_size": 0}, 4, 39),

@@ -3,7 +3,7 @@
 random                              a policy of the registry
 pusht-goal:noise=20                 with options, as key=value,key=value
 replay                              the actions of demonstrations
-runs/agent                          the folder of an agent, or one of its checkpoints/step-...
+runs/agent                          the folder of an agent or a flow policy, or one of its checkpoints/step-...
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def choose_policy(
                 return choice
     expected = ", ".join(sorted([*scripts, "random", "replay"]))
     raise UserError(
-        f"there is no policy {text!r}; expected one of {expected}, or the folder of a run of ivideogpt mbrl"
+        f"there is no policy {text!r}; expected one of {expected}, or the folder of a run of ivideogpt "
+        "train-policy, wm-rl or mbrl"
     )
 
 
@@ -97,6 +98,32 @@ def _replay(name: str, demos: Path | None, settings: TrialSettings, trials: int)
     options = {"control_mode": control_modes.pop()} if len(control_modes) == 1 else {}
     settings = TrialSettings(image_size=settings.image_size, environment_options=options)
     return PolicyChoice("replay", partial(replay_policy, actions=actions), settings, trials=chosen)
+
+
+def _flow(folder: Path, name: str, settings: TrialSettings) -> PolicyChoice | None:
+    """Return the flow policy of a run of imitation or improvement, or of one of its checkpoints."""
+    from ivideogpt.evaluation.policy_trials import TrialSettings
+    from ivideogpt.policies.vla.tiny_flow import policy_checkpoint, read_flow_config
+
+    checkpoint = policy_checkpoint(folder)
+    if checkpoint is None:
+        return None
+    config = read_flow_config(checkpoint)
+    settings = TrialSettings(frame_stack=config.images, image_size=config.resolution)
+    label = folder.name if checkpoint != folder else f"{folder.parents[1].name}-{folder.name}"
+    return PolicyChoice(label, partial(_flow_policy, checkpoint), settings, {"checkpoint": checkpoint.name})
+
+
+def _flow_policy(folder: Path, trial: PolicyTrial, action_dim: int, image: int) -> Policy:
+    from ivideogpt.policies.vla.tiny_flow import FlowPolicy, TinyFlow
+
+    network = TinyFlow.from_pretrained(folder)
+    if network.config.action_dim != action_dim:
+        raise UserError(
+            f"{folder} gives actions of {network.config.action_dim} numbers and {trial.task} takes {action_dim}; "
+            "give its own environment"
+        )
+    return FlowPolicy(network)
 
 
 def _agent(folder: Path, name: str, settings: TrialSettings) -> PolicyChoice | None:
@@ -123,7 +150,7 @@ def _agent(folder: Path, name: str, settings: TrialSettings) -> PolicyChoice | N
 
 #: Kinds of folders with a policy: each returns the policy of a folder, or None where the folder is of another kind. The
 #: last one says what is wrong.
-FOLDER_POLICIES: list[Callable[[Path, str, TrialSettings], PolicyChoice | None]] = [_agent]
+FOLDER_POLICIES: list[Callable[[Path, str, TrialSettings], PolicyChoice | None]] = [_flow, _agent]
 
 
 def read_demos(name: str, demos: Path | None) -> list[Any]:

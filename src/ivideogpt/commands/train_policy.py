@@ -45,8 +45,8 @@ def train_policy(
         preset: toy, pusht, libero or debug; its settings are options too, which `PRESET --help` lists. Default: the
             settings of the resumed run.
         settings: the settings of the preset.
-        data: an episode store with actions, such as `ivideogpt collect` writes. Episodes that are marked as failures are
-            left out.
+        data: an episode store with actions, such as `ivideogpt collect` writes. Episodes that are marked as failures
+            are left out.
         out: folder for checkpoints (each a whole policy) and metrics.jsonl.
         episodes: the first so many demonstrations only.
         steps: stop after this many updates, without changing the schedule.

@@ -16,6 +16,16 @@ def robot_classifier() -> ClassifierTraining:
     return ClassifierTraining(network=ClassifierConfig(width=24, words=4096), shift=2)
 
 
+def toy_push_classifier() -> ClassifierTraining:
+    """Return the classifier of toy push, which reads the instruction; the place of the squares decides."""
+    return ClassifierTraining(
+        network=ClassifierConfig(resolution=32, width=8, hidden=64, words=512),
+        reward_above=0.5,
+        horizon=18,
+        steps=800,
+    )
+
+
 def debug_classifier() -> ClassifierTraining:
     """Return a training of seconds on the moving squares, where the reward is 1 after a step of 2 px."""
     return ClassifierTraining(

@@ -33,11 +33,16 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "official-vp2-robodesk-64-act-cond": "official:vp2_64_act_cond",
     },
     # ``PictureRecipe``: train-pictures
-    "pictures": {"debug": "pictures:debug_pictures", "pusht-64": "pictures:pusht_pictures"},
+    "pictures": {
+        "debug": "pictures:debug_pictures",
+        "pusht-64": "pictures:pusht_pictures",
+        "toy-push": "pictures:toy_push_pictures",
+    },
     # ``ClassifierTraining``: train-classifier
     "classifiers": {
         "pusht": "classifier:pusht_classifier",
         "robot": "classifier:robot_classifier",
+        "toy-push": "classifier:toy_push_classifier",
         "debug": "classifier:debug_classifier",
     },
     # ``PolicyRecipe``: train-policy

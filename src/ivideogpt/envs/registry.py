@@ -180,9 +180,9 @@ def canonical_name(name: str) -> str:
     if near:
         raise UserError(f"there is no environment {name!r}; did you mean {near!r}?")
     raise UserError(
-        f"there is no environment {name!r}; expected pusht, reacher, toy-push, a task of Meta-World such as plate-slide, one of "
-        "ManiSkill such as maniskill/pick_cube, a suite of LIBERO such as libero_spatial, an id that gymnasium knows, "
-        "or module:Name"
+        f"there is no environment {name!r}; expected pusht, reacher, toy-push, a task of Meta-World such as "
+        "plate-slide, one of ManiSkill such as maniskill/pick_cube, a suite of LIBERO such as libero_spatial, an id "
+        "that gymnasium knows, or module:Name"
     )
 
 

@@ -19,34 +19,37 @@ except ModuleNotFoundError as error:
 #: Colour of each square, by its name in the instruction.
 COLOURS = {"red": (225, 60, 60), "blue": (70, 120, 245)}
 #: Unit vector of each side, by its name in the instruction; x to the right, y down.
-SIDES = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "top": (0.0, -1.0), "bottom": (0.0, 1.0)}
-#: Half sides of a square and of the agent, and the distance that an action of 1 moves, in half sides of the plane.
-SQUARE, AGENT, SPEED = 0.17, 0.12, 0.12
-#: Distance from the middle of the plane at which a square counts as being at a side.
-GOAL = 0.6
-_GROUND, _ZONE, _WHITE = (24, 26, 34), (44, 50, 60), (240, 240, 235)
+SIDES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}
+#: Cells along a side of the plane, and those from either end that count as its side.
+CELLS, ZONE = 8, 2
+#: An action moves the agent where its larger number is at least this.
+LEAST_MOVE = 0.33
+_GROUND, _ZONE_COLOUR, _WHITE = (24, 26, 34), (44, 50, 60), (240, 240, 235)
 
 
 class ToyPush(gymnasium.Env):
-    """The plane reaches from -1 to 1 both ways, x to the right and y down. The agent pushes squares by touching them.
+    """A plane of 8 x 8 cells with an agent and two squares, each in a cell. The agent pushes the square it walks into.
+
+    A square at a wall or before the other square does not move, and the agent neither.
 
     Observation: uint8 ``[size size 3]``, RGB; the four sides are brighter than the middle.
-    Action: float32 ``[2]`` in -1 to 1, the movement of the agent in units of ``SPEED``.
+    Action: float32 ``[2]`` in -1 to 1, x to the right and y down. The agent moves one cell along the larger number, or
+    not at all where that is smaller than ``LEAST_MOVE``.
     Reward: 1 while the named square is at the named side, else 0.
     Terminated: at success, where ``terminate``; truncated after ``steps``.
-    Info: ``success`` bool; ``instruction``, such as "push the red square to the left"; ``state`` float64 ``[8]``: x and
-    y of the agent and of each square, the number of the named square and that of the named side.
+    Info: ``success`` bool; ``instruction``, such as "push the red square to the left"; ``state`` float64 ``[8]``: cell
+    (x and y) of the agent and of each square, the number of the named square and that of the named side.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(
-        self, *, size: int = 32, steps: int = 32, terminate: bool = True, render_mode: str | None = None
+        self, *, size: int = 32, steps: int = 20, terminate: bool = True, render_mode: str | None = None
     ) -> None:
         """Build the environment; ``reset`` must come next.
 
         Args:
-            size: side of the picture in pixels.
+            size: side of the picture in pixels, a multiple of 8.
             steps: actions of an episode.
             terminate: end an episode at success.
             render_mode: "rgb_array" or None.
@@ -57,15 +60,15 @@ class ToyPush(gymnasium.Env):
         for name, value, least in (("size", size, 16), ("steps", steps, 1)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"{name} is {value!r}; expected a whole number of at least {least}")
+        if size % CELLS:
+            raise UserError(f"size is {size}; expected a multiple of {CELLS}, so that a cell is some whole pixels")
         self.size, self.steps, self.terminate, self.render_mode = size, steps, terminate, render_mode
         self.observation_space = gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self._across = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
-        self._ground = np.empty((size, size, 3), np.float32)
-        self._ground[:] = _GROUND
-        outside = np.abs(self._across) > GOAL
-        self._ground[outside[:, None] | outside] = _ZONE
-        self._agent, self._squares = np.zeros(2), np.zeros((len(COLOURS), 2))
+        cells = np.arange(CELLS)
+        is_outside = (cells < ZONE) | (cells >= CELLS - ZONE)
+        self._ground = np.where((is_outside[:, None] | is_outside)[..., None], _ZONE_COLOUR, _GROUND).astype(np.uint8)
+        self._agent, self._squares = np.zeros(2, int), np.zeros((len(COLOURS), 2), int)
         self._named, self._side, self._left = 0, 0, 0
 
     @property
@@ -77,12 +80,11 @@ class ToyPush(gymnasium.Env):
         """Place agent and squares and draw a task; the same seed gives the same ones; ``options`` are not used."""
         super().reset(seed=seed)
         random = self.np_random
-        while True:
-            self._squares = random.uniform(-0.4, 0.4, (len(COLOURS), 2))
-            self._agent = random.uniform(-0.85, 0.85, 2)
-            between = np.abs(self._squares[0] - self._squares[1]).max()
-            if between > 2.2 * SQUARE and np.abs(self._squares - self._agent).max(1).min() > 1.1 * (SQUARE + AGENT):
-                break
+        inside = np.array([(x, y) for x in range(ZONE, CELLS - ZONE) for y in range(ZONE, CELLS - ZONE)])
+        self._squares = inside[random.choice(len(inside), len(COLOURS), replace=False)]
+        self._agent = random.integers(0, CELLS, 2)
+        while (self._agent == self._squares).all(axis=1).any():
+            self._agent = random.integers(0, CELLS, 2)
         self._named, self._side = int(random.integers(len(COLOURS))), int(random.integers(len(SIDES)))
         self._left = self.steps
         return self._picture(), self._info()
@@ -98,19 +100,9 @@ class ToyPush(gymnasium.Env):
         moves = np.asarray(action, np.float64)
         if moves.shape != (2,) or not np.isfinite(moves).all():
             raise UserError(f"the action is {moves.tolist()}; expected two finite numbers, -1 to 1")
-        self._agent = np.clip(self._agent + SPEED * np.clip(moves, -1, 1), AGENT - 1, 1 - AGENT)
-        for square in self._squares:
-            square += _apart(square, self._agent, SQUARE + AGENT)
-        first, second = self._squares
-        if (touching := _apart(second, first, 2 * SQUARE)).any():
-            # the square that the agent touches moves the other one
-            agent_at_first = np.abs(first - self._agent).max() < np.abs(second - self._agent).max()
-            second += touching if agent_at_first else 0
-            first -= 0 if agent_at_first else touching
-        np.clip(self._squares, SQUARE - 1, 1 - SQUARE, out=self._squares)
-        for square in self._squares:  # a square at a wall, or one that the other square holds, stops the agent
-            self._agent += _apart(self._agent, square, SQUARE + AGENT)
-        np.clip(self._agent, AGENT - 1, 1 - AGENT, out=self._agent)
+        axis = int(abs(moves[1]) > abs(moves[0]))
+        if abs(moves[axis]) >= LEAST_MOVE:
+            self._walk(np.eye(2, dtype=int)[axis] * int(np.sign(moves[axis])))
         self._left -= 1
         info = self._info()
         terminated = self.terminate and info["success"]
@@ -122,32 +114,26 @@ class ToyPush(gymnasium.Env):
         """Return the observation, or None without a render mode."""
         return self._picture() if self.render_mode else None
 
+    def _walk(self, way: np.ndarray) -> None:
+        """Move the agent by a cell, and the square that stands there, if the cell after it is free."""
+        place = self._agent + way
+        pushed = np.flatnonzero((self._squares == place).all(axis=1))
+        last = place + way if len(pushed) else place
+        is_free = not (self._squares == last).all(axis=1).any()
+        if is_free and last.min() >= 0 and last.max() < CELLS:
+            self._agent = place
+            self._squares[pushed] += way
+
     def _info(self) -> dict[str, Any]:
-        at_side = float(self._squares[self._named] @ np.array(list(SIDES.values())[self._side])) >= GOAL
-        state = np.concatenate([self._agent, self._squares.ravel(), [self._named, self._side]])
-        return {"success": at_side, "instruction": self.instruction, "state": state}
+        side = np.array(list(SIDES.values())[self._side])
+        place = (self._squares[self._named] * abs(side)).sum()
+        at_side = place < ZONE if side.sum() < 0 else place >= CELLS - ZONE
+        state = np.concatenate([self._agent, self._squares.ravel(), [self._named, self._side]]).astype(np.float64)
+        return {"success": bool(at_side), "instruction": self.instruction, "state": state}
 
     def _picture(self) -> np.ndarray:
         picture = self._ground.copy()
-        things = [*zip(self._squares, [SQUARE] * len(COLOURS), COLOURS.values(), strict=True)]
-        for place, half, colour in (*things, (self._agent, AGENT, _WHITE)):
-            near = [np.clip((half - np.abs(self._across - x)) * self.size / 2 + 0.5, 0, 1) for x in place]
-            picture += np.outer(near[1], near[0])[..., None] * (np.array(colour, np.float32) - picture)
-        return picture.round().astype(np.uint8)
-
-
-def _apart(moved: np.ndarray, still: np.ndarray, distance: float) -> np.ndarray:
-    """Return the shortest way along an axis, ``[2]``, that takes ``moved`` out of ``still``; 0 if they do not overlap.
-
-    Args:
-        moved: middle of a square, ``[2]``.
-        still: middle of another.
-        distance: sum of their half sides.
-    """
-    between = moved - still
-    overlap = distance - np.abs(between)
-    way = np.zeros(2)
-    if (overlap > 0).all():
-        axis = int(overlap[1] < overlap[0])
-        way[axis] = overlap[axis] * (1 if between[axis] >= 0 else -1)
-    return way
+        for (x, y), colour in zip((*self._squares, self._agent), (*COLOURS.values(), _WHITE), strict=True):
+            picture[y, x] = colour
+        pixels = self.size // CELLS
+        return picture.repeat(pixels, axis=0).repeat(pixels, axis=1)

@@ -7,6 +7,7 @@ In the imagination the state comes from a ``state`` function of `ImaginedVectorE
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -272,14 +273,15 @@ class ReacherPolicy(ScriptedPolicy):
 
 # Toy push
 
-#: Speed, touching distance and width of the plane of ``ToyPush``, and its sides in their order.
-_PUSH_SPEED, _TOUCH, _PUSH_WALL = 0.12, 0.29, 0.88
-_PUSH_SIDES = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
-_PUSH_MARGIN = 0.06
+#: Sides of ``ToyPush`` in their order, and its cells along a side.
+_PUSH_SIDES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])
+_PUSH_CELLS = 8
+# Largest number of each entry of the state.
+_PUSH_LAST = [*[_PUSH_CELLS - 1] * 6, 1, 3]
 
 
 class ToyPushScript:
-    """A script that goes around the named square and pushes it to the named side, with noise and random stretches."""
+    """A script that takes the shortest way to push the named square to the named side, with noise and random steps."""
 
     def __init__(self, random: np.random.Generator, *, noise: float = 0.0, random_share: float = 0.0) -> None:
         """Begin an episode.
@@ -287,37 +289,55 @@ class ToyPushScript:
         Args:
             random: generator of the episode.
             noise: standard deviation of what is added to the actions.
-            random_share: of the stretches of 4 steps that go in a random direction.
+            random_share: of the steps that go in a random direction.
         """
         self._random, self._noise, self._share = random, noise, random_share
-        self._step, self._direction = 0, None
+        self._plan: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def __call__(self, state: np.ndarray) -> np.ndarray:
         """Return the next action, float64 ``[2]`` in -1 to 1, for ``state`` ``[8]`` of ``ToyPush``."""
-        if self._step % 4 == 0:
-            is_random = self._random.random() < self._share
-            self._direction = self._random.uniform(-1, 1, 2) if is_random else None
-        self._step += 1
-        action = _push_action(state) if self._direction is None else self._direction
+        if self._random.random() < self._share:
+            action = _PUSH_SIDES[self._random.integers(4)]
+        else:
+            # A state that was estimated from a frame may be out of range.
+            key = tuple(np.clip(state.round().astype(int), 0, _PUSH_LAST).tolist())
+            if key not in self._plan:
+                self._plan = _push_plan(key)
+            action = np.array(self._plan.get(key, (0, 0)))
         return np.clip(action + self._noise * self._random.standard_normal(2), -1, 1)
 
 
-def _push_action(state: np.ndarray) -> np.ndarray:
-    agent, square = state[:2], state[2 + 2 * int(state[-2]) :][:2]
-    ahead = _PUSH_SIDES[int(state[-1])]
-    sideways = ahead[::-1]
-    forward, beside = (agent - square) @ ahead, (agent - square) @ sideways
-    clear = _TOUCH + _PUSH_MARGIN
-    if forward < 0.01 - _TOUCH:  # behind the square: line up, then push
-        is_lined_up = abs(beside) < 0.08
-        target = square + (forward + 1 if is_lined_up else -clear) * ahead
-    else:  # beside it or before it: first to the side, then back
-        side = 1.0 if beside >= 0 else -1.0
-        if abs(square @ sideways + side * clear) > _PUSH_WALL:
-            side = -side
-        is_clear = side * beside > clear - 0.02
-        target = square + side * clear * sideways + (-clear if is_clear else forward) * ahead
-    return np.clip((target - agent) / _PUSH_SPEED, -1, 1)
+def _push_plan(state: tuple[int, ...]) -> dict[tuple[int, ...], tuple[int, int]]:
+    """Return the step at each state of the shortest way by breadth-first search; the other square is never moved."""
+    named, side = state[-2:]
+    squares = [state[2:4], state[4:6]]
+    other, goal = squares[1 - named], _PUSH_SIDES[side]
+
+    def is_free(place: tuple[int, int]) -> bool:
+        return place != other and min(place) >= 0 and max(place) < _PUSH_CELLS
+
+    start = (state[:2], squares[named])
+    came: dict[Any, Any] = {start: None}
+    queue = deque([start])
+    while queue:
+        at = queue.popleft()
+        (x, y), (u, v) = at
+        along = u * goal[0] + v * goal[1]
+        if along >= (_PUSH_CELLS - 2 if goal.sum() > 0 else -1):
+            plan = {}
+            while came[at] is not None:
+                at, way = came[at]
+                pair = [at[1], other] if named == 0 else [other, at[1]]
+                plan[(*at[0], *pair[0], *pair[1], named, side)] = way
+            return plan
+        for dx, dy in _PUSH_SIDES.tolist():
+            agent, square = (x + dx, y + dy), (u, v)
+            if agent == square:
+                square = (u + dx, v + dy)
+            if is_free(agent) and is_free(square) and (agent, square) not in came:
+                came[agent, square] = (at, (dx, dy))
+                queue.append((agent, square))
+    return {}
 
 
 class ToyPushPolicy(ScriptedPolicy):

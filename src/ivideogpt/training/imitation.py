@@ -106,7 +106,7 @@ class ChunkDataset:
             episode, stop = self._episodes[number], min(start + config.chunk, last)
             assert episode.actions is not None
             frames.append(episode.frames[np.maximum(np.arange(start + 1 - config.images, start + 1), 0)])
-            actions[row, : stop - start] = episode.actions[start:stop]
+            actions[row, : stop - start] = config.from_raw(episode.actions[start:stop])
             counts[row, : stop - start] = 1
             numbers.append(number)
             if config.state_dim and episode.state is not None:
@@ -120,8 +120,8 @@ def _check_episode(episode: Episode, config: TinyFlowConfig) -> None:
     size, actions = episode.frames.shape[1:3], episode.actions
     if size != (config.resolution, config.resolution):
         raise UserError(
-            f"episode {episode.key!r} has frames of {size[1]} x {size[0]} px and the policy reads {config.resolution} x "
-            f"{config.resolution}; record them so, or change policy.resolution"
+            f"episode {episode.key!r} has frames of {size[1]} x {size[0]} px and the policy reads "
+            f"{config.resolution} x {config.resolution}; record them so, or change policy.resolution"
         )
     width = 0 if actions is None else actions.shape[1]
     if actions is None or width != config.action_dim:
@@ -129,9 +129,11 @@ def _check_episode(episode: Episode, config: TinyFlowConfig) -> None:
             f"episode {episode.key!r} has actions of {width} numbers and the policy gives {config.action_dim}; change "
             "policy.action_dim"
         )
-    if np.abs(actions).max() > 1 + 1e-4:
+    largest = np.abs(config.from_raw(actions[:-1])).max(initial=0)
+    if largest > 1 + 1e-3:
         raise UserError(
-            f"episode {episode.key!r} has an action of {np.abs(actions).max():.3g}; expected numbers in -1 to 1"
+            f"episode {episode.key!r} has actions up to {largest:.3g} times the range that the policy gives; set "
+            "policy.action_low and policy.action_high to the range of the demonstrations"
         )
     states = 0 if episode.state is None else episode.state.shape[1]
     if config.state_dim not in (0, states):

@@ -29,10 +29,10 @@ class ToyRecording:
         length: frames of an episode; it runs on after success, so that all have one length.
         size: side of a frame in pixels.
         noise: largest standard deviation of what is added to the actions; each episode draws its own up to this.
-        random_share: largest share of stretches in a random direction, drawn for each episode too.
+        random_share: largest share of steps in a random direction, drawn for each episode too.
     """
 
-    length: int = 33
+    length: int = 21
     size: int = 32
     noise: float = 0.0
     random_share: float = 0.0

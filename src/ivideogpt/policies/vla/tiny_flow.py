@@ -1,8 +1,8 @@
 """Tiny flow: a vision-language-action policy of a few million parameters or less, trained by flow matching.
 
-A convolutional stem turns one or two pictures into tokens. Words of the instruction are hashed into a table of embeddings.
-A transformer reads pictures, words and state once for each chunk of actions. An expert, a second transformer conditioned on
-the time of the flow, denoises the chunk in a few steps.
+Convolutions turn one or two pictures into tokens: their patches, and the mean places of a few maps. Words of the
+instruction are hashed into a table of embeddings. A transformer reads pictures, words and state once for each chunk of
+actions. An expert, a second transformer conditioned on the time of the flow, denoises the chunk in a few steps.
 
     policy = FlowPolicy(TinyFlow.from_pretrained("runs/policy"))
     policy.reset([0], ["push the red square to the left"])
@@ -26,11 +26,13 @@ from torch.nn import functional as F
 from ivideogpt.core.checkpoint import load_tensors, save_tensors, step_folders
 from ivideogpt.core.config import check_at_least, from_dict, load_json, save_json, to_dict
 from ivideogpt.core.errors import UserError
-from ivideogpt.policies.vla.flow import Chain, noisy_actions, sample_chunk, training_times
+from ivideogpt.policies.vla.flow import Chain, Velocity, noisy_actions, sample_chunk, training_times
 
 #: Files of a checkpoint, and the word in the first that says what it is.
 CONFIG, WEIGHTS, KIND = "config.json", "policy.safetensors", "tiny-flow"
 _MOST_PARAMETERS = 10_000_000
+# Factor of the maps of points before their softmax; a flat softmax tells no place.
+_SHARPNESS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,12 @@ class TinyFlowConfig:
         resolution: height and width of a picture in pixels.
         images: pictures of an observation: the last frames.
         action_dim: numbers of an action, -1 to 1.
+        action_low, action_high: range of the actions in demonstrations, which -1 to 1 stands for; empty: -1 to 1.
         state_dim: numbers of the robot's state; 0: it is not read. In a world model there is no state.
         chunk: actions that are predicted at once.
-        halvings: convolutions of the stem that halve the picture.
+        halvings: convolutions that halve the picture before its patches are read as tokens; 0: there are none.
+        points: maps whose mean places in each picture are read as numbers, which tells places more exactly than tokens
+            of patches.
         width, heads: of both transformers.
         encoder_layers, expert_layers: of each.
         vocabulary: rows of the table of hashed words.
@@ -54,9 +59,12 @@ class TinyFlowConfig:
     resolution: int = 32
     images: int = 1
     action_dim: int = 2
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
     state_dim: int = 0
     chunk: int = 4
     halvings: int = 3
+    points: int = 16
     width: int = 64
     heads: int = 4
     encoder_layers: int = 2
@@ -71,19 +79,38 @@ class TinyFlowConfig:
         Raises:
             UserError: one is out of range, or sizes do not fit each other.
         """
-        check_at_least(self, resolution=8, images=1, action_dim=1, state_dim=0, chunk=1, halvings=1, width=8, heads=1)
-        check_at_least(self, encoder_layers=1, expert_layers=1, vocabulary=2, words=1, denoise_steps=1)
+        check_at_least(self, resolution=8, images=1, action_dim=1, state_dim=0, chunk=1, halvings=0, width=8, heads=1)
+        check_at_least(self, points=1, encoder_layers=1, expert_layers=1, vocabulary=2, words=1, denoise_steps=1)
         if self.resolution % 2**self.halvings:
             raise UserError(
                 f"resolution is {self.resolution} and halvings {self.halvings}; expected a resolution that can be "
                 "halved so often"
             )
+        if not len(self.action_low) == len(self.action_high) or len(self.action_low) not in (0, self.action_dim):
+            raise UserError(
+                f"action_low is {self.action_low} and action_high {self.action_high}; expected {self.action_dim} "
+                "numbers each, or none"
+            )
         if self.width % self.heads:
             raise UserError(f"width is {self.width} and heads {self.heads}; expected a multiple")
 
+    def to_raw(self, actions: np.ndarray) -> np.ndarray:
+        """Return actions ``[.. a]`` in -1 to 1 in the units of the demonstrations, float32."""
+        if not self.action_low:
+            return actions
+        low, high = np.array(self.action_low, np.float32), np.array(self.action_high, np.float32)
+        return low + (actions + 1) / 2 * (high - low)
+
+    def from_raw(self, actions: np.ndarray) -> np.ndarray:
+        """Return actions of demonstrations in -1 to 1, float32."""
+        if not self.action_low:
+            return actions
+        low, high = np.array(self.action_low, np.float32), np.array(self.action_high, np.float32)
+        return (actions - low) / (high - low) * 2 - 1
+
 
 class FlowObservation(NamedTuple):
-    """What the policy sees, b rows.
+    """Observation of the policy, b rows.
 
     Attributes:
         frames: uint8 ``[b k h w 3]``, oldest first.
@@ -117,14 +144,19 @@ class TinyFlow(nn.Module):
         """
         super().__init__()
         self.config, width = config, config.width
+        first = max(width >> max(config.halvings - 1, 0), 16) if config.halvings else 16
+        self.first = nn.Sequential(nn.Conv2d(3, first, 5, stride=2, padding=2), nn.SiLU())
+        self.points = nn.Conv2d(first, config.points, 3, padding=1)
+        self.sharpness = nn.Parameter(torch.full((config.points, 1), _SHARPNESS))
+        self.read_points = nn.Sequential(
+            nn.Linear(2 * config.points * config.images, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         layers: list[nn.Module] = []
-        channels = 3
-        for number in range(config.halvings):
-            out = max(width >> (config.halvings - 1 - number), 16)
-            layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.SiLU()]
-            channels = out
-        self.stem = nn.Sequential(*layers, nn.Conv2d(channels, width, 3, padding=1))
-        side = config.resolution // 2**config.halvings
+        for _ in range(1, config.halvings):
+            layers += [nn.Conv2d(first, min(2 * first, width), 3, stride=2, padding=1), nn.SiLU()]
+            first = min(2 * first, width)
+        self.stem = nn.Sequential(*layers, nn.Conv2d(first, width, 3, padding=1)) if config.halvings else None
+        side = config.resolution // 2**config.halvings if config.halvings else 0
         self.places = nn.Parameter(0.02 * torch.randn(config.images * side**2, width))
         self.table = nn.Embedding(config.vocabulary, width)
         self.word_places = nn.Parameter(0.02 * torch.randn(config.words, width))
@@ -142,12 +174,14 @@ class TinyFlow(nn.Module):
         nn.init.zeros_(self.out.bias)
         count = sum(parameter.numel() for parameter in self.parameters())
         if count >= _MOST_PARAMETERS:
-            raise UserError(f"the policy has {count:,} parameters; expected less than 10 million: lower width or layers")
+            raise UserError(
+                f"the policy has {count:,} parameters; expected less than 10 million: lower width or layers"
+            )
 
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.places.device
+        return self.out.weight.device
 
     def encode(self, observation: FlowObservation) -> Tensor:
         """Read pictures, words and state: float32 ``[b n d]``.
@@ -160,8 +194,12 @@ class TinyFlow(nn.Module):
         if frames.shape[1:] != expected:
             raise UserError(f"frames have shape {list(frames.shape)}; this policy expects [b {expected}]")
         pixels = rearrange(frames.float().div(127.5).sub(1), "b k h w c -> (b k) c h w")
-        tokens = rearrange(self.stem(pixels), "(b k) d h w -> b (k h w) d", b=len(frames)) + self.places
-        parts = [tokens, self.table(observation.words) + self.word_places]
+        features = self.first(pixels)
+        points = rearrange(_mean_places(self.points(features), self.sharpness), "(b k) n -> b (k n)", b=len(frames))
+        parts = [self.read_points(points)[:, None], self.table(observation.words) + self.word_places]
+        if self.stem is not None:
+            patches = rearrange(self.stem(features), "(b k) d h w -> b (k h w) d", b=len(frames))
+            parts.append(patches + self.places)
         if self.state is not None:
             if observation.state is None or observation.state.shape[1] != config.state_dim:
                 shape = None if observation.state is None else list(observation.state.shape)
@@ -186,17 +224,11 @@ class TinyFlow(nn.Module):
             y = block(y, torch.cat([context, y], dim=1), time)
         return self.out(self.out_norm(y))
 
-    def velocity_of(self, context: Tensor):
-        """Return the velocity as a function of chunk and time, for the samplers."""
+    def velocity_of(self, context: Tensor) -> Velocity:
+        """Return the velocity as a function of chunk and times, for the samplers."""
+        return lambda x, times: self.velocity(context, x, times)
 
-        def velocity(x: Tensor, time: float) -> Tensor:
-            return self.velocity(context, x, torch.full((len(x),), time, device=x.device))
-
-        return velocity
-
-    def loss(
-        self, observation: FlowObservation, actions: Tensor, counts: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def loss(self, observation: FlowObservation, actions: Tensor, counts: Tensor, generator: torch.Generator) -> Tensor:
         """Return the flow-matching loss, a scalar.
 
         Args:
@@ -231,8 +263,7 @@ class TinyFlow(nn.Module):
         place = policy_checkpoint(Path(folder))
         if place is None:
             raise UserError(f"{folder} holds no policy; give the folder of a run of ivideogpt train-policy")
-        tree = load_json(place / CONFIG)
-        policy = cls(from_dict(TinyFlowConfig, tree["settings"], where=str(place / CONFIG)))
+        policy = cls(read_flow_config(place))
         try:
             policy.load_state_dict(load_tensors(place / WEIGHTS))
         except RuntimeError as error:
@@ -287,12 +318,35 @@ def hash_words(instructions: Sequence[str], config: TinyFlowConfig) -> Tensor:
     return rows
 
 
+def read_flow_config(folder: Path) -> TinyFlowConfig:
+    """Read the sizes of the policy in a folder that ``policy_checkpoint`` returned.
+
+    Raises:
+        UserError: the file is damaged or of another kind.
+    """
+    path = folder / CONFIG
+    tree = load_json(path)
+    if tree.get("kind") != KIND or "settings" not in tree:
+        raise UserError(f"{path} describes no policy of the kind {KIND}; give the folder of ivideogpt train-policy")
+    return from_dict(TinyFlowConfig, tree["settings"], where=str(path))
+
+
 def policy_checkpoint(folder: Path) -> Path | None:
     """Return the folder with the newest policy in ``folder``, a checkpoint or a run, or None."""
     for place in (folder, *(path for _, path in reversed(step_folders(folder)))):
         if (place / WEIGHTS).is_file() and (place / CONFIG).is_file():
             return place
     return None
+
+
+def _mean_places(maps: Tensor, sharpness: Tensor) -> Tensor:
+    """Return the mean place, -1 to 1, of the softmax of each map: ``[b k h w]`` to ``[b 2k]``.
+
+    Source: the spatial softmax of Levine et al. 2016, same.
+    """
+    weights = (sharpness * maps.flatten(2)).softmax(dim=-1).view_as(maps)
+    y, x = (torch.linspace(-1, 1, size, device=maps.device) for size in maps.shape[2:])
+    return torch.cat([(weights.sum(dim=2) * x).sum(-1), (weights.sum(dim=3) * y).sum(-1)], dim=1)
 
 
 class _Block(nn.Module):
@@ -302,7 +356,8 @@ class _Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm, self.norm_mlp = (nn.LayerNorm(width, elementwise_affine=not timed) for _ in range(2))
-        self.query, self.pair, self.project = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.query, self.project = nn.Linear(width, width), nn.Linear(width, width)
+        self.pair = nn.Linear(width, 2 * width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.modulation = nn.Linear(width, 6 * width) if timed else None
         if self.modulation is not None:
