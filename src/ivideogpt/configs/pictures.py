@@ -54,6 +54,31 @@ def pusht_pictures() -> PictureRecipe:
     )
 
 
+def metaworld_pictures() -> PictureRecipe:
+    """Return the recipe of the shipped model of six tasks, whose cameras stand still: a scene for each task."""
+    net = PictureNetConfig(width=48, deep_width=128, blocks_in=1, blocks_deep=4, blocks_out=2, copies=True, flow=True)
+    return PictureRecipe(
+        training=PictureTraining(
+            dynamics=PictureDynamicsConfig(
+                resolution=64,
+                scenes=6,
+                forecast=PictureForecastConfig(net=net, frames=3, action="numbers", action_dim=4),
+                reward=FrameRewardConfig(width=48, blocks=4, scale=10.0),
+            ),
+            steps=14_000,
+            crops=CropConfig(pixels=8 * 64 * 64, sides=(64,), side_shares=(1.0,), place_shares=(1.0,), symmetry="none"),
+            weights=PictureWeights(shown=2.0, marked=0.0, moving=4.0),
+            unroll=7,
+            unroll_after=3_000,
+            unroll_growth=5_000,
+            rewarded_share=0.0,
+            learning_rate=1e-3,
+            save_every=500,
+        ),
+        clip_frames=17,
+    )
+
+
 def debug_pictures() -> PictureRecipe:
     """Seconds for everything; what it learns is of no use."""
     net = PictureNetConfig(width=8, deep_width=8, blocks_deep=1)

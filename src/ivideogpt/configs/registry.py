@@ -37,6 +37,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "debug": "pictures:debug_pictures",
         "pusht-64": "pictures:pusht_pictures",
         "toy-push": "pictures:toy_push_pictures",
+        "metaworld-64": "pictures:metaworld_pictures",
     },
     # ``ClassifierTraining``: train-classifier
     "classifiers": {

@@ -22,6 +22,7 @@ class FrameRewardConfig:
         patch: side of a patch in px.
         width: channels of a patch.
         blocks: residual blocks.
+        scale: of the rewards, in reward units: the network predicts the reward divided by it.
         success_above: a reward above this is a success; None: success is not predicted.
     """
 
@@ -29,6 +30,7 @@ class FrameRewardConfig:
     patch: int = 4
     width: int = 32
     blocks: int = 2
+    scale: float = 1.0
     success_above: float | None = None
 
     def __post_init__(self) -> None:
@@ -38,6 +40,8 @@ class FrameRewardConfig:
             UserError: one is out of range.
         """
         check_at_least(self, channels=1, patch=1, width=1, blocks=0)
+        if not self.scale > 0:
+            raise UserError(f"scale is {self.scale}; expected a number above 0")
 
 
 class FrameReward(nn.Module):
@@ -83,7 +87,7 @@ class FrameReward(nn.Module):
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = block(x)
-        return self.head(F.silu(self.norm(x))).sum(dim=(1, 2, 3))
+        return self.head(F.silu(self.norm(x))).float().sum(dim=(1, 2, 3)) * self.config.scale
 
     def success(self, rewards: Tensor) -> Tensor:
         """Return True for rewards ``[..]`` of a success: bool ``[..]``.

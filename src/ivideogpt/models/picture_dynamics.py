@@ -18,6 +18,9 @@ from ivideogpt.models.frame_reward import FrameReward, FrameRewardConfig
 from ivideogpt.models.picture_forecast import PictureForecast, PictureForecastConfig
 from ivideogpt.models.sprites import SpriteProjection, SpriteProjectionConfig
 
+#: A pixel that differs from a background by this much, in [0, 1], does not show it.
+_APART = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class PictureDynamicsConfig:
@@ -25,6 +28,7 @@ class PictureDynamicsConfig:
 
     Attributes:
         resolution: height and width of a frame in pixels.
+        scenes: backgrounds; a frame belongs to the scene whose background it is nearest to.
         forecast: the network that draws the next frame.
         pointer_scale: pixels of the frame for each model unit of a pointer action.
         pointer_offset: pixel (x and y) to which a pointer action of 0 model units points.
@@ -33,6 +37,7 @@ class PictureDynamicsConfig:
     """
 
     resolution: int = 64
+    scenes: int = 1
     forecast: PictureForecastConfig = field(default_factory=PictureForecastConfig)
     pointer_scale: float = 32.0
     pointer_offset: float = 32.0
@@ -45,12 +50,25 @@ class PictureDynamicsConfig:
         Raises:
             UserError: a size is out of range, or the resolution does not fit the forecast.
         """
-        check_at_least(self, resolution=1)
+        check_at_least(self, resolution=1, scenes=1)
         multiple = self.forecast.net.multiple
         if self.resolution % multiple:
             raise UserError(
                 f"resolution is {self.resolution}; expected a multiple of {multiple} px, the grid of the forecast"
             )
+
+
+def nearest_scene(frames: Tensor, backgrounds: Tensor) -> Tensor:
+    """Return the number of the scene that each frame shows, int64 ``[b]``.
+
+    Most pixels of a frame are still, so large differences count no more than small ones.
+
+    Args:
+        frames: float ``[b c h w]`` in [0, 1].
+        backgrounds: float ``[s c h w]`` in [0, 1].
+    """
+    apart = [(frames - background).abs().clamp(max=_APART).mean(dim=(1, 2, 3)) for background in backgrounds]
+    return torch.stack(apart, dim=1).argmin(dim=1)
 
 
 class PictureStep(NamedTuple):
@@ -75,7 +93,7 @@ class PictureDynamics(nn.Module):
 
     Attributes:
         config: which networks exist.
-        background: float ``[c h w]`` in [0, 1], the still part of every frame; saved with the weights.
+        background: float ``[s c h w]`` in [0, 1], the still part of the frames of s scenes; saved with the weights.
 
     Source: ours; it takes the place of tokenizer and transformer of thuml/iVideoGPT.
     """
@@ -87,7 +105,7 @@ class PictureDynamics(nn.Module):
         super().__init__()
         self.config = config
         size = config.resolution
-        self.register_buffer("background", torch.zeros(config.forecast.net.channels, size, size))
+        self.register_buffer("background", torch.zeros(config.scenes, config.forecast.net.channels, size, size))
         self.forecast = PictureForecast(config.forecast)
         self.sprites = SpriteProjection(config.sprites) if config.sprites else None
         self.reward = FrameReward(config.reward) if config.reward else None
@@ -101,7 +119,7 @@ class PictureDynamics(nn.Module):
             poses: float ``[b s 3]`` of the rigid objects in the last frame of ``history``; None: they are read from it.
         """
         history = history[:, -self.config.forecast.frames :]
-        background = self.background[None]
+        background = self.background_of(history[:, -1])
         if self.sprites is not None and poses is None:
             poses = torch.stack(self.sprites.read(history[:, -1], background)[0], dim=1)
 
@@ -117,14 +135,18 @@ class PictureDynamics(nn.Module):
             frames = self.sprites.draw(read, background).clamp(0, 1)
             next_poses = torch.stack(read, dim=1)
 
-        rewards, terminations = self.read_reward(frames)
+        rewards, terminations = self.read_reward(frames, background)
         return PictureStep(frames, rewards, terminations, next_poses)
 
-    def read_reward(self, frames: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def background_of(self, frames: Tensor) -> Tensor:
+        """Return the background of each of ``frames`` [b c h w]: ``[b c h w]``, or ``[1 c h w]`` with one scene."""
+        return self.background[nearest_scene(frames, self.background)] if len(self.background) > 1 else self.background
+
+    def read_reward(self, frames: Tensor, background: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         """Return the rewards ``[b]`` of frames ``[b c h w]`` and their success, 1 or 0 ``[b]``; see `PictureStep`."""
         if self.reward is None:
             return None, None
-        rewards = self.reward(frames, self.background[None])
+        rewards = self.reward(frames, self.background_of(frames) if background is None else background)
         if self.reward.config.success_above is None:
             return rewards, None
         return rewards, self.reward.success(rewards).float()

@@ -23,8 +23,8 @@ from ivideogpt.models.blocks import ChannelNorm, ResnetBlock
 ActionKind = Literal["pointer", "numbers", "none"]
 #: Brightness that is subtracted from the background before it is read, so that a white one is nearly zero.
 _USUAL_BACKGROUND = 0.9
-# Initial value of the copy mask before its sigmoid: few pixels are copied before training.
-_RARE = -4.0
+# Initial value of the copy mask before its sigmoid: few pixels are copied before training, most where they can move.
+_RARE, _USUAL = -4.0, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class PictureNetConfig:
         width, deep_width: channels on the fine and on the coarse grid.
         blocks_in, blocks_deep, blocks_out: residual blocks on the fine grid, the coarse one, and the fine one again.
         copies: a second mask copies pixels of the last frame, so that still objects stay sharp.
+        flow: the copied pixels come from displaced places of the last frame, so that moving objects stay sharp too.
     """
 
     channels: int = 3
@@ -47,15 +48,18 @@ class PictureNetConfig:
     blocks_deep: int = 4
     blocks_out: int = 1
     copies: bool = False
+    flow: bool = False
 
     def __post_init__(self) -> None:
         """Check the sizes.
 
         Raises:
-            UserError: one is out of range.
+            UserError: one is out of range, or there is a flow without copies.
         """
         least = dict.fromkeys(("channels", "patch", "width", "deep_width"), 1)
         check_at_least(self, **least, blocks_in=0, blocks_deep=0, blocks_out=0)
+        if self.flow and not self.copies:
+            raise UserError("flow is true and copies false; the flow displaces copied pixels: set copies to true")
 
     @property
     def multiple(self) -> int:
@@ -71,7 +75,7 @@ class PictureForecastConfig:
         net: sizes of the U-Net.
         frames: frames of history.
         action: "pointer", a position in the frame in px (x to the right, y down); "numbers", ``action_dim`` numbers,
-            read by every patch; "none".
+            read by every patch and once more on the coarse grid, as gains and shifts of its channels; "none".
         action_dim: numbers in an action; 2 for a pointer, 0 for none.
         pointer_radii: in px; each is the width of a Gaussian map around the pointer.
         pointer_reach: px; offsets to the pointer are divided by it.
@@ -107,8 +111,11 @@ class PictureForecastConfig:
 class _PictureNet(nn.Module):
     """U-Net with two grids from patches of pictures to a picture and a mask, blended over the background."""
 
-    def __init__(self, config: PictureNetConfig, in_channels: int) -> None:
-        """Create the layers for ``in_channels`` input maps; residual blocks start close to the identity."""
+    def __init__(self, config: PictureNetConfig, in_channels: int, numbers: int) -> None:
+        """Create the layers for ``in_channels`` input maps and an action of ``numbers``.
+
+        Residual blocks start close to the identity.
+        """
         super().__init__()
         self.patch = config.patch
         width, deep = config.width, config.deep_width
@@ -119,31 +126,56 @@ class _PictureNet(nn.Module):
         self.up = nn.Conv2d(deep, 4 * width, 1)
         self.blocks_out = nn.ModuleList(ResnetBlock(width, width, 0) for _ in range(config.blocks_out))
         self.norm = ChannelNorm(width)
-        self.copies, masks = config.copies, 2 if config.copies else 1
-        self.head = nn.Conv2d(width, (config.channels + masks) * config.patch**2, 3, padding=1)
+        self.gains = nn.Linear(numbers, 2 * deep) if numbers else None
+        self.copies, self.flow = config.copies, config.flow
+        maps = config.channels + 1 + 2 * config.flow + config.copies
+        self.head = nn.Conv2d(width, maps * config.patch**2, 3, padding=1)
         if config.copies:
             assert self.head.bias is not None
-            self.head.bias.data[-(config.patch**2) :] = _RARE
+            self.head.bias.data[-(config.patch**2) :] = _USUAL if config.flow else _RARE
         for block in (*self.blocks_in, *self.blocks_deep, *self.blocks_out):
             assert isinstance(block, ResnetBlock)
             block.conv2.weight.data.mul_(0.3)
 
-    def forward(self, maps: Tensor, background: Tensor, last: Tensor) -> Tensor:
-        """Draw a picture ``[b c h w]`` from maps ``[b in h/patch w/patch]``, ``background`` and ``last`` picture."""
+    def forward(self, maps: Tensor, numbers: Tensor | None, background: Tensor, last: Tensor) -> Tensor:
+        """Draw a picture.
+
+        Args:
+            maps: ``[b in h/patch w/patch]``.
+            numbers: an action ``[b a]`` that is no pointer, or None.
+            background: ``[b c h w]``.
+            last: picture ``[b c h w]``.
+        """
         fine = self.stem(maps.contiguous(memory_format=torch.channels_last))
         for block in self.blocks_in:
             fine = block(fine)
         coarse = self.down(fine)
+        if self.gains is not None and numbers is not None:
+            gain, shift = self.gains(numbers)[:, :, None, None].chunk(2, dim=1)
+            coarse = coarse * (1 + gain) + shift
         for block in self.blocks_deep:
             coarse = block(coarse)
         fine = fine + F.pixel_shuffle(self.up(coarse), 2)
         for block in self.blocks_out:
             fine = block(fine)
-        drawn = F.pixel_shuffle(self.head(F.silu(self.norm(fine))), self.patch)
+        drawn = F.pixel_shuffle(self.head(F.silu(self.norm(fine))), self.patch).float()
         channels = background.shape[1]
-        picture, masks = drawn[:, :channels], drawn[:, channels:].sigmoid()
-        blended = background + masks[:, :1] * (picture - background)
-        return blended + masks[:, 1:] * (last - blended) if self.copies else blended
+        picture, mask = drawn[:, :channels], drawn[:, channels : channels + 1].sigmoid()
+        blended = background + mask * (picture - background)
+        if not self.copies:
+            return blended
+        copied = displaced(last, drawn[:, channels + 1 : channels + 3]) if self.flow else last
+        return blended + drawn[:, -1:].sigmoid() * (copied - blended)
+
+
+def displaced(pictures: Tensor, flow: Tensor) -> Tensor:
+    """Move pixels: pixel (x, y) takes the colour at (x, y) + ``flow`` [b 2 h w] px of ``pictures`` [b c h w]."""
+    h, w = pictures.shape[-2:]
+    y, x = torch.meshgrid(
+        torch.arange(h, device=flow.device) + 0.5, torch.arange(w, device=flow.device) + 0.5, indexing="ij"
+    )
+    places = torch.stack([(x + flow[:, 0]) * (2 / w) - 1, (y + flow[:, 1]) * (2 / h) - 1], dim=-1)
+    return F.grid_sample(pictures.float(), places, padding_mode="border", align_corners=False)
 
 
 class PictureForecast(nn.Module):
@@ -157,7 +189,8 @@ class PictureForecast(nn.Module):
         super().__init__()
         self.config = config
         net = config.net
-        self.net = _PictureNet(net, (config.frames + 1) * net.channels * net.patch**2 + config.action_maps)
+        in_channels = (config.frames + 1) * net.channels * net.patch**2 + config.action_maps
+        self.net = _PictureNet(net, in_channels, config.action_dim if config.action == "numbers" else 0)
 
     def forward(self, frames: Tensor, background: Tensor, actions: Tensor | None = None) -> Tensor:
         """Draws the picture after ``frames``.
@@ -186,7 +219,8 @@ class PictureForecast(nn.Module):
         if self.config.action_maps:
             maps.append(self._action_maps(actions, b, h // net.patch, w // net.patch))
         maps.append(F.pixel_unshuffle(background - _USUAL_BACKGROUND, net.patch))
-        return self.net(torch.cat(maps, dim=1), background, frames[:, -1])
+        numbers = actions if self.config.action == "numbers" else None
+        return self.net(torch.cat(maps, dim=1), numbers, background, frames[:, -1])
 
     def _action_maps(self, actions: Tensor | None, b: int, rows: int, columns: int) -> Tensor:
         """Return the action as maps over the fine grid: ``[b maps rows columns]``."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
+from ivideogpt.models.picture_dynamics import nearest_scene
 
 Symmetry = Literal["none", "mirror", "square"]
 #: Draws of a crop in which a followed place is seen throughout, or not at all, before any crop is taken.
@@ -55,7 +56,9 @@ class PictureCrops(NamedTuple):
         background: float32 ``[b c s s]`` in [0, 1].
         actions: float32 ``[b t a]``, a pointer's from the crop's upper left corner, or None.
         counts: float32 ``[b 1 s s]``, 0 near those edges of a crop that are no edges of the picture, else 1.
-        unroll: frames of its own that the network reads first.
+        unroll: frames of its own that the network draws before the last one.
+        rewards: float32 ``[b t]``, what each frame is worth, NaN where it is unknown; None: all unknown, or the crops
+            are no whole frames.
     """
 
     frames: Tensor
@@ -63,6 +66,7 @@ class PictureCrops(NamedTuple):
     actions: Tensor | None
     counts: Tensor
     unroll: int
+    rewards: Tensor | None = None
 
 
 class PictureStills(NamedTuple):
@@ -124,7 +128,7 @@ class CropSampler:
 
         Args:
             clips: one or more sets.
-            background: float32 ``[c h w]`` in [0, 1].
+            background: float32 ``[s c h w]`` in [0, 1], of s scenes.
             config: how to cut.
             history: frames that a network reads.
             pointer: actions are places of the picture.
@@ -147,6 +151,7 @@ class CropSampler:
                 )
         self._clips, self._background, self._config = clips, background, config
         self._history, self._pointer = history, pointer
+        self._scenes = [_scenes(part.frames, background) for part in clips]
         rewards = clips[0].rewards
         self._rewarded = np.flatnonzero(np.zeros(0) if rewards is None else rewards > 0)
         self._shares = np.cumsum([part.share for part in clips])
@@ -161,12 +166,15 @@ class CropSampler:
         side = min(config.sides[_choose(random, self._side_shares)], *part.frames.shape[2:4])
         unroll = int(random.integers(part.unroll + 1))
         length = self._history + 1 + unroll
-        frames, actions, backgrounds, counts = [], [], [], []
+        frames, actions, backgrounds, counts, rewards = [], [], [], [], []
+        whole = part.rewards is not None and side == max(part.frames.shape[2:4])
         for _ in range(max(1, round(config.pixels / side**2))):
             clip, first, (x, y) = self._place(number, length, side, random)
             frames.append(part.frames[clip, first : first + length, y : y + side, x : x + side])
-            backgrounds.append(self._background[:, y : y + side, x : x + side])
+            backgrounds.append(self._background[self._scenes[number][clip], :, y : y + side, x : x + side])
             counts.append(self._counts(x, y, side, *part.frames.shape[2:4]))
+            if whole and part.rewards is not None:
+                rewards.append(part.rewards[clip, first : first + length])
             if part.actions is not None:
                 corner = np.array([x, y], np.float32) if self._pointer else np.float32(0)
                 actions.append(part.actions[clip, first : first + length] - corner)
@@ -174,7 +182,8 @@ class CropSampler:
         moves = torch.from_numpy(np.stack(actions)) if actions else None
         maps = [pictures, torch.stack(backgrounds), torch.stack(counts)]
         maps, moves = self._turned(maps, moves, side, random)
-        return PictureCrops(maps[0], maps[1], moves, maps[2], unroll)
+        worth = torch.from_numpy(np.stack(rewards)) if rewards else None
+        return PictureCrops(maps[0], maps[1], moves, maps[2], unroll, worth)
 
     def draw_stills(self, step: int, count: int, rewarded_share: float = 0.0) -> PictureStills:
         """Draw whole frames of update ``step`` from the first set of clips.
@@ -237,6 +246,14 @@ class CropSampler:
             maps = [x.transpose(-1, -2) for x in maps]
             moves = moves.flip(-1) if points and moves is not None else moves
         return [x.contiguous() for x in maps], moves
+
+
+def _scenes(frames: np.ndarray, background: Tensor) -> np.ndarray:
+    """Return the number of the scene of each clip ``[n]``, read from its first frame."""
+    if len(background) == 1:
+        return np.zeros(len(frames), int)
+    first = torch.from_numpy(frames[:, 0]).permute(0, 3, 1, 2)
+    return torch.cat([nearest_scene(part.float() / 255, background) for part in first.split(64)]).numpy()
 
 
 def _choose(random: np.random.Generator, totals: np.ndarray) -> int:

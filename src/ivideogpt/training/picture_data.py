@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ivideogpt.core.episode import Episode
+from ivideogpt.core.errors import UserError
 from ivideogpt.training.picture_crops import PictureClips
 
 #: Frames that the background is the median of.
@@ -45,6 +46,23 @@ def frame_rewards(episodes: Sequence[Episode]) -> np.ndarray | None:
     if rewards is None:
         return None
     return np.pad(rewards[:, :-1], ((0, 0), (1, 0)), constant_values=np.nan)
+
+
+def scene_backgrounds(episodes: Sequence[Episode], scenes: int) -> Tensor:
+    """Return the backgrounds of scenes, float32 ``[s c h w]`` in [0, 1]; a scene is a task, ``meta["task"]``.
+
+    Raises:
+        UserError: the episodes have another number of tasks.
+    """
+    if scenes == 1:
+        return median_background(episodes)[None]
+    tasks = sorted({str(episode.meta.get("task", "")) for episode in episodes})
+    if len(tasks) != scenes:
+        raise UserError(
+            f"the episodes are of {len(tasks)} tasks ({', '.join(tasks)}) and the model has {scenes} scenes; set "
+            f"training.dynamics.scenes={len(tasks)}, or give episodes of {scenes} tasks"
+        )
+    return torch.stack([median_background([x for x in episodes if x.meta.get("task") == task]) for task in tasks])
 
 
 def median_background(episodes: Sequence[Episode]) -> Tensor:

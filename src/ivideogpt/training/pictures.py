@@ -6,6 +6,7 @@ round), and the simulator's frames after its own ones join the data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,26 +44,30 @@ class PictureWeights:
         mark: a pixel has the marked colour where its channels times these numbers sum to more than ``mark_floor``;
             the default is blue.
         mark_floor: see above.
+        moving: added within ``reach`` of what differs from the last frame.
         reach: px.
     """
 
     shown: float = 6.0
     marked: float = 20.0
+    moving: float = 0.0
     mark: tuple[float, ...] = (-1.0, 0.0, 1.0)
     mark_floor: float = 0.25
     reach: int = 2
 
-    def __call__(self, true: Tensor, drawn: Tensor, background: Tensor) -> Tensor:
-        """Weigh pictures ``[b c h w]``: float32 ``[b 1 h w]``, without a gradient."""
+    def __call__(self, true: Tensor, drawn: Tensor, background: Tensor, last: Tensor | None = None) -> Tensor:
+        """Weigh pictures ``[b c h w]`` after the true ``last`` ones: float32 ``[b 1 h w]``, without a gradient."""
         drawn = drawn.detach().clamp(0, 1)
         mark = torch.tensor(self.mark, device=true.device)[:, None, None]
-        shown, marked = torch.zeros_like(true[:, :1]), torch.zeros_like(true[:, :1])
+        shown, marked, moving = (torch.zeros_like(true[:, :1]) for _ in range(3))
         for picture in (true, drawn):
             shown = torch.maximum(shown, (picture - background).abs().amax(1, keepdim=True))
             marked = torch.maximum(marked, (picture * mark).sum(1, keepdim=True))
-        heavy = torch.cat([(shown > _SHOWN).float(), (marked > self.mark_floor).float()], dim=1)
+            if last is not None:
+                moving = torch.maximum(moving, (picture - last).abs().amax(1, keepdim=True))
+        heavy = torch.cat([shown > _SHOWN, marked > self.mark_floor, moving > _SHOWN], dim=1).float()
         near = F.max_pool2d(heavy, 2 * self.reach + 1, 1, self.reach)
-        return 1 + self.shown * near[:, :1] + self.marked * near[:, 1:]
+        return 1 + self.shown * near[:, :1] + self.marked * near[:, 1:2] + self.moving * near[:, 2:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +112,10 @@ class PictureTraining:
         weights: of the pixels.
         square_weight: of the squared error beside the absolute one, which commits to one of several outcomes.
         history_noise: most standard deviation of noise on the frames that are read, in [0, 1]; drawn for each row.
-        unroll: most frames of its own that the forecast reads before the one it is trained on.
+        unroll: most frames of its own that the forecast draws before the last one of a clip; the loss is of all of
+            them, and its gradient goes through them.
         unroll_after: updates before it reads own frames.
+        unroll_growth: updates in which their number then grows to ``unroll``.
         rounds: when the simulator corrects the model.
         stills: whole frames of an update, for the objects' textures and the reward.
         sprite_weight, reward_weight: of the losses of textures and reward beside that of the forecast.
@@ -133,6 +140,7 @@ class PictureTraining:
     history_noise: float = 0.0
     unroll: int = 0
     unroll_after: int = 0
+    unroll_growth: int = 0
     rounds: RoundSchedule = field(default_factory=RoundSchedule)
     stills: int = 8
     sprite_weight: float = 1.0
@@ -150,6 +158,13 @@ class PictureTraining:
     save_every: int = 1_000
     seed: int = 0
 
+    def unroll_at(self, step: int) -> int:
+        """Return the most own frames of update ``step``."""
+        if step < self.unroll_after:
+            return 0
+        grown = (step - self.unroll_after + 1) / max(self.unroll_growth, 1)
+        return min(math.ceil(self.unroll * grown), self.unroll)
+
     def __post_init__(self) -> None:
         """Check the numbers.
 
@@ -157,7 +172,9 @@ class PictureTraining:
             UserError: one is out of range.
         """
         check_descent(self)
-        check_at_least(self, steps=1, history_noise=0, square_weight=0, unroll=0, unroll_after=0, stills=1)
+        check_at_least(
+            self, steps=1, history_noise=0, square_weight=0, unroll=0, unroll_after=0, unroll_growth=0, stills=1
+        )
         check_at_least(self, sprite_weight=0, reward_weight=0, rewarded_share=0, seed=0)
         if self.dynamics.forecast.action == "numbers" and self.crops.symmetry != "none":
             raise UserError(
@@ -214,14 +231,14 @@ def train_pictures(
                 rounds.write(step, correct(average.model, config.rounds.transitions, config.seed + step))
             rounds.add(step)
             sampler = None
-        if sampler is None or step == config.unroll_after:
+        if sampler is None or config.unroll_at(step) != config.unroll_at(step - 1):
             sampler = _sampler(config, model, clips, rounds.clips, step)
         set_learning_rate(optimizer, schedule(step))
         crops = _on_device(sampler.draw(step), run.device)
         stills = _on_device(sampler.draw_stills(step, config.stills, config.rewarded_share), run.device)
         with run.autocast():
-            losses = {"forecast": forecast_loss(config, model, crops, run.generator)}
-            losses |= still_losses(config, model, stills)
+            forecast, drawn = forecast_loss(config, model, crops, run.generator)
+            losses = {"forecast": forecast} | still_losses(config, model, stills, crops, drawn)
         loss = losses["forecast"]
         if "sprites" in losses:
             loss = loss + config.sprite_weight * losses["sprites"]
@@ -243,43 +260,60 @@ def train_pictures(
 
 def forecast_loss(
     config: PictureTraining, model: PictureDynamics, crops: PictureCrops, generator: torch.Generator
-) -> Tensor:
-    """Compute the weighted error of the forecast on crops, after as many own frames as the crops say."""
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted error of all frames that the forecast draws, and these frames ``[b n c s s]``.
+
+    It reads the true history first and then its own frames.
+    """
     count = model.config.forecast.frames
     history = _noisy(crops.frames[:, :count], config.history_noise, generator)
-    at = [None if crops.actions is None else crops.actions[:, count - 1 + step] for step in range(crops.unroll + 1)]
-    with torch.no_grad():
-        for action in at[:-1]:
-            own = model.forecast(history, crops.background, action).clamp(0, 1)
-            history = torch.cat([history[:, 1:], own[:, None]], dim=1)
-    drawn = model.forecast(history, crops.background, at[-1]).float()
-    return _picture_loss(config, drawn, crops.frames[:, count + crops.unroll], crops.background, crops.counts)
+    losses, frames = [], []
+    for step in range(count, count + crops.unroll + 1):
+        action = None if crops.actions is None else crops.actions[:, step - 1]
+        drawn = model.forecast(history, crops.background, action)
+        true, last = crops.frames[:, step], crops.frames[:, step - 1]
+        losses.append(_picture_loss(config, drawn, true, crops.background, crops.counts, last))
+        frames.append(drawn.clamp(0, 1))
+        history = torch.cat([history[:, 1:], frames[-1][:, None]], dim=1)
+    return torch.stack(losses).mean(), torch.stack(frames, dim=1).detach()
 
 
-def still_losses(config: PictureTraining, model: PictureDynamics, stills: PictureStills) -> dict[str, Tensor]:
+def still_losses(
+    config: PictureTraining, model: PictureDynamics, stills: PictureStills, crops: PictureCrops, drawn: Tensor
+) -> dict[str, Tensor]:
     """Compute the errors of objects drawn at their true poses ("sprites") and of rewards read from frames ("reward").
 
-    The reward is read from true frames and from drawn ones, which is what the model shows.
+    The reward is read from true frames and from drawn ones, which is what the model shows: objects at their true poses,
+    and the frames ``drawn`` [b n c s s] of the forecast on ``crops``.
     """
-    losses, shown = {}, [stills.frames]
+    losses, shown, background = {}, [stills.frames], model.background_of(stills.frames)
     if model.sprites is not None and stills.poses is not None:
-        background = model.background[None]
-        drawn = model.sprites.draw(stills.poses.unbind(dim=1), background).float()
-        losses["sprites"] = _picture_loss(
-            config, drawn, stills.frames, background.expand_as(drawn), torch.ones_like(drawn[:, :1])
-        )
-        shown.append(drawn.detach().clamp(0, 1))
+        clean = model.sprites.draw(stills.poses.unbind(dim=1), background).float()
+        everywhere = torch.ones_like(clean[:, :1])
+        losses["sprites"] = _picture_loss(config, clean, stills.frames, background.expand_as(clean), everywhere)
+        shown.append(clean.detach().clamp(0, 1))
     if model.reward is not None and stills.rewards is not None:
-        labelled = ~stills.rewards.isnan()
+        frames, rewards = torch.cat(shown), stills.rewards.repeat(len(shown))
+        if crops.rewards is not None and model.sprites is None:
+            frames = torch.cat([frames, drawn.flatten(0, 1)])
+            rewards = torch.cat([rewards, crops.rewards[:, -drawn.shape[1] :].flatten()])
+        labelled = ~rewards.isnan()
         if labelled.any():
-            read = torch.cat([model.reward(frames[labelled], model.background[None]) for frames in shown])
-            true = stills.rewards[labelled].repeat(len(shown))
-            losses["reward"] = F.smooth_l1_loss(read.float(), true, beta=_REWARD_BETA)
+            read, scale = model.read_reward(frames[labelled])[0], model.reward.config.scale
+            assert read is not None
+            losses["reward"] = F.smooth_l1_loss(read / scale, rewards[labelled] / scale, beta=_REWARD_BETA)
     return losses
 
 
-def _picture_loss(config: PictureTraining, drawn: Tensor, true: Tensor, background: Tensor, counts: Tensor) -> Tensor:
-    error, weight = drawn - true, config.weights(true, drawn, background) * counts
+def _picture_loss(
+    config: PictureTraining,
+    drawn: Tensor,
+    true: Tensor,
+    background: Tensor,
+    counts: Tensor,
+    last: Tensor | None = None,
+) -> Tensor:
+    error, weight = drawn - true, config.weights(true, drawn, background, last) * counts
     total = weight.sum() * error.shape[1]
     return (weight * (error.abs() + config.square_weight * error**2)).sum() / total
 
@@ -288,7 +322,7 @@ def _sampler(
     config: PictureTraining, model: PictureDynamics, clips: PictureClips, rounds: list[PictureClips], step: int
 ) -> CropSampler:
     """Return the sampler of the updates from ``step`` on."""
-    recorded = replace(clips, share=1.0, unroll=config.unroll if step >= config.unroll_after else 0)
+    recorded = replace(clips, share=1.0, unroll=config.unroll_at(step))
     corrections = [replace(part, share=config.rounds.share / len(rounds)) for part in rounds]
     forecast = model.config.forecast
     return CropSampler(
