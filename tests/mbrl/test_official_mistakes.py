@@ -10,7 +10,7 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.core.run import Run
 from ivideogpt.mbrl.replay_buffer import ReplayBuffer, Segments
 from ivideogpt.mbrl.world_model_batches import tokenise_segments
-from ivideogpt.mbrl.world_model_learner import WorldModelLearner
+from ivideogpt.mbrl.world_model_learner import TokenLearner
 from ivideogpt.mbrl.world_model_source import train_from_scratch
 
 
@@ -53,7 +53,7 @@ def test_a_frame_is_to_tell_the_reward_of_the_action_that_led_to_it(made) -> Non
 def test_codebooks_get_no_gradient_and_do_not_join_the_norm_that_clips(made) -> None:
     """The official ones were never reset and 65,536 times too large: all other gradients were clipped to nothing."""
     model, replay, run, config = made
-    learner = WorldModelLearner(replace(config, tokenizer_update_every_steps=1), run, model)
+    learner = TokenLearner(replace(config, tokenizer_update_every_steps=1), run, model)
     book = model.tokenizer.quantize.embedding.weight
     assert not book.requires_grad
     before, clipped = book.clone(), []
@@ -74,7 +74,7 @@ def test_codebooks_get_no_gradient_and_do_not_join_the_norm_that_clips(made) -> 
 
 def test_imagining_has_no_dropout(made) -> None:
     model, replay, run, config = made
-    learner = WorldModelLearner(config, run, model)
+    learner = TokenLearner(config, run, model)
     learner.update(replay, np.random.default_rng(0), tokenizer=False)
     assert not any(module.training for module in model.modules())
 

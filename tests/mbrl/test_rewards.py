@@ -13,7 +13,7 @@ from ivideogpt.envs.collector import Collector
 from ivideogpt.envs.vector import make_vector
 from ivideogpt.mbrl.replay_buffer import ReplayBuffer, Segments
 from ivideogpt.mbrl.world_model_batches import as_floats
-from ivideogpt.mbrl.world_model_learner import WorldModelLearner
+from ivideogpt.mbrl.world_model_learner import TokenLearner
 from ivideogpt.mbrl.world_model_source import WorldModelTraining, train_from_scratch
 
 
@@ -57,7 +57,7 @@ def explained(lived, tmp_path, *, late: bool) -> float:
     training = WorldModelTraining(
         checkpoint=None, batch_size=16, segment_frames=6, tokenizer_update_every_steps=0, learning_rate=5e-3
     )
-    learner, random = WorldModelLearner(training, run, model), np.random.default_rng(1)
+    learner, random = TokenLearner(training, run, model), np.random.default_rng(1)
     source = LateRewards(lived[0]) if late else lived[0]
     for _ in range(120):
         learner.update(source, random, tokenizer=False)

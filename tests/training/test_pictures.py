@@ -63,7 +63,7 @@ def clips(length: int = 6, unroll: int = 0, seed: int = 0) -> PictureClips:
 
 
 def sampler(config: CropConfig = SMALL, **changes) -> CropSampler:
-    background = torch.full((3, 32, 32), 250 / 255)
+    background = torch.full((1, 3, 32, 32), 250 / 255)
     return CropSampler([clips(**changes)], background, config, history=2, pointer=True)
 
 
@@ -145,7 +145,7 @@ def test_corrections_are_trained_on(tmp_path: Path) -> None:
     dark = train(tmp_path / "black", config, correct=lambda model, transitions, seed: black)
     with torch.no_grad():
         light, black_drawn = (
-            model.forecast(torch.zeros(1, 2, 3, 32, 32), model.background[None], torch.full((1, 2), 16.0)).mean()
+            model.forecast(torch.zeros(1, 2, 3, 32, 32), model.background, torch.full((1, 2), 16.0)).mean()
             for model in (plain, dark)
         )
     assert black_drawn < light - 0.2
@@ -162,7 +162,7 @@ def test_transitions_are_drawn_as_often_as_their_chances_say() -> None:
     part = clips()
     chances = np.zeros_like(part.chances)
     chances[2, 3] = 1.0
-    background = torch.full((3, 32, 32), 250 / 255)
+    background = torch.full((1, 3, 32, 32), 250 / 255)
     config = replace(SMALL, sides=(32,), pixels=32 * 32, symmetry="none")
     one = CropSampler([replace(part, chances=chances)], background, config, history=2, pointer=True)
     expected = torch.from_numpy(part.frames[2, 2:5]).permute(0, 3, 1, 2).float() / 255
@@ -178,7 +178,7 @@ def test_whole_frames_come_with_their_poses_and_rewards() -> None:
         assert frame[2, y, x] > frame[0, y, x] + 0.5 and reward == pytest.approx(pose[0, 0].item() / 32)
     seldom = np.zeros_like(part.rewards)
     seldom[1, 2] = 1.0
-    background = torch.full((3, 32, 32), 250 / 255)
+    background = torch.full((1, 3, 32, 32), 250 / 255)
     rich = CropSampler([replace(part, rewards=seldom)], background, SMALL, history=2, pointer=True)
     rewards = rich.draw_stills(0, 8, rewarded_share=0.75).rewards
     assert rewards is not None and (rewards > 0).sum() >= 6

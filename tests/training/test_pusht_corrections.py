@@ -45,7 +45,7 @@ class Shifted(torch.nn.Module):
     def forward(self, frames: torch.Tensor, actions: torch.Tensor, poses: torch.Tensor) -> PictureStep:
         moved = poses + self.shift
         assert self.sprites is not None
-        return PictureStep(self.sprites.draw(moved.unbind(1), self.background[None]), None, None, moved)
+        return PictureStep(self.sprites.draw(moved.unbind(1), self.background), None, None, moved)
 
 
 def test_the_same_seed_gives_the_same_corrections(shipped: PictureDynamics) -> None:
@@ -93,7 +93,7 @@ def test_the_sprites_of_the_shipped_model_are_where_the_simulator_has_its_object
     (episode,) = collect_pusht([7], 8)
     frames = torch.from_numpy(episode.frames).permute(0, 3, 1, 2) / 255
     assert shipped.sprites is not None and episode.state is not None
-    read, _ = shipped.sprites.read(frames, shipped.background[None])
+    read, _ = shipped.sprites.read(frames, shipped.background)
     difference = torch.stack(read, dim=1).numpy()[..., :2] - object_poses(episode.state)[..., :2]
     assert np.abs(difference).max() < 0.4
 

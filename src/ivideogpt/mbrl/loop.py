@@ -28,9 +28,10 @@ from ivideogpt.envs.collector import Collector, evaluate_policy
 from ivideogpt.envs.vector import make_vector
 from ivideogpt.mbrl.config import MbrlConfig
 from ivideogpt.mbrl.imagined_episodes import RolloutBuffer, imagine_episodes
+from ivideogpt.mbrl.picture_learner import PictureLearner
 from ivideogpt.mbrl.replay_buffer import ReplayBuffer
 from ivideogpt.mbrl.run_records import MetricMeans, Progress, write_evaluation_gif, write_imagination_gif
-from ivideogpt.mbrl.world_model_learner import WorldModelLearner
+from ivideogpt.mbrl.world_model_learner import TokenLearner, WorldModelLearner
 from ivideogpt.mbrl.world_model_source import load_world_model
 from ivideogpt.policies.drqv2 import DrQv2, Transitions
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -65,7 +66,8 @@ class AgentTrainer:
         self.learner: WorldModelLearner | None = None
         if config.use_world_model:
             model = _first_model(config, run, self.action_dim, image)
-            self.learner = WorldModelLearner(config.world_model, run, model)
+            is_picture = model is not None and not model.has_tokens
+            self.learner = (PictureLearner if is_picture else TokenLearner)(config.world_model, run, model)
         self.replay = ReplayBuffer(config.replay_capacity, folder=run.folder / "replay")
         self.imagined = RolloutBuffer(config.replay_capacity, kept_rollouts=config.imagination.kept_rollouts)
         self.collector = Collector(self.environments, seed=config.seed, frame_stack=config.frame_stack)

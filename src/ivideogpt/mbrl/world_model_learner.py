@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,8 +22,53 @@ from ivideogpt.training.transformer import total_loss
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
-class WorldModelLearner:
-    """A world model and its optimizers, updated from a replay buffer between the updates of the agent.
+class WorldModelLearner(Protocol):
+    """A world model and its optimizers, updated from a replay buffer between the updates of the agent."""
+
+    @property
+    def model(self) -> WorldModel | None:
+        """World model, or None before ``prepare`` has made one."""
+        ...
+
+    def prepare(self, replay: ReplayBuffer, random: np.random.Generator, *, seed: int) -> int:
+        """Do what comes before the first imagination: make a new model, or update the checkpoint's.
+
+        Args:
+            replay: the first episodes.
+            random: generator of the updates' draws.
+            seed: of a new model.
+
+        Returns:
+            Number of updates of a checkpoint's model.
+        """
+        ...
+
+    def update(
+        self, replay: ReplayBuffer, random: np.random.Generator, *, tokenizer: bool
+    ) -> dict[str, Tensor | float]:
+        """Make one update.
+
+        Args:
+            replay: source of the segments.
+            random: generator of the draws.
+            tokenizer: update the tokenizer too, if there is one and the settings train it at all.
+
+        Returns:
+            Losses by name.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights and optimizers; nothing where there is no model yet."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what ``state_dict`` returned."""
+        ...
+
+
+class TokenLearner:
+    """A token model and its optimizers; a `WorldModelLearner`.
 
     Codebooks are never trained: a token keeps its meaning for the transformer. So they take no part in the gradient
     norm either.
@@ -76,16 +121,7 @@ class WorldModelLearner:
             )
 
     def prepare(self, replay: ReplayBuffer, random: np.random.Generator, *, seed: int) -> int:
-        """Do what comes before the first imagination: make a new model, or update the checkpoint's.
-
-        Args:
-            replay: the first episodes.
-            random: generator of the updates' draws.
-            seed: of a new model.
-
-        Returns:
-            Number of updates of a checkpoint's model.
-        """
+        """Make a new model, or update the checkpoint's; see `WorldModelLearner`."""
         if self._model is None:
             self._take(train_from_scratch(replay, self.config.scratch, self.run, seed=seed))
             return 0
@@ -97,16 +133,7 @@ class WorldModelLearner:
     def update(
         self, replay: ReplayBuffer, random: np.random.Generator, *, tokenizer: bool
     ) -> dict[str, Tensor | float]:
-        """Make one update of transformer and heads, and before it one of the tokenizer where asked for.
-
-        Args:
-            replay: source of the segments.
-            random: generator of the draws.
-            tokenizer: update the tokenizer too, if the settings train it at all.
-
-        Returns:
-            Losses by name.
-        """
+        """Update transformer and heads, and before them the tokenizer where asked for; see `WorldModelLearner`."""
         assert self._model is not None
         config, model = self.config, self._model
         segments = replay.segments(config.batch_size, self.segment_frames, random)

@@ -12,12 +12,15 @@ from ivideogpt.core.run import Run
 from ivideogpt.mbrl.replay_buffer import ReplayBuffer
 from ivideogpt.mbrl.world_model_batches import ReplayClips, ReplayTokens
 from ivideogpt.training.init_weights import ModelShape, new_world_model, start_from
+from ivideogpt.training.pictures import PictureWeights
 from ivideogpt.training.token_forecast import ForecastTraining, train_forecast
 from ivideogpt.training.tokenizer import TokenizerTraining, train_tokenizer
 from ivideogpt.training.tokenizer_loss import TokenizerLossConfig
 from ivideogpt.training.transformer import TransformerTraining, train_transformer
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.world_model import WorldModel
+
+_NEW_HEADS = "set world_model.new_heads=true to train one on the first episodes, "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ class WorldModelTraining:
         max_grad_norm: of both.
         reward_weight, termination_weight, action_reconstruction_weight, forecast_weight: of their losses; that of the
             tokens is 1.
+        picture_weights: of the pixels, where the checkpoint is a picture model.
         tokenizer_loss: weights of its parts.
         scratch: training of a new model.
     """
@@ -75,6 +79,7 @@ class WorldModelTraining:
     termination_weight: float = 1.0
     action_reconstruction_weight: float = 0.1
     forecast_weight: float = 0.5
+    picture_weights: PictureWeights = PictureWeights(shown=2.0, marked=0.0, moving=4.0)
     tokenizer_loss: TokenizerLossConfig = field(default_factory=lambda: TokenizerLossConfig(discriminator_weight=0.0))
     scratch: ScratchTraining = field(default_factory=ScratchTraining)
 
@@ -100,7 +105,6 @@ def load_world_model(config: WorldModelTraining, *, action_dim: int, image: int,
     """
     assert config.checkpoint is not None
     model = WorldModel.from_pretrained(config.checkpoint)
-    model.require_tokens("training with the agent")
     name = f"the world model {config.checkpoint}"
     missing = "" if model.action_dim else ", set world_model.new_heads=true to train an action layer"
     if model.action_dim != action_dim and not (config.new_heads and not model.action_dim):
@@ -113,12 +117,12 @@ def load_world_model(config: WorldModelTraining, *, action_dim: int, image: int,
             f"{name} sees frames of {model.resolution} pixels a side and the environment shows {image}; resize them: "
             f"image_size={model.resolution}, or use a checkpoint of that size"
         )
-    if config.new_heads:
+    if config.new_heads and model.has_tokens:
         model = with_new_heads(model, action_dim, rewards=rewards)
     if rewards and not model.config.heads.reward:
         raise UserError(
-            f"{name} has no reward head; set world_model.new_heads=true to train one on the first episodes, "
-            "use a checkpoint with one, or none (world_model.checkpoint=null) for a new model"
+            f"{name} has no reward head; {_NEW_HEADS if model.has_tokens else ''}use a checkpoint with one, or none "
+            "(world_model.checkpoint=null) for a new model"
         )
     return model
 

@@ -234,28 +234,50 @@ def train_pictures(
         if sampler is None or config.unroll_at(step) != config.unroll_at(step - 1):
             sampler = _sampler(config, model, clips, rounds.clips, step)
         set_learning_rate(optimizer, schedule(step))
-        crops = _on_device(sampler.draw(step), run.device)
-        stills = _on_device(sampler.draw_stills(step, config.stills, config.rewarded_share), run.device)
-        with run.autocast():
-            forecast, drawn = forecast_loss(config, model, crops, run.generator)
-            losses = {"forecast": forecast} | still_losses(config, model, stills, crops, drawn)
-        loss = losses["forecast"]
-        if "sprites" in losses:
-            loss = loss + config.sprite_weight * losses["sprites"]
-        if "reward" in losses:
-            loss = loss + config.reward_weight * losses["reward"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for network in model.children():  # each alone: a large gradient of the reward must not slow the forecast
-            nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-        optimizer.step()
+        crops, stills = sampler.draw(step), sampler.draw_stills(step, config.stills, config.rewarded_share)
+        losses = update_pictures(config, model, optimizer, crops, stills, run)
         average.update(model)
-        run.log(step + 1, loss=loss, **losses)
+        run.log(step + 1, **losses)
         if run.is_save_step(step + 1, last=last):
             write = None if save is None else (lambda folder, write=save: write(average.model, folder))
             run.save(step + 1, also=write, **parts)
             rounds.forget(step_folders(run.folder)[0][0])
     return average.model.eval()
+
+
+def update_pictures(
+    config: PictureTraining,
+    model: PictureDynamics,
+    optimizer: torch.optim.Optimizer,
+    crops: PictureCrops,
+    stills: PictureStills,
+    run: Run,
+) -> dict[str, Tensor]:
+    """Make one update of a picture model.
+
+    Args:
+        config: the weights of the losses.
+        model: in training mode.
+        optimizer: of its weights.
+        crops: for the forecast.
+        stills: whole frames for objects and reward.
+        run: device, precision and random numbers.
+
+    Returns:
+        Scalar losses by name; "loss" is their weighted sum.
+    """
+    crops, stills = _on_device(crops, run.device), _on_device(stills, run.device)
+    with run.autocast():
+        forecast, drawn = forecast_loss(config, model, crops, run.generator)
+        losses = {"forecast": forecast} | still_losses(config, model, stills, crops, drawn)
+    weights = {"forecast": 1.0, "sprites": config.sprite_weight, "reward": config.reward_weight}
+    loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for network in model.children():  # each alone: a large gradient of the reward must not slow the forecast
+        nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+    optimizer.step()
+    return {"loss": loss.detach(), **{name: value.detach() for name, value in losses.items()}}
 
 
 def forecast_loss(
