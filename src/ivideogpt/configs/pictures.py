@@ -65,7 +65,7 @@ def metaworld_pictures() -> PictureRecipe:
                 forecast=PictureForecastConfig(net=net, frames=3, action="numbers", action_dim=4),
                 reward=FrameRewardConfig(width=48, blocks=4, scale=10.0),
             ),
-            steps=10_000,
+            steps=14_000,
             crops=CropConfig(pixels=8 * 64 * 64, sides=(64,), side_shares=(1.0,), place_shares=(1.0,), symmetry="none"),
             weights=PictureWeights(shown=2.0, marked=0.0, moving=4.0),
             unroll=6,

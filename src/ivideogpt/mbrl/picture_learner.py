@@ -77,7 +77,7 @@ class PictureLearner:
         crops = PictureCrops(
             frames, background, actions, everywhere, self._frames - context - 1, torch.cat([unknown, rewards], dim=1)
         )
-        return crops, PictureStills(frames[:, 1:].flatten(0, 1), None, rewards.flatten())
+        return crops, PictureStills(frames[:, context], None, rewards[:, context - 1])
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights and optimizer."""

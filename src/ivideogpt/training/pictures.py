@@ -306,7 +306,7 @@ def still_losses(
     """Compute the errors of objects drawn at their true poses ("sprites") and of rewards read from frames ("reward").
 
     The reward is read from true frames and from drawn ones, which is what the model shows: objects at their true poses,
-    and the frames ``drawn`` [b n c s s] of the forecast on ``crops``.
+    or the last ones of ``drawn`` [b n c s s], the frames of the forecast on ``crops``.
     """
     losses, shown, background = {}, [stills.frames], model.background_of(stills.frames)
     if model.sprites is not None and stills.poses is not None:
@@ -317,8 +317,8 @@ def still_losses(
     if model.reward is not None and stills.rewards is not None:
         frames, rewards = torch.cat(shown), stills.rewards.repeat(len(shown))
         if crops.rewards is not None and model.sprites is None:
-            frames = torch.cat([frames, drawn.flatten(0, 1)])
-            rewards = torch.cat([rewards, crops.rewards[:, -drawn.shape[1] :].flatten()])
+            frames = torch.cat([frames, drawn[:, -1]])
+            rewards = torch.cat([rewards, crops.rewards[:, -1]])
         labelled = ~rewards.isnan()
         if labelled.any():
             read, scale = model.read_reward(frames[labelled])[0], model.reward.config.scale
