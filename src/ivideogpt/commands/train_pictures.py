@@ -203,7 +203,7 @@ def _new_model(
 
     from ivideogpt.models.dynamics import HeadsConfig
     from ivideogpt.models.picture_dynamics import PictureDynamics
-    from ivideogpt.training.picture_data import scene_backgrounds
+    from ivideogpt.training.picture_data import read_scenes
     from ivideogpt.worldmodel.config import WorldModelConfig
     from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -220,7 +220,10 @@ def _new_model(
         mean, std = tuple(numbers.mean(0).tolist()), tuple(np.maximum(numbers.std(0), 1e-6).tolist())
     torch.manual_seed(recipe.training.seed)
     pictures = PictureDynamics(shape)
-    pictures.background.copy_(scene_backgrounds(episodes, shape.scenes))
+    background, steadiness = read_scenes(episodes, shape.scenes)
+    pictures.background.copy_(background)
+    if shape.scenes > 1:
+        pictures.steadiness.copy_(steadiness)
     if initial is not None and initial.pictures is not None:
         pictures.load_state_dict(initial.pictures.state_dict())
     config = WorldModelConfig(

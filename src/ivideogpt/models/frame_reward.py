@@ -1,8 +1,9 @@
-"""Reward network of picture models: reads reward and success from a frame, as a sum over its patches."""
+"""Reward network of picture models: reads reward and success from a frame."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,10 @@ from torch.nn import functional as F
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.blocks import ChannelNorm, ResnetBlock
+
+Readout = Literal["sum", "places"]
+#: Channels of a patch, and numbers after it, in the readout by places.
+_PLACE_WIDTH, _HIDDEN = 16, 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +27,10 @@ class FrameRewardConfig:
         patch: side of a patch in px.
         width: channels of a patch.
         blocks: residual blocks.
-        scale: of the rewards, in reward units: the network predicts the reward divided by it.
+        readout: "sum" adds the contributions of the patches, wherever they are; it suits rewards such as the covered
+            share of a goal. "places" reads all patches at their places; it suits a camera that stands still.
+        resolution: height and width of a frame in px, for "places"; 0 for "sum".
+        symlog: the network predicts sign(reward) ln(1 + |reward|), so that small rewards count too.
         success_above: a reward above this is a success; None: success is not predicted.
     """
 
@@ -30,24 +38,27 @@ class FrameRewardConfig:
     patch: int = 4
     width: int = 32
     blocks: int = 2
-    scale: float = 1.0
+    readout: Readout = "sum"
+    resolution: int = 0
+    symlog: bool = False
     success_above: float | None = None
 
     def __post_init__(self) -> None:
         """Check the sizes.
 
         Raises:
-            UserError: one is out of range.
+            UserError: one is out of range, or the resolution does not fit the readout.
         """
-        check_at_least(self, channels=1, patch=1, width=1, blocks=0)
-        if not self.scale > 0:
-            raise UserError(f"scale is {self.scale}; expected a number above 0")
+        check_at_least(self, channels=1, patch=1, width=1, blocks=0, resolution=0)
+        if (self.readout == "places") != bool(self.resolution) or self.resolution % self.patch:
+            raise UserError(
+                f"resolution is {self.resolution} with readout {self.readout!r}; expected 0 for 'sum' and a multiple "
+                f"of {self.patch} px for 'places'"
+            )
 
 
 class FrameReward(nn.Module):
-    """Predict the reward of a frame as the sum of the contributions of its patches.
-
-    A sum suits rewards such as the covered share of a goal.
+    """Predict the reward of a frame from its patches.
 
     Source: ours; thuml/iVideoGPT reads the reward from the last token of a frame.
     """
@@ -59,10 +70,21 @@ class FrameReward(nn.Module):
         self.stem = nn.Conv2d(2 * config.channels * config.patch**2, config.width, 3, padding=1)
         self.blocks = nn.ModuleList(ResnetBlock(config.width, config.width, 0) for _ in range(config.blocks))
         self.norm = ChannelNorm(config.width)
-        self.head = nn.Conv2d(config.width, 1, 1)
-        nn.init.zeros_(self.head.weight)
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.bias)
+        self.head: nn.Conv2d | nn.Sequential
+        if config.readout == "sum":
+            self.head = last = nn.Conv2d(config.width, 1, 1)
+        else:
+            last = nn.Linear(_HIDDEN, 1)
+            self.head = nn.Sequential(
+                nn.Conv2d(config.width, _PLACE_WIDTH, 1),
+                nn.Flatten(),
+                nn.Linear(_PLACE_WIDTH * (config.resolution // config.patch) ** 2, _HIDDEN),
+                nn.SiLU(),
+                last,
+            )
+        nn.init.zeros_(last.weight)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
 
     def forward(self, frames: Tensor, background: Tensor) -> Tensor:
         """Predict the reward.
@@ -77,6 +99,11 @@ class FrameReward(nn.Module):
         Raises:
             UserError: a side is no multiple of ``config.patch``.
         """
+        value = self.value(frames, background)
+        return value.sign() * torch.expm1(value.abs()) if self.config.symlog else value
+
+    def value(self, frames: Tensor, background: Tensor) -> Tensor:
+        """Predict what the network is trained on, the reward or its symlog ``[b]``; arguments as in `forward`."""
         if frames.shape[-2] % self.config.patch or frames.shape[-1] % self.config.patch:
             raise UserError(
                 f"frames have shape {list(frames.shape)}; expected sides that are multiples of {self.config.patch} px; "
@@ -87,7 +114,11 @@ class FrameReward(nn.Module):
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = block(x)
-        return self.head(F.silu(self.norm(x))).float().sum(dim=(1, 2, 3)) * self.config.scale
+        return self.head(F.silu(self.norm(x))).float().flatten(1).sum(dim=1)
+
+    def target(self, rewards: Tensor) -> Tensor:
+        """Return what `value` should be for rewards ``[..]``, of the same shape."""
+        return rewards.sign() * torch.log1p(rewards.abs()) if self.config.symlog else rewards
 
     def success(self, rewards: Tensor) -> Tensor:
         """Return True for rewards ``[..]`` of a success: bool ``[..]``.

@@ -20,6 +20,8 @@ from ivideogpt.models.sprites import SpriteProjection, SpriteProjectionConfig
 
 #: A pixel that differs from a background by this much, in [0, 1], does not show it.
 _APART = 0.1
+#: Least share of frames in which a pixel shows its background, and in which it does not.
+_RARELY = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class PictureDynamicsConfig:
 
     Attributes:
         resolution: height and width of a frame in pixels.
-        scenes: backgrounds; a frame belongs to the scene whose background it is nearest to.
+        scenes: backgrounds; the scene is read from each frame.
         forecast: the network that draws the next frame.
         pointer_scale: pixels of the frame for each model unit of a pointer action.
         pointer_offset: pixel (x and y) to which a pointer action of 0 model units points.
@@ -58,17 +60,24 @@ class PictureDynamicsConfig:
             )
 
 
-def nearest_scene(frames: Tensor, backgrounds: Tensor) -> Tensor:
-    """Return the number of the scene that each frame shows, int64 ``[b]``.
-
-    Most pixels of a frame are still, so large differences count no more than small ones.
+def likeliest_scene(frames: Tensor, backgrounds: Tensor, steadiness: Tensor) -> Tensor:
+    """Return the number of the scene that each frame most likely shows, int64 ``[b]``; pixels count independently.
 
     Args:
         frames: float ``[b c h w]`` in [0, 1].
         backgrounds: float ``[s c h w]`` in [0, 1].
+        steadiness: float ``[s h w]``, the share of a scene's frames in which a pixel shows the background.
     """
-    apart = [(frames - background).abs().clamp(max=_APART).mean(dim=(1, 2, 3)) for background in backgrounds]
-    return torch.stack(apart, dim=1).argmin(dim=1)
+    likely, scores = steadiness.clamp(_RARELY, 1 - _RARELY), []
+    for background, share in zip(backgrounds, likely, strict=True):
+        shows = shows_background(frames, background).float()
+        scores.append((shows * share.log() + (1 - shows) * (1 - share).log()).sum(dim=(1, 2)))
+    return torch.stack(scores, dim=1).argmax(dim=1)
+
+
+def shows_background(frames: Tensor, background: Tensor) -> Tensor:
+    """Return where frames ``[b c h w]`` show a background ``[c h w]``: bool ``[b h w]``."""
+    return (frames - background).abs().amax(dim=1) < _APART
 
 
 class PictureStep(NamedTuple):
@@ -94,11 +103,13 @@ class PictureDynamics(nn.Module):
     Attributes:
         config: which networks exist.
         background: float ``[s c h w]`` in [0, 1], the still part of the frames of s scenes; saved with the weights.
+        steadiness: float ``[s h w]``, see `likeliest_scene`; only with several scenes.
 
     Source: ours; it takes the place of tokenizer and transformer of thuml/iVideoGPT.
     """
 
     background: Tensor
+    steadiness: Tensor
 
     def __init__(self, config: PictureDynamicsConfig) -> None:
         """Create the networks with new weights and a black background."""
@@ -106,6 +117,8 @@ class PictureDynamics(nn.Module):
         self.config = config
         size = config.resolution
         self.register_buffer("background", torch.zeros(config.scenes, config.forecast.net.channels, size, size))
+        if config.scenes > 1:
+            self.register_buffer("steadiness", torch.ones(config.scenes, size, size))
         self.forecast = PictureForecast(config.forecast)
         self.sprites = SpriteProjection(config.sprites) if config.sprites else None
         self.reward = FrameReward(config.reward) if config.reward else None
@@ -140,7 +153,13 @@ class PictureDynamics(nn.Module):
 
     def background_of(self, frames: Tensor) -> Tensor:
         """Return the background of each of ``frames`` [b c h w]: ``[b c h w]``, or ``[1 c h w]`` with one scene."""
-        return self.background[nearest_scene(frames, self.background)] if len(self.background) > 1 else self.background
+        return self.background if self.config.scenes == 1 else self.background[self.scene_of(frames)]
+
+    def scene_of(self, frames: Tensor) -> Tensor:
+        """Return the number of the scene of each of ``frames`` [b c h w], int64 ``[b]``."""
+        if self.config.scenes == 1:
+            return torch.zeros(len(frames), dtype=torch.long, device=frames.device)
+        return likeliest_scene(frames, self.background, self.steadiness)
 
     def read_reward(self, frames: Tensor, background: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         """Return the rewards ``[b]`` of frames ``[b c h w]`` and their success, 1 or 0 ``[b]``; see `PictureStep`."""

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
-from ivideogpt.models.picture_dynamics import nearest_scene
 
 Symmetry = Literal["none", "mirror", "square"]
 #: Draws of a crop in which a followed place is seen throughout, or not at all, before any crop is taken.
@@ -122,7 +121,14 @@ class CropSampler:
     """Crops and whole frames of an update, drawn from its number alone, so that a resumed run draws the same."""
 
     def __init__(
-        self, clips: Sequence[PictureClips], background: Tensor, config: CropConfig, *, history: int, pointer: bool
+        self,
+        clips: Sequence[PictureClips],
+        background: Tensor,
+        config: CropConfig,
+        *,
+        history: int,
+        pointer: bool,
+        scenes: Sequence[np.ndarray] | None = None,
     ) -> None:
         """Check and keep the clips.
 
@@ -132,6 +138,7 @@ class CropSampler:
             config: how to cut.
             history: frames that a network reads.
             pointer: actions are places of the picture.
+            scenes: number of the scene of each clip, one array for each set; None: 0.
 
         Raises:
             UserError: there are no clips, or some are too short.
@@ -151,7 +158,7 @@ class CropSampler:
                 )
         self._clips, self._background, self._config = clips, background, config
         self._history, self._pointer = history, pointer
-        self._scenes = [_scenes(part.frames, background) for part in clips]
+        self._scenes = scenes or [np.zeros(len(part.frames), int) for part in clips]
         rewards = clips[0].rewards
         self._rewarded = np.flatnonzero(np.zeros(0) if rewards is None else rewards > 0)
         self._shares = np.cumsum([part.share for part in clips])
@@ -246,14 +253,6 @@ class CropSampler:
             maps = [x.transpose(-1, -2) for x in maps]
             moves = moves.flip(-1) if points and moves is not None else moves
         return [x.contiguous() for x in maps], moves
-
-
-def _scenes(frames: np.ndarray, background: Tensor) -> np.ndarray:
-    """Return the number of the scene of each clip ``[n]``, read from its first frame."""
-    if len(background) == 1:
-        return np.zeros(len(frames), int)
-    first = torch.from_numpy(frames[:, 0]).permute(0, 3, 1, 2)
-    return torch.cat([nearest_scene(part.float() / 255, background) for part in first.split(64)]).numpy()
 
 
 def _choose(random: np.random.Generator, totals: np.ndarray) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
+from ivideogpt.models.picture_dynamics import shows_background
 from ivideogpt.training.picture_crops import PictureClips
 
 #: Frames that the background is the median of.
@@ -48,25 +49,40 @@ def frame_rewards(episodes: Sequence[Episode]) -> np.ndarray | None:
     return np.pad(rewards[:, :-1], ((0, 0), (1, 0)), constant_values=np.nan)
 
 
-def scene_backgrounds(episodes: Sequence[Episode], scenes: int) -> Tensor:
-    """Return the backgrounds of scenes, float32 ``[s c h w]`` in [0, 1]; a scene is a task, ``meta["task"]``.
+def read_scenes(episodes: Sequence[Episode], scenes: int) -> tuple[Tensor, Tensor]:
+    """Read backgrounds and steadiness of scenes from their frames; a scene is a task, ``meta["task"]``.
+
+    Returns:
+        float32 ``[s c h w]`` in [0, 1] and ``[s h w]``, see `PictureDynamics`.
 
     Raises:
         UserError: the episodes have another number of tasks.
     """
-    if scenes == 1:
-        return median_background(episodes)[None]
     tasks = sorted({str(episode.meta.get("task", "")) for episode in episodes})
-    if len(tasks) != scenes:
+    if len(tasks) != scenes > 1:
         raise UserError(
             f"the episodes are of {len(tasks)} tasks ({', '.join(tasks)}) and the model has {scenes} scenes; set "
             f"training.dynamics.scenes={len(tasks)}, or give episodes of {scenes} tasks"
         )
-    return torch.stack([median_background([x for x in episodes if x.meta.get("task") == task]) for task in tasks])
+    groups = (
+        [[x for x in episodes if str(x.meta.get("task", "")) == task] for task in tasks] if scenes > 1 else [episodes]
+    )
+    backgrounds = [median_background(group) for group in groups]
+    shares = []
+    for group, background in zip(groups, backgrounds, strict=True):
+        frames = torch.from_numpy(_some_frames(group)).permute(0, 3, 1, 2).float() / 255
+        shares.append(shows_background(frames, background).float().mean(dim=0))
+    return torch.stack(backgrounds), torch.stack(shares)
 
 
 def median_background(episodes: Sequence[Episode]) -> Tensor:
     """Return the still part of the frames, float32 ``[c h w]`` in [0, 1]: the median of frames of many episodes."""
+    median = np.median(_some_frames(episodes), axis=0).astype(np.float32) / 255
+    return torch.from_numpy(median).permute(2, 0, 1)
+
+
+def _some_frames(episodes: Sequence[Episode]) -> np.ndarray:
+    """Return frames spread over the episodes, uint8 ``[n h w c]``."""
     count = min(len(episodes), _BACKGROUND_FRAMES)
     chosen = np.linspace(0, len(episodes) - 1, count).round().astype(int)
     per_episode = max(_BACKGROUND_FRAMES // count, 1)
@@ -75,8 +91,7 @@ def median_background(episodes: Sequence[Episode]) -> Tensor:
         episode = episodes[index]
         times = np.unique(np.linspace(0, len(episode) - 1, min(per_episode, len(episode))).round().astype(int))
         frames.append(episode.frames[times])
-    median = np.median(np.concatenate(frames), axis=0).astype(np.float32) / 255
-    return torch.from_numpy(median).permute(2, 0, 1)
+    return np.concatenate(frames)
 
 
 def _stacked(episodes: Sequence[Episode], name: str) -> np.ndarray | None:

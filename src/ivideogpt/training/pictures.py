@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -321,9 +322,9 @@ def still_losses(
             rewards = torch.cat([rewards, crops.rewards[:, -1]])
         labelled = ~rewards.isnan()
         if labelled.any():
-            read, scale = model.read_reward(frames[labelled])[0], model.reward.config.scale
-            assert read is not None
-            losses["reward"] = F.smooth_l1_loss(read / scale, rewards[labelled] / scale, beta=_REWARD_BETA)
+            frames = frames[labelled]
+            read = model.reward.value(frames, model.background_of(frames))
+            losses["reward"] = F.smooth_l1_loss(read, model.reward.target(rewards[labelled]), beta=_REWARD_BETA)
     return losses
 
 
@@ -353,7 +354,15 @@ def _sampler(
         replace(config.crops, seed=config.seed),
         history=forecast.frames,
         pointer=forecast.action == "pointer",
+        scenes=[_scenes(model, part) for part in (recorded, *corrections)],
     )
+
+
+def _scenes(model: PictureDynamics, clips: PictureClips) -> np.ndarray:
+    """Return the number of the scene of each clip, read from its first frame."""
+    first = torch.from_numpy(clips.frames[:, 0]).permute(0, 3, 1, 2).split(64)
+    device = model.background.device
+    return torch.cat([model.scene_of(part.to(device).float() / 255).cpu() for part in first]).numpy()
 
 
 def _noisy(frames: Tensor, most: float, generator: torch.Generator) -> Tensor:
