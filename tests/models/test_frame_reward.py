@@ -25,3 +25,23 @@ def test_success_needs_a_bar() -> None:
 def test_sides_must_fit_the_patches() -> None:
     with pytest.raises(UserError, match="multiples of 4 px"):
         FrameReward(FrameRewardConfig(width=8))(torch.rand(1, 3, 18, 16), torch.rand(1, 3, 18, 16))
+
+
+def test_the_readout_by_places_tells_a_patch_at_one_place_from_the_same_at_another() -> None:
+    torch.manual_seed(0)
+    model = FrameReward(FrameRewardConfig(patch=4, width=8, blocks=1, readout="places", resolution=16, symlog=True))
+    frames = torch.zeros(2, 3, 16, 16)
+    frames[0, :, :4, :4] = frames[1, :, 12:, 12:] = 1.0
+    rewards, background = torch.tensor([20.0, -5.0]), torch.zeros(1, 3, 16, 16)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        (model.value(frames, background) - model.target(rewards)).square().mean().backward()
+        optimizer.step()
+    assert torch.allclose(model(frames, background), rewards, rtol=0.1)
+
+
+def test_a_readout_by_places_needs_the_size_of_a_frame() -> None:
+    for changes in ({"readout": "places"}, {"readout": "places", "resolution": 18}, {"resolution": 16}):
+        with pytest.raises(UserError, match="expected 0 for 'sum' and a multiple of 4 px for 'places'"):
+            FrameRewardConfig(**changes)

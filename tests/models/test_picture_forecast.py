@@ -5,7 +5,7 @@ import torch
 
 from ivideogpt.core.config import from_dict, to_dict
 from ivideogpt.core.errors import UserError
-from ivideogpt.models.picture_forecast import PictureForecast, PictureForecastConfig, PictureNetConfig
+from ivideogpt.models.picture_forecast import PictureForecast, PictureForecastConfig, PictureNetConfig, displaced
 
 SMALL = PictureNetConfig(width=8, deep_width=8, blocks_deep=1)
 
@@ -76,3 +76,16 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         model(frames(), frames()[:, 0], torch.zeros(2, 3))
     with pytest.raises(UserError, match="expected 2 for a pointer"):
         PictureForecastConfig(action_dim=3)
+
+
+def test_a_flow_takes_each_pixel_from_another_place() -> None:
+    picture = frames(1, 1)[0]
+    flow = torch.zeros(1, 2, 16, 24)
+    assert torch.allclose(displaced(picture, flow), picture, atol=1e-5)
+    flow[:, 0], flow[:, 1] = 3, -2  # from 3 px to the right and 2 px above
+    assert torch.allclose(displaced(picture, flow)[..., 2:, :-3], picture[..., :-2, 3:], atol=1e-5)
+
+
+def test_a_flow_needs_copies() -> None:
+    with pytest.raises(UserError, match="the flow displaces copied pixels: set copies to true"):
+        PictureNetConfig(flow=True)

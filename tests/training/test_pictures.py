@@ -15,7 +15,7 @@ from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsCo
 from ivideogpt.models.picture_forecast import PictureForecastConfig, PictureNetConfig
 from ivideogpt.models.sprites import SpriteConfig, SpriteProjectionConfig
 from ivideogpt.training.picture_crops import CropConfig, CropSampler, PictureClips
-from ivideogpt.training.pictures import PictureTraining, PictureWeights, RoundSchedule, train_pictures
+from ivideogpt.training.pictures import PictureTraining, PictureWeights, RoundSchedule, forecast_loss, train_pictures
 
 NET = PictureNetConfig(width=8, deep_width=8, blocks_deep=1)
 SMALL = CropConfig(pixels=2 * 16 * 16, sides=(16,), side_shares=(1.0,), place_shares=(1.0,), margin=2)
@@ -90,6 +90,46 @@ def test_the_loss_is_the_sum_of_its_parts(tmp_path: Path) -> None:
     train(tmp_path, replace(CONFIG, sprite_weight=2.0, reward_weight=0.5))
     parts = losses(tmp_path, "forecast") + 2 * losses(tmp_path, "sprites") + 0.5 * losses(tmp_path, "reward")
     assert np.allclose(losses(tmp_path, "loss"), parts, rtol=1e-5)
+
+
+def test_without_a_weight_the_forecast_stays_and_the_rest_learns(tmp_path: Path) -> None:
+    config = replace(CONFIG, forecast_weight=0.0, average_decay=0.0, dynamics=replace(CONFIG.dynamics, sprites=None))
+    torch.manual_seed(0)
+    before, after = PictureDynamics(config.dynamics).state_dict(), train(tmp_path, config).state_dict()
+    changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"reward", "background"}  # the background is set before the training
+    assert losses(tmp_path, "forecast").min() > 0
+
+
+def test_unrolling_begins_late_and_grows() -> None:
+    config = replace(CONFIG, unroll=4, unroll_after=10, unroll_growth=8)
+    assert [config.unroll_at(step) for step in (0, 9, 10, 11, 12, 17, 18, 100)] == [0, 0, 1, 1, 2, 4, 4, 4]
+    assert replace(config, unroll_growth=0).unroll_at(10) == 4
+
+
+def test_the_loss_is_the_mean_over_all_frames_that_are_drawn() -> None:
+    """With weights of 1 it is the error of each frame, where later ones follow the model's own."""
+    config = replace(CONFIG, weights=PictureWeights(shown=0, marked=0), square_weight=0, history_noise=0)
+    torch.manual_seed(0)
+    model, crops = PictureDynamics(config.dynamics), sampler(unroll=2).draw(3)
+    assert crops.unroll == 2 and crops.actions is not None
+    loss, drawn = forecast_loss(config, model, crops._replace(counts=torch.ones_like(crops.counts)), torch.Generator())
+    history, errors = crops.frames[:, :2], []
+    for step in range(3):
+        frame = model.forecast(history, crops.background, crops.actions[:, 1 + step])
+        errors.append((frame - crops.frames[:, 2 + step]).abs().mean())
+        history = torch.stack([history[:, 1], frame.clamp(0, 1)], dim=1)
+        assert torch.allclose(drawn[:, step], history[:, 1], atol=1e-6)
+    assert torch.allclose(loss, torch.stack(errors).mean())
+
+
+def test_moving_pixels_weigh_more_where_it_is_asked_for() -> None:
+    before, after = torch.full((1, 3, 16, 16), 0.9), torch.full((1, 3, 16, 16), 0.9)
+    after[..., 12] = 0.1
+    weigh = PictureWeights(shown=0, marked=0, moving=3, reach=1)
+    weight = weigh(after, before, before, before)[0, 0]
+    assert weight[:, 11:14].eq(4).all() and weight[:, :11].eq(1).all()
+    assert weigh(after, after, before, after).eq(1).all()
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:

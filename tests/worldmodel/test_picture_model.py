@@ -162,3 +162,32 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, model: WorldModel) -> Non
     (tmp_path / "saved" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no 'world_model'"):
         WorldModel.from_pretrained(tmp_path / "saved")
+
+
+def test_each_row_is_drawn_over_the_background_of_its_scene() -> None:
+    """Two scenes; a third of the pixels of each frame is covered, and the scene is read from the rest."""
+    model = build(scenes=2)
+    assert model.pictures is not None
+    pictures = model.pictures
+    pictures.background[0], pictures.background[1] = 0.2, 0.8
+    pictures.steadiness.fill_(0.9)
+    covered = frames(4, 1)[:, 0]
+    for row, scene in enumerate((1, 0, 0, 1)):
+        covered[row, :, :, 5:] = pictures.background[scene, :, :, 5:]
+    assert pictures.scene_of(covered).tolist() == [1, 0, 0, 1]
+    assert torch.equal(pictures.background_of(covered)[0], pictures.background[1])
+    # a row among others is drawn as it would be alone
+    history, moves = covered[:, None].repeat(1, 2, 1, 1, 1), actions(4, 1)
+    together = model.imagine(history, moves).frames
+    alone = [model.imagine(history[row : row + 1], moves[row : row + 1]).frames for row in range(4)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
+
+
+def test_scenes_survive_saving(tmp_path: Path) -> None:
+    model = build(scenes=3)
+    assert model.pictures is not None
+    model.pictures.steadiness.uniform_()
+    model.save_pretrained(tmp_path / "scenes")
+    loaded = WorldModel.from_pretrained(tmp_path / "scenes").pictures
+    assert loaded is not None and torch.equal(loaded.steadiness, model.pictures.steadiness)
+    assert torch.equal(loaded.background, model.pictures.background)

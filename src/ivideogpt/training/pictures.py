@@ -119,7 +119,8 @@ class PictureTraining:
         unroll_growth: updates in which their number then grows to ``unroll``.
         rounds: when the simulator corrects the model.
         stills: whole frames of an update, for the objects' textures and the reward.
-        sprite_weight, reward_weight: of the losses of textures and reward beside that of the forecast.
+        forecast_weight: of the loss of the forecast; 0: it is not trained, and draws without a gradient.
+        sprite_weight, reward_weight: of the losses of textures and reward.
         rewarded_share: of the whole frames have a reward above 0.
         learning_rate: peak; warms up, then follows ``schedule``, to ``final_ratio`` of it.
         schedule: "cosine" or "constant".
@@ -144,6 +145,7 @@ class PictureTraining:
     unroll_growth: int = 0
     rounds: RoundSchedule = field(default_factory=RoundSchedule)
     stills: int = 8
+    forecast_weight: float = 1.0
     sprite_weight: float = 1.0
     reward_weight: float = 1.0
     rewarded_share: float = 0.7
@@ -176,7 +178,7 @@ class PictureTraining:
         check_at_least(
             self, steps=1, history_noise=0, square_weight=0, unroll=0, unroll_after=0, unroll_growth=0, stills=1
         )
-        check_at_least(self, sprite_weight=0, reward_weight=0, rewarded_share=0, seed=0)
+        check_at_least(self, forecast_weight=0, sprite_weight=0, reward_weight=0, rewarded_share=0, seed=0)
         if self.dynamics.forecast.action == "numbers" and self.crops.symmetry != "none":
             raise UserError(
                 f"crops.symmetry is {self.crops.symmetry} and forecast.action is numbers, which do not turn with a "
@@ -269,9 +271,10 @@ def update_pictures(
     """
     crops, stills = _on_device(crops, run.device), _on_device(stills, run.device)
     with run.autocast():
-        forecast, drawn = forecast_loss(config, model, crops, run.generator)
+        with torch.set_grad_enabled(config.forecast_weight > 0):
+            forecast, drawn = forecast_loss(config, model, crops, run.generator)
         losses = {"forecast": forecast} | still_losses(config, model, stills, crops, drawn)
-    weights = {"forecast": 1.0, "sprites": config.sprite_weight, "reward": config.reward_weight}
+    weights = {"forecast": config.forecast_weight, "sprites": config.sprite_weight, "reward": config.reward_weight}
     loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
