@@ -65,7 +65,7 @@ def test_a_run_does_not_go_on_with_other_settings(tmp_path, capsys) -> None:
         (("debug", "agent.batch_sice=3"), "unknown option agent.batch_sice; did you mean 'agent.batch-size'?"),
         (("debug", "num_train_frames=10"), "nothing would ever be learned"),
         (("debug", "--model", "pusht-64-tokens"), "the environment shows 16; resize them: image_size=64"),
-        (("debug", "--model", "pusht-64"), "training with the agent needs a token model"),
+        (("debug", "--model", "pusht-64"), "sees frames of 64 pixels a side and the environment shows 16"),
         (("reacher", "--model", "metaworld-64"), "takes actions of 4 numbers and the environment of 2"),
         (("debug", "--model", "nowhere"), "no folder, no Hub id"),
         (("debug", "demo=true"), "there is no script for reacher"),

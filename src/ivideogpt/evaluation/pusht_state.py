@@ -26,7 +26,7 @@ def pusht_state_estimator(model: WorldModel | None = None) -> StateEstimator:
     """
     pictures = (model or WorldModel.from_pretrained("pusht-64")).pictures
     assert pictures is not None and pictures.sprites is not None
-    sprites, background = pictures.sprites, pictures.background[None]
+    sprites, background = pictures.sprites, pictures.background
 
     def estimate(frames: np.ndarray) -> np.ndarray:
         pixels = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "b h w c -> b c h w").float() / 255
