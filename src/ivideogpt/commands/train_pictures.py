@@ -59,8 +59,8 @@ def train_picture_model(
     """Train a picture model on episode stores; the same command resumes a stopped run.
 
     Args:
-        preset: debug, pusht-64 or metaworld-64; its settings are options too, which `PRESET --help` lists. Default: the settings of
-            the resumed run.
+        preset: debug, pusht-64 or metaworld-64; its settings are options too, which `PRESET --help` lists. Default:
+            the settings of the resumed run.
         settings: the settings of the preset.
         data: a store or a mixture file (.toml, .json); all episodes have one length. debug makes its own.
         run: folder for checkpoints (each a whole model), metrics.jsonl, curves and rounds of corrections.
