@@ -14,10 +14,10 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --constraint co
 INSTALL = .venv/bin/python $(PIP_INSTALL)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo play test lint train-demo eval-demo maniskill libero
+.PHONY: help demo play test lint train-demo eval-demo maniskill libero vp2
 
 help:  ## list what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/core.stamp  ## imagine a held-out episode with the shipped model, beside the truth
 	.venv/bin/ivideogpt demo
@@ -39,6 +39,9 @@ maniskill: .venv-maniskill/done.stamp  ## install ManiSkill into .venv-maniskill
 
 libero: .venv-libero/done.stamp  ## install LIBERO into .venv-libero (3 GB)
 	@echo "run: .venv-libero/bin/ivideogpt collect libero_spatial/0 --episodes 5 --out stores/libero"
+
+vp2: .venv-vp2/done.stamp  ## install RoboDesk and robosuite, for planning as in VP2, into .venv-vp2 (3 GB)
+	@echo "run: .venv-vp2/bin/ivideogpt plan robodesk/push_red --agents simulator,repeat-last-frame --budget small"
 
 lint: .venv/all.stamp  ## check style, format and types
 	.venv/bin/ruff check .
@@ -64,7 +67,7 @@ lint: .venv/all.stamp  ## check style, format and types
 	$(INSTALL) --editable '.[$(EXTRAS)]'
 	@touch .venv/pusht.stamp .venv/serve.stamp $@
 
-.venv-maniskill/done.stamp .venv-libero/done.stamp: .venv-%/done.stamp: pyproject.toml constraints.txt
+$(addprefix .venv-,$(addsuffix /done.stamp,maniskill libero vp2)): .venv-%/done.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-$*
 	@echo "installing into .venv-$* (minutes, the first time)"
 	.venv-$*/bin/python $(PIP_INSTALL) --editable '.[data,train,rl,$*]' pytest pytest-timeout pytest-xdist

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("gym_pusht", reason="PushT needs gym-pusht: pip install 'ivideogpt[pusht]'")
 
 from ivideogpt.evaluation.intervals import share_estimate  # noqa: E402
-from ivideogpt.planning.pusht_benchmark import PushTControl  # noqa: E402
+from ivideogpt.planning.pusht_benchmark import PushTBenchmark  # noqa: E402
 
 QUICK = ("--budget", "small", "--goals.max-steps", "6")
 
@@ -16,7 +16,8 @@ def test_agents_are_compared_and_shown(run, tmp_path) -> None:
     done = run("plan", "pusht", "--agents", "simulator,random", "--instances", 2, "--pictures", 1, *QUICK)
     assert done.code == 0, done.err
     assert done.json.keys() == {
-        *("success", "interval", "instances", "seconds_per_decision", "block_success", "coverage", "agents", "report")
+        *("success", "interval", "instances", "seconds_per_decision", "block_success", "covered"),
+        *("coverage", "agents", "report"),
     }
     assert done.json["instances"] == 2 and done.json["agents"].keys() == {"simulator", "random"}
     assert done.json["seconds_per_decision"] > 0
@@ -32,7 +33,7 @@ def test_agents_are_compared_and_shown(run, tmp_path) -> None:
 def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(run, tmp_path, monkeypatch) -> None:
     options = ("--agents", "simulator", "--instances", 3, "--pictures", 0, *QUICK)
     assert run("plan", *options, "--output", "whole").code == 0
-    original, runs = PushTControl.run, []
+    original, runs = PushTBenchmark.run, []
 
     def killed(control, instance, policy, seed, *, pictures):
         if len(runs) == 2:
@@ -40,7 +41,7 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(run, tmp_path
         runs.append(instance.number)
         return original(control, instance, policy, seed, pictures=pictures)
 
-    monkeypatch.setattr(PushTControl, "run", killed)
+    monkeypatch.setattr(PushTBenchmark, "run", killed)
     assert run("plan", *options, "--output", "parts").code == 130
     # A kill in the middle of a line: the instance is made again.
     lines = (tmp_path / "parts" / "simulator.jsonl").read_text()
@@ -48,7 +49,7 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(run, tmp_path
     runs.clear()
     runs.append(-1)
     assert run("plan", *options, "--output", "parts").code == 130  # one more
-    monkeypatch.setattr(PushTControl, "run", original)
+    monkeypatch.setattr(PushTBenchmark, "run", original)
     done = run("plan", *options, "--output", "parts")
     assert done.code == 0 and done.json["instances"] == 3
 

@@ -15,9 +15,8 @@ from ivideogpt.planning.config import PushTGoals  # noqa: E402
 from ivideogpt.planning.objectives import Goal, make_objective  # noqa: E402
 from ivideogpt.planning.planner import Planner  # noqa: E402
 from ivideogpt.planning.pusht_benchmark import (  # noqa: E402
-    PushTControl,
+    PushTBenchmark,
     agent_place,
-    baseline_policy,
     block_errors,
     pusht_instances,
     reached,
@@ -45,7 +44,7 @@ def instances():
 
 
 def test_the_recorded_actions_reach_every_goal_exactly(instances) -> None:
-    control = PushTControl(PushTGoals())
+    control = PushTBenchmark(PushTGoals())
     for instance in instances:
         policy = Replay(instance.seed, instance.start)
         result, recording = control.run(instance, policy)
@@ -94,10 +93,10 @@ def test_a_copy_of_the_simulator_goes_on_like_the_original() -> None:
 
 
 def test_candidates_of_the_simulator_begin_at_the_same_state_and_leave_it_alone(instances) -> None:
-    control = PushTControl(PushTGoals())
+    control = PushTBenchmark(PushTGoals())
     control.environment.reset(seed=5)
     state = control.environment.save_state()
-    root = control.simulated().root({})
+    root = control.planning_model("simulator").root({})
     actions = torch.tensor([[[0.5, 0.5]] * 3, [[-0.5, 0.2]] * 3, [[0.5, 0.5]] * 3])
     rollout = root.rollout(actions)
     frames = rollout.frames_at([0, -1])
@@ -109,12 +108,12 @@ def test_candidates_of_the_simulator_begin_at_the_same_state_and_leave_it_alone(
 
 
 def test_the_objective_is_highest_at_the_goal(instances) -> None:
-    control = PushTControl(PushTGoals())
+    control = PushTBenchmark(PushTGoals())
     control._begin(instances[0])
     recorded = torch.from_numpy(np.stack(Replay(instances[0].seed, instances[0].start).actions[:25]))
     still = torch.from_numpy(agent_place(instances[0].frames[0])).expand(25, 2)
     goal = Goal(torch.from_numpy(instances[0].goal).permute(2, 0, 1).float() / 255)
-    rollout = control.simulated().root({}).rollout(torch.stack([recorded, still]))
+    rollout = control.planning_model("simulator").root({}).rollout(torch.stack([recorded, still]))
     score = make_objective({"pusht-block": 1.0, "pusht-agent": 0.3}, None)(rollout, goal)
     assert score[0] > -0.2 and score[1] < -4
 
@@ -139,16 +138,16 @@ def test_planning_in_the_simulator_reaches_a_goal_that_random_actions_and_the_sc
     from ivideogpt.configs.planning import pusht_planning
 
     settings = replace(pusht_planning().with_budget(24, 2, 4), goals=PushTGoals(max_steps=25))
-    control = PushTControl(settings.goals)
+    control = PushTBenchmark(settings.goals)
     planner = Planner(
-        control.simulated(),
+        control.planning_model("simulator"),
         make_objective(settings.objective, None),
         settings.planner,
         first_action=agent_place,
     )
     instance = instances[0]
     result, recording = control.run(instance, planner)
-    others = [control.run(instance, baseline_policy(name))[0] for name in ("random", "script")]
+    others = [control.run(instance, control.baseline(name))[0] for name in ("random", "script")]
     assert result.position_error < 20 and result.position_error < min(other.position_error for other in others)
     assert result.decisions == -(-result.steps // 5) and result.seconds > 0
     assert recording.planned.shape == recording.frames.shape

@@ -20,10 +20,11 @@ from ivideogpt.core.errors import UserError
 if TYPE_CHECKING:
     from ivideogpt.core.protocols import Policy
     from ivideogpt.data.process_pool import TaskPool
+    from ivideogpt.models.success_classifier import SuccessClassifier
+    from ivideogpt.planning.benchmark import AgentSummary, Benchmark, InstanceResult, Recording
     from ivideogpt.planning.config import PlanningConfig
-    from ivideogpt.planning.models import ImaginedFutures
-    from ivideogpt.planning.pusht_benchmark import Instance, InstanceResult, PushTControl, Recording
-    from ivideogpt.planning.results import AgentSummary, PlanningResults
+    from ivideogpt.planning.results import PlanningResults
+    from ivideogpt.worldmodel.world_model import WorldModel
 
 _DEFAULT_PRESET = "pusht"
 _VIDEO_FPS = 10
@@ -58,11 +59,12 @@ def plan(
     """Reach goal pictures in a simulator by planning in a world model; the same command continues after a stop.
 
     Args:
-        preset: pusht (default); its settings are options too, which `PRESET --help` lists.
+        preset: pusht (default), robodesk/TASK or robosuite/push; its settings are options too, which `PRESET --help`
+            lists.
         settings: the settings of the preset.
         agents: with commas between them: model (plans in the world model), simulator (plans in the simulator itself),
-            repeat-last-frame (plans in a world that stands still), random, script.
-        instances: starts with a goal picture each, of held-out episodes.
+            repeat-last-frame (plans in a world that stands still), random; of PushT also script.
+        instances: starts with a goal picture each.
         budget: size of a search: small, medium or large; default: the preset's.
         pictures: instances of each agent that the page and the videos show.
         output: folder of results, page and videos. Finished instances in it are kept.
@@ -73,28 +75,27 @@ def plan(
     from ivideogpt.core.files import write_text_atomic
     from ivideogpt.core.folder_lock import lock_folder
     from ivideogpt.data.process_pool import as_pool
-    from ivideogpt.planning.config import AGENTS
     from ivideogpt.planning.results import PlanningResults
-    from ivideogpt.reports.planning_page import HEADINGS, audit, planning_page, summary_rows
+    from ivideogpt.reports.planning_page import audit, headings, planning_page, summary_rows
 
     # options
-    names = [name.strip() for name in agents.split(",")]
-    for name in names:
-        if name not in AGENTS:
-            raise UserError(f"there is no agent {name!r}; {suggestion(name, AGENTS)}")
     check_numbers(instances=(instances, 1, 100_000), pictures=(pictures, 0, 1000))
     check_folder(output)
-    futures = _world_model(settings, device) if "model" in names else None
-    runner = _InstanceRunner(settings, futures, pictures)
+    names = [name.strip() for name in agents.split(",")]
+    world = _world_model(settings, device) if "model" in names else None
+    runner = _InstanceRunner(settings, world, _classifier(settings), pictures)
+    benchmark = runner.benchmark
     for name in names:
-        runner.policy(name)  # a wrong objective is reported before the first episode
-    results = PlanningResults(output, settings)
+        if name not in benchmark.agents:
+            raise UserError(f"there is no agent {name!r}; {suggestion(name, benchmark.agents)}")
+        runner.policy(name)  # a wrong model or objective is reported before the first episode
+    results = PlanningResults(output, settings, benchmark.result_type)
     lock_folder(output, activity="planning benchmark")
 
     # instances
-    pool, _ = choose_pool(ray, None, device="cpu" if futures is None else futures.model.device.type)
+    pool, _ = choose_pool(ray, None, device="cpu" if world is None else world.device.type)
     summaries = _run(names, runner, as_pool(pool or 0), results, instances)
-    print_table(HEADINGS, summary_rows(summaries))
+    print_table(headings(benchmark.figures), summary_rows(summaries, benchmark.figures))
     print(audit(summaries[0]))
 
     # page and videos
@@ -105,7 +106,8 @@ def plan(
     _write_videos(output, records)
     page = output / "report.html"
     title = f"{preset or _DEFAULT_PRESET}: {instances} goal{'s' * (instances > 1)}"
-    write_text_atomic(page, planning_page(title, _facts(settings), summaries, records))
+    facts = _facts(settings, benchmark)
+    write_text_atomic(page, planning_page(title, facts, benchmark.success_note, benchmark.figures, summaries, records))
     print(page)
     first = summaries[0]
     print_json(
@@ -114,65 +116,85 @@ def plan(
             "interval": [round(first.success.low, 4), round(first.success.high, 4)],
             "instances": first.instances,
             "seconds_per_decision": first.seconds_per_decision,
-            "block_success": first.block_success.value,
-            "coverage": first.coverage.value,
+            **{name: estimate.value for name, estimate in first.figures.items()},
             "agents": {summary.agent: summary.success.value for summary in summaries},
             "report": page,
         }
     )
 
 
-def _world_model(settings: PlanningConfig, device: str) -> ImaginedFutures:
-    from ivideogpt.planning.models import ImaginedFutures
-    from ivideogpt.planning.pusht_benchmark import ACTION_DIM, IMAGE_SIZE
+def _world_model(settings: PlanningConfig, device: str) -> WorldModel:
     from ivideogpt.worldmodel.world_model import WorldModel
 
-    model = WorldModel.from_pretrained(settings.checkpoint, device=device)
-    if model.action_dim != ACTION_DIM or model.resolution != IMAGE_SIZE:
+    if not settings.checkpoint:
         raise UserError(
-            f"{settings.checkpoint} has frames of {model.resolution} px and actions of {model.action_dim} numbers; "
-            f"PushT needs {IMAGE_SIZE} px and {ACTION_DIM}: use pusht-64, or a model that was trained on PushT"
+            "the agent model needs a world model of this environment; give its checkpoint by --checkpoint, or other "
+            "agents, such as --agents simulator,repeat-last-frame"
         )
-    return ImaginedFutures(model, seed=settings.seed)
+    return WorldModel.from_pretrained(settings.checkpoint, device=device)
+
+
+def _classifier(settings: PlanningConfig) -> SuccessClassifier | None:
+    from ivideogpt.models.success_classifier import SuccessClassifier
+
+    if not settings.classifier:
+        return None
+    classifier = SuccessClassifier.from_pretrained(settings.classifier, task=settings.task)
+    print(classifier.summary())
+    return classifier
 
 
 class _InstanceRunner:
     """Lets agents act in instances, in this process or another: each makes its own simulator and agents."""
 
-    def __init__(self, settings: PlanningConfig, futures: ImaginedFutures | None, pictures: int) -> None:
-        self.settings, self._futures, self._pictures = settings, futures, pictures
+    def __init__(
+        self,
+        settings: PlanningConfig,
+        world: WorldModel | None,
+        classifier: SuccessClassifier | None,
+        pictures: int,
+    ) -> None:
+        self.settings, self._world, self._classifier, self._pictures = settings, world, classifier, pictures
         self._policies: dict[str, Policy] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _InstanceRunner, (self.settings, self._futures, self._pictures)
+        return _InstanceRunner, (self.settings, self._world, self._classifier, self._pictures)
 
     @cached_property
-    def _control(self) -> PushTControl:
-        from ivideogpt.planning.pusht_benchmark import PushTControl
+    def benchmark(self) -> Benchmark:
+        """The simulator with its instances."""
+        from ivideogpt.planning.config import PushTPlanning, VP2Planning
 
-        return PushTControl(self.settings.goals)
+        if isinstance(self.settings, VP2Planning):
+            from ivideogpt.planning.vp2_benchmark import VP2Benchmark
+
+            return VP2Benchmark(self.settings)
+        assert isinstance(self.settings, PushTPlanning)
+        from ivideogpt.planning.pusht_benchmark import PushTBenchmark
+
+        return PushTBenchmark(self.settings.goals)
 
     def policy(self, name: str) -> Policy:
         """Return an agent by its name; it is made once."""
         from ivideogpt.planning.objectives import make_objective
         from ivideogpt.planning.planner import Planner
-        from ivideogpt.planning.pusht_benchmark import agent_place, baseline_policy, planning_model
 
         if name not in self._policies and name in ("random", "script"):
-            self._policies[name] = baseline_policy(name)
+            self._policies[name] = self.benchmark.baseline(name)
         elif name not in self._policies:
-            model = planning_model(name, self._control, self._futures)
-            world = self._futures.model if name == "model" and self._futures else None
-            objective = make_objective(self.settings.objective, world)
-            self._policies[name] = Planner(model, objective, self.settings.planner, first_action=agent_place)
+            world, benchmark = self._world if name == "model" else None, self.benchmark
+            model = benchmark.imagined(world, self.settings.seed) if world else benchmark.planning_model(name)
+            objective = make_objective(self.settings.objective, world, self._classifier)
+            first_action = benchmark.first_action
+            self._policies[name] = Planner(model, objective, self.settings.planner, first_action=first_action)
         return self._policies[name]
 
-    def __call__(self, item: tuple[str, Instance]) -> tuple[InstanceResult, Recording | None, float]:
+    def __call__(self, item: tuple[str, Any]) -> tuple[InstanceResult, Recording | None, float]:
         """Return the result of an agent in an instance, its pictures where they are shown, and the seconds."""
         name, instance = item
         start = time.perf_counter()
         is_shown, seed = instance.number < self._pictures, self.settings.seed + _OWN_SEEDS.get(name, 0)
-        result, recording = self._control.run(instance, self.policy(name), seed, pictures=is_shown)
+        result, recording = self.benchmark.run(instance, self.policy(name), seed, pictures=is_shown)
         return result, recording if is_shown else None, time.perf_counter() - start
 
 
@@ -180,17 +202,16 @@ def _run(
     names: Sequence[str], runner: _InstanceRunner, pool: TaskPool, results: PlanningResults, count: int
 ) -> list[AgentSummary]:
     """Run every agent in the instances that it has not finished yet; return the figures of each."""
-    from ivideogpt.planning.pusht_benchmark import pusht_instances
-    from ivideogpt.planning.results import summarise
+    from ivideogpt.planning.benchmark import summarise
 
     kept = {name: results.read(name) for name in names}
     instances = []
     if any(number not in done for done in kept.values() for number in range(count)):
-        instances = pusht_instances(runner.settings.goals, count)
+        instances = runner.benchmark.instances(count)
     waiting = [(name, instance) for name in names for instance in instances if instance.number not in kept[name]]
     for position, (result, recording, seconds) in pool.run(runner, waiting):
         name, instance = waiting[position]
-        results.append(name, instance, result, recording)
+        results.append(name, result, recording)
         kept[name][instance.number] = result
         reached = sum(done.success for done in kept[name].values())
         print(
@@ -198,7 +219,8 @@ def _run(
             f"steps, {seconds:.1f} s; {reached} reached so far",
             flush=True,
         )
-    return [summarise(name, [kept[name][number] for number in range(count)]) for name in names]
+    figures = runner.benchmark.figures
+    return [summarise(name, [kept[name][number] for number in range(count)], figures) for name in names]
 
 
 def _write_videos(folder: Path, records: Mapping[str, Sequence]) -> None:
@@ -214,16 +236,14 @@ def _write_videos(folder: Path, records: Mapping[str, Sequence]) -> None:
             write_mp4(path, side_by_side(panels, context_frames=1), fps=_VIDEO_FPS)
 
 
-def _facts(settings: PlanningConfig) -> dict[str, str]:
-    planner, goals = settings.planner, settings.goals
+def _facts(settings: PlanningConfig, benchmark: Benchmark) -> dict[str, str]:
+    planner = settings.planner
     optimizer = planner.optimizer
     return {
-        "world model": settings.checkpoint,
+        "world model": settings.checkpoint or "none",
         "objective": json.dumps(settings.objective),
         "search": f"{optimizer.name}, candidates: {optimizer.candidates}, iterations: {optimizer.iterations}, speed: "
         f"{planner.speed}",
         "plan": f"{planner.horizon} steps, searched again every {planner.replan_every}",
-        "goals": f"{goals.goal_steps} steps ahead in recorded episodes from seed {goals.first_seed} on, "
-        + ("in which the block moves 64 px or more" if goals.moving else "of any kind"),
-        "most steps": str(goals.max_steps),
+        **benchmark.facts(),
     }

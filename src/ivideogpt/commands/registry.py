@@ -103,6 +103,9 @@ COMMANDS: Mapping[str, Command] = {
         "reach goal pictures in a simulator by planning in a world model",
         settings="ivideogpt.commands.plan:load_planning_settings",
     ),
+    "plan goals": Command(
+        "ivideogpt.commands.plan_goals:plan_goals", "record goals of RoboDesk or robosuite into a file in VP2's layout"
+    ),
     "mbrl": Command(
         "ivideogpt.commands.mbrl:mbrl",
         "train an agent on real and imagined episodes",

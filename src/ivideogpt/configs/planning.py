@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
-from ivideogpt.planning.config import PlanningConfig
+from ivideogpt.planning.config import PushTPlanning, VP2Planning
 from ivideogpt.planning.optimizers import ActionNoise, OptimizerConfig
 from ivideogpt.planning.planner import PlannerConfig
 
@@ -39,7 +39,7 @@ def find_budget(name: str) -> Budget:
     return BUDGETS[name]
 
 
-def pusht_planning() -> PlanningConfig:
+def pusht_planning() -> PushTPlanning:
     """Return PushT: smooth paths of three way points over 1.5 s, searched again every half second."""
     planner = PlannerConfig(
         horizon=15,
@@ -48,7 +48,22 @@ def pusht_planning() -> PlanningConfig:
         interpolate=True,
         noise=ActionNoise(std=(0.4, 0.4), smoothing=0.5),
     )
-    return PlanningConfig(planner=planner).with_budget(*BUDGETS["medium"])
+    return PushTPlanning(planner=planner).with_budget(*BUDGETS["medium"])
+
+
+def robodesk_planning(task: str) -> VP2Planning:
+    """Return one of VP2's seven tasks of RoboDesk with VP2's search."""
+    candidates = 800 if task in ("open_slide", "open_drawer") else 200
+    return VP2Planning(
+        environment=f"robodesk/{task}",
+        objective={"pixels": 0.5, "classifier": 10.0},
+        planner=vp2_robodesk_mppi(candidates),
+    )
+
+
+def robosuite_planning() -> VP2Planning:
+    """Return a robosuite push in the style of VP2 with VP2's search."""
+    return VP2Planning(environment="robosuite/push", objective={"pixels": 1.0}, planner=vp2_robosuite_mppi())
 
 
 def vp2_robosuite_mppi() -> PlannerConfig:

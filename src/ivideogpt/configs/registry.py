@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
+from ivideogpt.envs.registry import ROBODESK_TASKS
 
-#: The function of each preset, "module:function" inside ``ivideogpt.configs``.
+#: The function of each preset, "module:function" or "module:function:argument" inside ``ivideogpt.configs``.
 PRESETS: Mapping[str, Mapping[str, str]] = {
     # ``Recipe``: train-tokenizer and train-transformer
     "training": {
@@ -64,7 +65,11 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "debug": "mbrl:debug",
     },
     # ``PlanningConfig``: plan
-    "planning": {"pusht": "planning:pusht_planning"},
+    "planning": {
+        "pusht": "planning:pusht_planning",
+        **{f"robodesk/{task}": f"planning:robodesk_planning:{task}" for task in ROBODESK_TASKS},
+        "robosuite/push": "planning:robosuite_planning",
+    },
     # ``GrpoTraining``: posttrain
     "posttrain": {
         "rlvr-world": "posttrain:rlvr_world",
@@ -101,5 +106,5 @@ def find_preset(name: str, kind: PresetKind = "training") -> Any:
     presets = PRESETS[kind]
     if name not in presets:
         raise UserError(f"there is no preset {name!r}{_COMMANDS[kind]}; {suggestion(name, presets)}")
-    module, _, function = presets[name].partition(":")
-    return getattr(importlib.import_module(f"ivideogpt.configs.{module}"), function)()
+    module, function, *arguments = presets[name].split(":")
+    return getattr(importlib.import_module(f"ivideogpt.configs.{module}"), function)(*arguments)

@@ -12,12 +12,13 @@ import importlib.util
 import io
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ivideogpt.core.errors import MissingExtraError, UserError
+from ivideogpt.envs.goal_environment import seeded_numpy
 from ivideogpt.envs.mujoco_rendering import OffscreenCamera, choose_gl
 from ivideogpt.envs.registry import LIBERO_SUITES
 
@@ -191,7 +192,7 @@ class Libero(gymnasium.Env):
         number = int(self.np_random.integers(2**31)) if seed is None else seed
         self._choose_task(number, options.get("task_id"))
         simulator, _ = self._current = self._simulator()
-        with _seeded(_PLACEMENT_SEED):
+        with seeded_numpy(_PLACEMENT_SEED):
             simulator.reset()
         # robosuite forgets this one: the fingers would go on from where the last episode left them.
         gripper = simulator.robots[0].gripper
@@ -347,17 +348,6 @@ def _match_controllers(simulator: Any) -> None:
 def _state_of(observation: dict[str, Any]) -> np.ndarray:
     rotation = quat2axisangle(np.array(observation["robot0_eef_quat"]))
     return np.concatenate([observation["robot0_eef_pos"], rotation, observation["robot0_gripper_qpos"]])
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed NumPy's global generator for a block, and restore it."""
-    before = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
 
 
 def _characters() -> str:

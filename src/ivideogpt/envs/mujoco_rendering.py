@@ -13,6 +13,7 @@ import os
 import platform
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -83,13 +84,30 @@ def _egl_devices() -> int:
     return count.value if query(0, None, ctypes.byref(count)) else 0
 
 
+@dataclass(frozen=True)
+class FreeView:
+    """A camera that is no part of the scene.
+
+    Attributes:
+        lookat: the point that it looks at, x, y and z in m.
+        distance: from that point, in m.
+        azimuth: of the line of sight about the vertical axis, in degrees.
+        elevation: of the line of sight above the horizontal plane, in degrees; negative: it looks down.
+    """
+
+    lookat: tuple[float, float, float]
+    distance: float
+    azimuth: float
+    elevation: float
+
+
 class OffscreenCamera:
-    """A fixed camera of a MuJoCo scene; to be used by the thread that made it."""
+    """A camera of a MuJoCo scene; to be used by the thread that made it."""
 
     def __init__(
         self,
         model: Any,
-        name: str,
+        name: str | FreeView,
         *,
         size: int,
         shadow_size: int,
@@ -100,7 +118,7 @@ class OffscreenCamera:
 
         Args:
             model: ``mujoco.MjModel``; its settings of quality and picture size are changed.
-            name: of the camera.
+            name: of a camera of the scene, or the view of another one.
             size: side of the square picture in pixels.
             shadow_size: side of the shadow map in pixels; 0: no shadows.
             samples: for each pixel, against jagged edges; 0: one.
@@ -123,7 +141,6 @@ class OffscreenCamera:
             self._option.geomgroup[group] = 0
         self._rectangle = self._mujoco.MjrRect(0, 0, size, size)
         self._camera = self._mujoco.MjvCamera()
-        self._camera.type = self._mujoco.mjtCamera.mjCAMERA_FIXED
         self._gl: Any = None
         self._renderer: Any = None
         try:
@@ -147,10 +164,20 @@ class OffscreenCamera:
 
         Args:
             data: ``mujoco.MjData`` of the scene.
-            camera: name of another camera of the scene to draw from; None: the one of the constructor.
+            camera: name of another camera of the scene to draw from; None: the view of the constructor.
         """
         library = self._mujoco
-        self._camera.fixedcamid = self._model.camera(camera or self._name).id
+        view = camera or self._name
+        if isinstance(view, FreeView):
+            self._camera.type = library.mjtCamera.mjCAMERA_FREE
+            self._camera.lookat[:] = view.lookat
+            self._camera.distance, self._camera.azimuth, self._camera.elevation = (
+                view.distance,
+                view.azimuth,
+                view.elevation,
+            )
+        else:
+            self._camera.type, self._camera.fixedcamid = library.mjtCamera.mjCAMERA_FIXED, self._model.camera(view).id
         _free_dropped()
         self._gl.make_current()
         everything = library.mjtCatBit.mjCAT_ALL

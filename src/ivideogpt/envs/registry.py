@@ -53,6 +53,17 @@ MANISKILL_TASKS: dict[str, dict[str, Any]] = {
 #: The suites of LIBERO, and the number of tasks of each.
 LIBERO_SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
 
+#: The seven tasks of RoboDesk that VP2 plans in.
+ROBODESK_TASKS = (
+    "push_red",
+    "push_green",
+    "push_blue",
+    "open_slide",
+    "open_drawer",
+    "upright_block_off_table",
+    "flat_block_off_table",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentSpec:
@@ -119,6 +130,18 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
         )
         for task, options in MANISKILL_TASKS.items()
     },
+    **{
+        f"robodesk/{task}": EnvironmentSpec(
+            id="ivideogpt/RoboDesk-v0",
+            entry_point="ivideogpt.envs.robodesk:RoboDesk",
+            extra="vp2",
+            options={"task": task},
+        )
+        for task in ROBODESK_TASKS
+    },
+    "robosuite/push": EnvironmentSpec(
+        id="ivideogpt/RobosuitePush-v0", entry_point="ivideogpt.envs.robosuite_push:RobosuitePush", extra="vp2"
+    ),
     # a suite, whose episodes are of all its tasks, and each of its tasks
     **{suite: _libero(suite, None) for suite in LIBERO_SUITES},
     **{
@@ -181,8 +204,8 @@ def canonical_name(name: str) -> str:
         raise UserError(f"there is no environment {name!r}; did you mean {near!r}?")
     raise UserError(
         f"there is no environment {name!r}; expected pusht, reacher, toy-push, a task of Meta-World such as "
-        "plate-slide, one of ManiSkill such as maniskill/pick_cube, a suite of LIBERO such as libero_spatial, an id "
-        "that gymnasium knows, or module:Name"
+        "plate-slide, one of ManiSkill such as maniskill/pick_cube, one of RoboDesk such as robodesk/push_red, "
+        "robosuite/push, a suite of LIBERO such as libero_spatial, an id that gymnasium knows, or module:Name"
     )
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
 from ivideogpt.envs.record.pusht_episodes import FIRST_TEST_SEED
 from ivideogpt.planning.planner import PlannerConfig
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 #: Frames of the recorded episodes that instances are cut from.
 EPISODE_STEPS = 48
-#: What can act: a planner in the world model, in the simulator or in a world that stands still; random actions; the
-#: script that recorded the episodes.
-AGENTS = ("model", "simulator", "repeat-last-frame", "random", "script")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +58,84 @@ class PlanningConfig:
     Attributes:
         checkpoint: the world model: a folder, a run, a shipped model or a Hub id.
         objective: weight of each objective by its name; see docs/planning.md.
+        classifier: folder of the success classifier that the objective "classifier" needs; "": none.
         planner: the search.
-        goals: the instances.
         seed: added to the seed of an instance, of the random numbers of an agent.
+    """
+
+    checkpoint: str = ""
+    objective: dict[str, float] = field(default_factory=lambda: {"last-pixels": 1.0})
+    classifier: str = ""
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    seed: int = 0
+
+    @property
+    def task(self) -> str:
+        """Name of the task that a success classifier must be of."""
+        raise NotImplementedError
+
+    def with_budget(self, candidates: int, iterations: int, elites: int) -> Self:
+        """Return the settings with another number of candidates."""
+        optimizer = replace(self.planner.optimizer, candidates=candidates, iterations=iterations, elites=elites)
+        return replace(self, planner=replace(self.planner, optimizer=optimizer))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushTPlanning(PlanningConfig):
+    """Settings of the PushT benchmark.
+
+    Attributes:
+        checkpoint: the world model: a folder, a run, a shipped model or a Hub id.
+        objective: weight of each objective by its name; see docs/planning.md.
+        goals: the instances.
     """
 
     checkpoint: str = "pusht-64"
     objective: dict[str, float] = field(default_factory=lambda: {"pusht-block": 1.0, "pusht-agent": 0.3})
-    planner: PlannerConfig = field(default_factory=PlannerConfig)
     goals: PushTGoals = field(default_factory=PushTGoals)
-    seed: int = 0
 
-    def with_budget(self, candidates: int, iterations: int, elites: int) -> PlanningConfig:
-        """Return the settings with another number of candidates."""
-        optimizer = replace(self.planner.optimizer, candidates=candidates, iterations=iterations, elites=elites)
-        return replace(self, planner=replace(self.planner, optimizer=optimizer))
+    @property
+    def task(self) -> str:
+        """Name of the task that a success classifier must be of."""
+        return "pusht"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VP2Goals:
+    """Settings of the instances of a benchmark in the style of VP2.
+
+    Attributes:
+        file: goal file of VP2 (HDF5), or of ``plan goals``; "": the script of the task records goals.
+        first_seed: of the recorded goals.
+        max_steps: steps that an agent takes; the first action is 0, as in VP2.
+    """
+
+    file: str = ""
+    first_seed: int = 0
+    max_steps: int = 15
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            UserError: a number is out of range.
+        """
+        check_at_least(self, first_seed=0, max_steps=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VP2Planning(PlanningConfig):
+    """Settings of a benchmark in the style of VP2.
+
+    Attributes:
+        environment: name of a `GoalEnvironment`.
+        goals: the instances.
+    """
+
+    environment: str = "robodesk/push_red"
+    goals: VP2Goals = field(default_factory=VP2Goals)
+
+    @property
+    def task(self) -> str:
+        """Name of the task that a success classifier must be of."""
+        return self.environment

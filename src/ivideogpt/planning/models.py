@@ -301,10 +301,10 @@ class RepeatedRoot:
         self.frame = frame
 
     def rollout(self, actions: Tensor) -> Imagination:
-        """Repeat the frame; see `Root`."""
+        """Repeat the frame, with the reward 0; see `Root`."""
         rows, horizon = actions.shape[:2]
-        nothing = torch.empty(rows, horizon, 0)
-        return Imagination(self.frame.expand(rows, horizon, -1, -1, -1), nothing.long(), nothing, nothing, None)
+        nothing, rewards = torch.empty(rows, horizon, 0), torch.zeros(rows, horizon)
+        return Imagination(self.frame.expand(rows, horizon, -1, -1, -1), nothing.long(), nothing, nothing, rewards)
 
     def draft(self, actions: Tensor) -> Imagination:
         """Repeat the frame; see `Root`."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ivideogpt.core.config import suggestion
 from ivideogpt.core.errors import UserError
+from ivideogpt.models.success_classifier import SuccessClassifier
 from ivideogpt.planning.models import Rollout
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -45,17 +46,21 @@ OBJECTIVES: dict[str, str] = {
     "perceptual": "ivideogpt.planning.objectives:perceptual_objective",
     "reward": "ivideogpt.planning.objectives:reward_objective",
     "tokenizer": "ivideogpt.planning.objectives:tokenizer_objective",
+    "classifier": "ivideogpt.planning.objectives:classifier_objective",
     "pusht-block": "ivideogpt.planning.objectives:pusht_block_objective",
     "pusht-agent": "ivideogpt.planning.objectives:pusht_agent_objective",
 }
 
 
-def make_objective(weights: Mapping[str, float], model: WorldModel | None) -> Objective:
+def make_objective(
+    weights: Mapping[str, float], model: WorldModel | None, classifier: SuccessClassifier | None = None
+) -> Objective:
     """Make the weighted sum of objectives.
 
     Args:
         weights: weight of each objective by name, more than 0.
         model: the world model that plans, or None.
+        classifier: of success, for the objective of that name.
 
     Raises:
         UserError: an objective is unknown, a weight is not positive, or the model lacks a part that one needs.
@@ -70,7 +75,8 @@ def make_objective(weights: Mapping[str, float], model: WorldModel | None) -> Ob
         if not weight > 0:
             raise UserError(f"the weight of the objective {name} is {weight}; expected more than 0")
         module, _, function = OBJECTIVES[name].partition(":")
-        parts.append((weight, getattr(importlib.import_module(module), function)(model)))
+        options = {"classifier": classifier} if name == "classifier" else {}
+        parts.append((weight, getattr(importlib.import_module(module), function)(model, **options)))
 
     def objective(rollout: Rollout, goal: Goal) -> Tensor:
         return torch.stack([weight * part(rollout, goal) for weight, part in parts]).sum(dim=0)
@@ -164,6 +170,31 @@ def tokenizer_objective(model: WorldModel | None) -> Objective:
         with torch.inference_mode():
             difference = vectors(_last(rollout)) - vectors(goal.frame[None])
         return -reduce(difference.float() ** 2, "k n d -> k", "mean")
+
+    return objective
+
+
+def classifier_objective(model: WorldModel | None, classifier: SuccessClassifier | None = None) -> Objective:
+    """Make the logit of success of a frame, summed over the frames; the goal picture is not read.
+
+    Source: VP2, ``classifier``; same. Its network is another one.
+
+    Raises:
+        UserError: there is no classifier.
+    """
+    if classifier is None:
+        raise UserError(
+            "the objective classifier needs a success classifier; train one (ivideogpt train-classifier) and give its "
+            "folder by --classifier, or use another objective"
+        )
+    if model is not None:
+        classifier.to(model.device)
+
+    def objective(rollout: Rollout, goal: Goal) -> Tensor:
+        frames = rollout.frames_at(range(rollout.horizon))
+        with torch.inference_mode():
+            logits = classifier(rearrange(frames, "k t c h w -> (k t) c h w").to(classifier.device).float())
+        return reduce(logits, "(k t) -> k", "sum", k=len(frames))
 
     return objective
 

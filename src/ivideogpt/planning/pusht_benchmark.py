@@ -21,10 +21,12 @@ from ivideogpt.envs.pusht import PushT, normalised_action
 from ivideogpt.envs.record.pusht_episodes import collect_pusht
 from ivideogpt.evaluation.pusht_metrics import IMAGE_SIZE, locate_agent
 from ivideogpt.evaluation.pusht_protocol import moving_starts
+from ivideogpt.planning.benchmark import Figure, InstanceResult, Recording, Trial, attempt, mean, share
 from ivideogpt.planning.config import EPISODE_STEPS, PushTGoals
 from ivideogpt.planning.models import ImaginedFutures, PlanningModel, RepeatedFrame, SimulatedFutures
-from ivideogpt.planning.planner import Decision, Planner
+from ivideogpt.planning.planner import FirstAction
 from ivideogpt.policies.registry import make_policy
+from ivideogpt.worldmodel.world_model import WorldModel
 
 #: A goal is reached within this distance in px, of 512, and this angle: those of DINO-WM.
 NEAR_PX, NEAR_ANGLE = 20.0, math.pi / 9
@@ -62,54 +64,32 @@ class Instance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstanceResult:
+class PushTResult(InstanceResult):
     """Result of an agent in an instance; the errors are those of the visited state nearest to the goal.
 
+    Success: at some visited state, agent and block were within 20 px of the goal in all four coordinates together, and
+    the block within 20 degrees (the criterion of DINO-WM).
+
     Attributes:
-        number, seed, start: of the instance.
-        success: at some visited state, agent and block were within 20 px of the goal in all four coordinates together,
-            and the block within 20 degrees (the criterion of DINO-WM).
+        seed, start: of the instance.
         block_success: the block alone was, at some visited state.
         covered_success: the block covered 95 % of the goal at some visited state.
-        solved_at_start: ``success`` held before the first action.
         block_at_start: ``block_success`` held before the first action.
         coverage: largest covered share of the goal, 0 to 1.
         coverage_at_start: covered share before the first action.
         position_error: px of 512 of the block.
         angle_error: rad of the block.
-        steps: taken by the agent.
-        decisions: searches.
-        seconds: of all searches.
     """
 
-    number: int
     seed: int
     start: int
-    success: bool
     block_success: bool
     covered_success: bool
-    solved_at_start: bool
     block_at_start: bool
     coverage: float
     coverage_at_start: float
     position_error: float
     angle_error: float
-    steps: int
-    decisions: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Pictures of an instance, uint8 ``[t h w 3]``.
-
-    Attributes:
-        frames: what happened, the start first.
-        planned: what the plan in force expected at the same time; the true frame where there was no plan yet.
-    """
-
-    frames: np.ndarray
-    planned: np.ndarray
 
 
 def pusht_instances(goals: PushTGoals, count: int) -> list[Instance]:
@@ -150,8 +130,32 @@ def _instance(number: int, seed: int, start: int, episode: Episode, goal_steps: 
     return Instance(number, seed, start, actions, episode.frames[start : stop + 1], episode.state[stop])
 
 
-class PushTControl:
-    """The simulator with an instance in it, and the record of what an agent does there."""
+class PushTBenchmark:
+    """The simulator with an instance in it, and the record of what an agent does there; a `Benchmark`."""
+
+    agents = ("model", "simulator", "repeat-last-frame", "random", "script")
+    result_type = PushTResult
+    success_note = "agent and block within 20 px of the goal together and the block within 20 degrees, at some step"
+    figures = (
+        Figure(
+            "block_success",
+            "block, %",
+            "the same for the block alone",
+            lambda rows: share([r.block_success for r in rows]),
+        ),
+        Figure(
+            "covered",
+            "covered, %",
+            "the block covered 95 % of its place in the goal picture at some step",
+            lambda rows: share([r.covered_success for r in rows]),
+        ),
+        Figure(
+            "coverage",
+            "coverage",
+            "largest covered share of that place, mean over instances",
+            lambda rows: mean([r.coverage for r in rows]),
+        ),
+    )
 
     def __init__(self, goals: PushTGoals) -> None:
         """Make the simulator."""
@@ -160,43 +164,74 @@ class PushTControl:
         self._twin = PushT(terminate_on_success=False)
         self._twin.reset(seed=0)
 
-    def simulated(self) -> SimulatedFutures:
-        """Return the simulator as a model to plan in."""
-        return SimulatedFutures(self.environment, self._twin, ACTION_DIM)
+    @property
+    def first_action(self) -> FirstAction:
+        """The action that leaves the agent where it is."""
+        return agent_place
+
+    def facts(self) -> dict[str, str]:
+        """Return lines on the instances for the page."""
+        goals = self.goals
+        kind = "in which the block moves 64 px or more" if goals.moving else "of any kind"
+        return {
+            "goals": f"{goals.goal_steps} steps ahead in recorded episodes from seed {goals.first_seed} on, {kind}",
+            "most steps": str(goals.max_steps),
+        }
+
+    def instances(self, count: int) -> list[Instance]:
+        """Record episodes and cut one instance from each; see `pusht_instances`."""
+        return pusht_instances(self.goals, count)
+
+    def imagined(self, model: WorldModel, seed: int) -> ImaginedFutures:
+        """Return a world model as a model to plan in.
+
+        Raises:
+            UserError: it is of another world.
+        """
+        if model.action_dim != ACTION_DIM or model.resolution != IMAGE_SIZE:
+            raise UserError(
+                f"{model.config.name} has frames of {model.resolution} px and actions of {model.action_dim} numbers; "
+                f"PushT needs {IMAGE_SIZE} px and {ACTION_DIM}: use pusht-64, or a model that was trained on PushT"
+            )
+        return ImaginedFutures(model, seed=seed)
+
+    def planning_model(self, agent: str) -> PlanningModel:
+        """Return the simulator, or the repeated frame, as a model to plan in."""
+        if agent == "simulator":
+            return SimulatedFutures(self.environment, self._twin, ACTION_DIM)
+        return RepeatedFrame(ACTION_DIM, IMAGE_SIZE)
+
+    def baseline(self, agent: str) -> Policy:
+        """Return an agent that knows no goal: "random" actions, or the "script" that recorded the episodes."""
+        if agent == "random":
+            return make_policy("random", action_dim=ACTION_DIM)
+        return make_policy("pusht-drag")
 
     def run(
         self, instance: Instance, policy: Policy, seed: int = 0, *, pictures: bool = True
-    ) -> tuple[InstanceResult, Recording]:
-        """Let an agent act until the goal is reached or its steps are used up.
-
-        Args:
-            instance: the start and the goal.
-            policy: the agent; a `Planner` is given the goal.
-            seed: added to that of the instance, of the agent's random numbers.
-            pictures: predict what each plan expects; False: the recording has the true frames in its place.
-        """
+    ) -> tuple[PushTResult, Recording]:
+        """Let an agent act until the goal is reached or its steps are used up; see `Benchmark`."""
         frames, info = self._begin(instance)
-        if isinstance(policy, Planner):
-            policy.set_goals([instance.goal])
-        policy.reset([instance.seed + seed])
         states, coverages = [info["state"]], [self.environment.covered_share(instance.goal_state[2:])]
-        shown, planned, decisions = [frames[-1]], [frames[-1]], []
-        expected: list[np.ndarray] = []
-        while len(states) <= self.goals.max_steps and not reached(states[-1], instance.goal_state):
-            # All frames: a model with a longer context reads more of them than another one.
-            action = policy.act({"frames": np.stack(frames)[None], "state": states[-1][None]})[0]
-            decision = policy.decisions[0] if isinstance(policy, Planner) else None
-            if decision is not None:
-                decisions.append(decision)
-                expected = list(decision.frames()) if pictures else []
+
+        def advance(action: np.ndarray) -> np.ndarray:
             frame, _, _, _, info = self.environment.step(action)
-            frames.append(frame)
-            shown.append(frame)
-            planned.append(expected.pop(0) if expected else frame)
             states.append(info["state"])
             coverages.append(self.environment.covered_share(instance.goal_state[2:]))
-        result = _result(instance, np.stack(states), coverages, decisions)
-        return result, Recording(np.stack(shown), np.stack(planned))
+            return frame
+
+        trial = attempt(
+            policy,
+            instance.goal,
+            frames,
+            advance,
+            seed=instance.seed + seed,
+            steps=self.goals.max_steps,
+            is_over=lambda: reached(states[-1], instance.goal_state),
+            state=lambda: states[-1],
+            pictures=pictures,
+        )
+        return _result(instance, np.stack(states), coverages, trial), trial.recording
 
     def _begin(self, instance: Instance) -> tuple[list[np.ndarray], dict]:
         """Replay the episode up to the start; return its frames and the last info."""
@@ -208,13 +243,11 @@ class PushTControl:
         return frames, info
 
 
-def _result(
-    instance: Instance, states: np.ndarray, coverages: Sequence[float], decisions: Sequence[Decision]
-) -> InstanceResult:
+def _result(instance: Instance, states: np.ndarray, coverages: Sequence[float], trial: Trial) -> PushTResult:
     position, angle = block_errors(states, instance.goal_state)
     nearest = int((position / NEAR_PX + angle / NEAR_ANGLE).argmin())
     block = [bool(p < NEAR_PX and a < NEAR_ANGLE) for p, a in zip(position, angle, strict=True)]
-    return InstanceResult(
+    return PushTResult(
         number=instance.number,
         seed=instance.seed,
         start=instance.start,
@@ -228,8 +261,7 @@ def _result(
         position_error=float(position[nearest]),
         angle_error=float(angle[nearest]),
         steps=len(states) - 1,
-        decisions=len(decisions),
-        seconds=sum(decision.seconds for decision in decisions),
+        **trial.costs,
     )
 
 
@@ -252,18 +284,3 @@ def agent_place(frame: np.ndarray) -> np.ndarray:
     """Return the action float32 ``[2]`` that leaves the agent of a picture uint8 ``[64 64 3]`` where it is."""
     place = locate_agent(rearrange(torch.from_numpy(frame.copy()), "h w c -> c h w")).xy
     return (place / (IMAGE_SIZE / 2) - 1).numpy()
-
-
-def baseline_policy(name: str) -> Policy:
-    """Return the agent that knows no goal: "random" actions, or the "script" that recorded the episodes."""
-    return make_policy("random", action_dim=ACTION_DIM) if name == "random" else make_policy("pusht-drag")
-
-
-def planning_model(name: str, control: PushTControl, futures: ImaginedFutures | None) -> PlanningModel:
-    """Return the model that an agent plans in: a world model, the simulator, or the repeated frame."""
-    if name == "simulator":
-        return control.simulated()
-    if name == "repeat-last-frame":
-        return RepeatedFrame(ACTION_DIM, IMAGE_SIZE)
-    assert futures is not None
-    return futures

@@ -9,22 +9,16 @@ import torch
 from torch import Tensor
 
 from ivideogpt.evaluation.intervals import Estimate
-from ivideogpt.planning.results import AgentSummary, PlanningRecord
+from ivideogpt.planning.benchmark import AgentSummary, Figure
+from ivideogpt.planning.results import PlanningRecord
 from ivideogpt.reports.page import Html, Playback, clip_figure, definitions, fixed, html_page, section, table, tag
-
-#: Headings of the table of agents, on the page and on the terminal.
-HEADINGS = ("agent", "instances", "success, %", "95 % interval", "block, %", "covered, %", "coverage", "s a decision")
-_NOTES = {
-    "success": "agent and block within 20 px of the goal together and the block within 20 degrees, at some step",
-    "block": "the same for the block alone",
-    "covered": "the block covered 95 % of its place in the goal picture at some step",
-    "coverage": "largest covered share of that place, mean over instances",
-}
 
 
 def planning_page(
     title: str,
     facts: Mapping[str, str],
+    success_note: str,
+    figures: Sequence[Figure],
     summaries: Sequence[AgentSummary],
     records: Mapping[str, Sequence[PlanningRecord]],
 ) -> str:
@@ -33,6 +27,8 @@ def planning_page(
     Args:
         title: of the benchmark.
         facts: settings: name -> text.
+        success_note: meaning of a success.
+        figures: of the benchmark.
         summaries: one an agent.
         records: pictures of some instances by agent.
     """
@@ -46,8 +42,10 @@ def planning_page(
     results = section(
         "results",
         "Results",
-        table(HEADINGS, summary_rows(summaries), strong=["model"]),
-        definitions(_NOTES),
+        table(headings(figures), summary_rows(summaries, figures), strong=["model"]),
+        definitions(
+            {"success": success_note} | {figure.heading.removesuffix(", %"): figure.note for figure in figures}
+        ),
         tag("p", audit(summaries[0])) if summaries else Html(),
         definitions(facts),
     )
@@ -61,21 +59,25 @@ def planning_page(
     )
 
 
-def summary_rows(summaries: Sequence[AgentSummary]) -> list[tuple[str, ...]]:
-    """Return the cells of the table of agents, see `HEADINGS`."""
+def headings(figures: Sequence[Figure]) -> tuple[str, ...]:
+    """Return the headings of the table of agents, on the page and on the terminal."""
+    own = [figure.heading for figure in figures]
+    return ("agent", "instances", "success, %", "95 % interval", *own, "s a decision")
 
-    def percent(estimate: Estimate) -> str:
-        return fixed(100 * estimate.value, 0)
+
+def summary_rows(summaries: Sequence[AgentSummary], figures: Sequence[Figure]) -> list[tuple[str, ...]]:
+    """Return the cells of the table of agents, see `headings`."""
+
+    def own(figure: Figure, estimate: Estimate) -> str:
+        return fixed(100 * estimate.value, 0) if figure.heading.endswith("%") else fixed(estimate.value, 2)
 
     return [
         (
             summary.agent,
             str(summary.instances),
-            percent(summary.success),
+            fixed(100 * summary.success.value, 0),
             f"{fixed(100 * summary.success.low, 0)} to {fixed(100 * summary.success.high, 0)}",
-            percent(summary.block_success),
-            percent(summary.covered),
-            fixed(summary.coverage.value, 2),
+            *(own(figure, summary.figures[figure.name]) for figure in figures),
             fixed(summary.seconds_per_decision, 2),
         )
         for summary in summaries
@@ -86,10 +88,9 @@ def audit(summary: AgentSummary) -> str:
     """Write a sentence on the instances that were solved before the first action."""
     rest = summary.not_solved
     return (
-        f"Audit of the starts: in {100 * summary.solved_at_start:.0f} % of the instances agent and block were at the "
-        f"goal before the first action, in {100 * summary.block_at_start:.0f} % the block was. Without the former, "
-        f"the success of {summary.agent} is {fixed(100 * rest.value, 0)} % ({fixed(100 * rest.low, 0)} to "
-        f"{fixed(100 * rest.high, 0)})."
+        f"Audit of the starts: {100 * summary.solved_at_start:.0f} % of the instances were solved before the first "
+        f"action. Without them, the success of {summary.agent} is {fixed(100 * rest.value, 0)} % "
+        f"({fixed(100 * rest.low, 0)} to {fixed(100 * rest.high, 0)})."
     )
 
 
@@ -102,7 +103,7 @@ def _instance(agent: str, record: PlanningRecord, length: int) -> Html:
     if not np.array_equal(record.planned, record.frames):
         expected = _padded(record.planned, length)
         figures.append(clip_figure("imagined", "what the plan expected", "searched again every few steps", expected))
-    heading = tag("h3", f"Instance {record.number}", id=f"{agent}-{record.number}")
+    heading = tag("h3", f"Instance {record.number + 1}", id=f"{agent}-{record.number}")
     return tag("div", heading, tag("div", *figures, class_="rows"))
 
 
