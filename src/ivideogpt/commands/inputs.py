@@ -94,7 +94,7 @@ def _describe(folder: Path, names: set[str]) -> tuple[str, str]:
     convert = "convert it first: ivideogpt convert"
     suffixes = {name.rpartition(".")[2].lower() for name in names if "." in name}
     if "meta" in names and (folder / "meta" / "info.json").is_file():
-        return "a LeRobot dataset", f"{convert} lerobot {folder} STORE"
+        return "a LeRobot dataset", f"{convert} lerobot {folder} STORE; training also takes lerobot:{folder}"
     versions = [name for name in names if re.fullmatch(r"\d+\.\d+\.\d+", name)]
     tfds = [folder, *(folder / name for name in versions)]
     is_tfds = any((place / "features.json").is_file() or (place / "dataset_info.json").is_file() for place in tfds)

@@ -51,7 +51,8 @@ def train_tokenizer(
         preset: debug, pusht-64, robot-64, robot-64-quick, metaworld-64, or official-... (docs/migrating.md lists them);
             its settings are options too, which `PRESET --help` lists. Default: the settings of the resumed run.
         settings: the settings of the preset.
-        data: a store, a mixture file (.toml, .json), or with --mixture a folder of stores; debug makes its own.
+        data: a store, lerobot:DATASET (a folder or Hub id, read where it is), a mixture file (.toml, .json), or with
+            --mixture a folder of stores; debug makes its own.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
         run: folder for checkpoints, metrics.jsonl, curves and samples.
         init: a tokenizer to start from: a folder, a run, or a shipped model; its shape replaces the preset's.
@@ -114,7 +115,8 @@ def tokenize(
 
     Args:
         tokenizer: a tokenizer's folder, a run, a checkpoint or a shipped model.
-        data: a store, a mixture file (.toml, .json), or with --mixture a folder of stores.
+        data: a store, lerobot:DATASET (a folder or Hub id, read where it is), a mixture file (.toml, .json), or with
+            --mixture a folder of stores.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
         out: folder for the tokens.
         frames: of a clip, context and goal included: at least as many as will be trained on.
@@ -175,8 +177,8 @@ def train_transformer(
         preset: debug, pusht-64, robot-64, robot-64-quick, metaworld-64, or official-... (docs/migrating.md lists them);
             its settings are options too, which `PRESET --help` lists. Default: the settings of the resumed run.
         settings: the settings of the preset.
-        data: what `ivideogpt tokenize` wrote, a store, a mixture file (.toml, .json), or with --mixture a folder of
-            stores; debug makes its own.
+        data: what `ivideogpt tokenize` wrote, a store, lerobot:DATASET (a folder or Hub id, read where it is), a
+            mixture file (.toml, .json), or with --mixture a folder of stores; debug makes its own.
         mixture: an official mixture, such as OXE_SELECT, of the stores in the folder.
         tokenizer: a tokenizer's folder, a run, a checkpoint or a shipped model; default: that of --init, or
             of the resumed run.

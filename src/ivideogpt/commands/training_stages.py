@@ -17,10 +17,10 @@ from ivideogpt.core.run import Run, choose_precision
 from ivideogpt.core.trackers import open_tracker
 from ivideogpt.data.clips import ClipSpec
 from ivideogpt.data.episode_files import HELD_OUT
+from ivideogpt.data.lerobot_episodes import open_source
 from ivideogpt.data.loader import ClipLoader
 from ivideogpt.data.mixture_reader import OpenMixture, as_mixture, pooled_actions
 from ivideogpt.data.mixtures import Mixture, load_mixture, named_mixture
-from ivideogpt.data.store.reader import EpisodeStore
 from ivideogpt.data.tokens import TokenLoader, TokenStore
 from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.tokenizer import CONFIG_FILE, WEIGHTS_FILE, CompressiveTokenizer
@@ -107,7 +107,7 @@ def held_out(mixture: Mixture) -> Mixture | None:
     """Return the held-out episodes of the stores that have some, or None."""
     sources = []
     for source in mixture.sources:
-        there = set(EpisodeStore(source.path).splits)
+        there = set(open_source(source.path).splits)
         others = [name for name in HELD_OUT if name in there and name != source.split]
         split = others[0] if others and source.split is not None else None
         sources += [] if split is None else [replace(source, split=split)]

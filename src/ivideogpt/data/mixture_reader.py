@@ -11,6 +11,7 @@ import numpy as np
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.catalog import DATASETS, DatasetInfo
 from ivideogpt.data.clips import ClipSpec, DrawnRows, draw_rows
+from ivideogpt.data.lerobot_episodes import EpisodeSource, open_source
 from ivideogpt.data.mixtures import Mixture, MixtureSource
 from ivideogpt.data.store.reader import EpisodeStore
 
@@ -30,7 +31,7 @@ class OpenSource:
     """
 
     source: MixtureSource
-    store: EpisodeStore
+    store: EpisodeSource
     episodes: np.ndarray
     stride: int
     embodiment: int
@@ -90,7 +91,7 @@ class OpenMixture:
         self.sources: list[OpenSource] = []
         names: list[str] = []
         for source in mixture.sources:
-            store = EpisodeStore(source.path)
+            store = open_source(source.path)
             name = source.embodiment or store.facts.dataset.name
             names += [] if name in names else [name]
             self.sources.append(_open(source, store, spec, names.index(name)))
@@ -109,7 +110,7 @@ class OpenMixture:
         """Return a copy with newly opened stores, for another process."""
         copy = object.__new__(OpenMixture)
         copy.__dict__ = dict(self.__dict__)
-        copy.sources = [replace(source, store=EpisodeStore(source.store.folder)) for source in self.sources]
+        copy.sources = [replace(source, store=source.store.reopened()) for source in self.sources]
         return copy
 
     def _action_width(self) -> int:
@@ -167,7 +168,7 @@ class OpenMixture:
         return UserError(f"episode {store.keys[place.episode]!r} of {store.folder} has {why}")
 
 
-def _open(source: MixtureSource, store: EpisodeStore, spec: ClipSpec, embodiment: int) -> OpenSource:
+def _open(source: MixtureSource, store: EpisodeSource, spec: ClipSpec, embodiment: int) -> OpenSource:
     episodes = np.arange(len(store))
     if source.split is not None:
         episodes = np.flatnonzero(np.array([split == source.split for split in store.splits], bool))
@@ -187,7 +188,7 @@ def _open(source: MixtureSource, store: EpisodeStore, spec: ClipSpec, embodiment
     )
 
 
-def _stride(source: MixtureSource, store: EpisodeStore, spec: ClipSpec) -> int:
+def _stride(source: MixtureSource, store: EpisodeSource, spec: ClipSpec) -> int:
     """Return the stride of the source, else of the clips, else by the catalogue's rule and the store's base stride."""
     for stride in (source.stride, spec.stride):
         if stride is not None:

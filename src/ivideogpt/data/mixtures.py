@@ -32,9 +32,22 @@ _FIXED_STRIDES = {"sthsth": 1}
 LARGEST_ACTION_WIDTH = 4096
 
 
+#: Before the folder or Hub id of a LeRobot dataset that is read where it is.
+LEROBOT = "lerobot:"
+
+
 def absolute_path(path: str) -> str:
-    """Return the path of a store from the root of this machine; a URL stays as it is."""
-    return path if "://" in path else os.path.abspath(path)
+    """Return the path of a store from the root of this machine; a URL or Hub id stays as it is."""
+    return _moved(path, Path.cwd())
+
+
+def _moved(path: str, folder: Path) -> str:
+    """Return a path relative to ``folder`` as an absolute one; a URL or Hub id stays as it is."""
+    prefix = LEROBOT if path.startswith(LEROBOT) else ""
+    if "://" in path:
+        return path
+    moved = os.path.abspath(folder / path.removeprefix(prefix))
+    return path if prefix and not os.path.exists(moved) else prefix + moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +160,8 @@ def load_mixture(path: str | Path) -> Mixture:
     if path.suffix not in (".toml", ".json"):
         raise UserError(f"{path} is no mixture file; expected a file name that ends in .toml or .json")
     mixture = from_dict(Mixture, _load_toml(path) if path.suffix == ".toml" else load_json(path), where=str(path))
-    sources = (replace(source, path=_resolve(source.path, path)) for source in mixture.sources)
+    sources = (replace(source, path=_moved(source.path, path.parent)) for source in mixture.sources)
     return replace(mixture, sources=tuple(sources))
-
-
-def _resolve(store: str, file: Path) -> str:
-    return store if "://" in store else str(file.parent / store)
 
 
 def _load_toml(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import av
 import numpy as np
@@ -27,6 +27,9 @@ _LARGEST_FRAME = 100_000_000  # pixels
 _GIF_ADVICE, _GIF_FAULT = "copy or convert it again", "is not a readable GIF"
 _GIF_TICK = 10  # milliseconds: GIF rounds the time of a frame to this
 _MOST_REPEATS = 100  # of the pictures of a GIF, on average
+# Decoders and scalers wait for the garbage collector; a process that was forked meanwhile and frees one with threads of
+# its own would wait for these threads for ever. PyAV scales in threads since version 17.
+_ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 
 @contextmanager
@@ -88,9 +91,9 @@ def upright_frame(frame: av.VideoFrame, name: str, order: str = "rgb24") -> np.n
         UserError: the frame is transparent, or is turned by another angle than quarters.
     """
     has_alpha = any(component.is_alpha for component in frame.format.components)
-    if has_alpha and frame.to_ndarray(format="rgba")[..., 3].min() < 255:
+    if has_alpha and frame.to_ndarray(format="rgba", **_ONE_THREAD)[..., 3].min() < 255:
         raise UserError(f"{name} is partly transparent; put it on a background and save it as RGB")
-    pixels = frame.to_ndarray(format=order)
+    pixels = frame.to_ndarray(format=order, **_ONE_THREAD)
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if matrix is None:
         return pixels

@@ -92,6 +92,8 @@ def _nearest(path: Path, seconds: Sequence[float], rate: float, early: bool) -> 
     """Return the frames nearest to ``seconds``, up to the first time that has none; see ``frames_at``."""
     gathered, period = _FrameList(str(path)), 1 / rate
     with open_video(path) as (container, stream):
+        # Many processes read clips; see also data/video_files.py about threads.
+        stream.codec_context.thread_count = 1
         if stream.time_base is None:
             raise UserError(f"{path} does not say when its frames are shown; convert it again")
         start, tick = stream.start_time or 0, float(stream.time_base)

@@ -9,7 +9,7 @@ ended before. Nothing is lost: ``meta`` keeps the last action, the last reward, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ PICTURES_A_SHARD = 16_384
 _ACTIONS, _STATES = ("action", "actions"), ("observation.state", "state")
 _REWARDS, _ENDS = ("next.reward", "reward"), ("next.done", "done")
 _COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+#: Returns the rows of an episode in a parquet file: (file, columns, number of the episode) to a ``pyarrow.Table``.
+RowReader = Callable[[Path, list[str], int], Any]
 _NUMBERS = ("float16", "float32", "float64", "bool", "uint8", "uint16", "int8", "int16", "int32", "int64")
 
 
@@ -68,23 +70,13 @@ def tasks(
     """
     if val_every is not None and val_every < 2:
         raise UserError(f"val_every is {val_every}; expected at least 2")
-    wanted = None if cameras is None else (cameras,) if isinstance(cameras, str) else tuple(cameras)
-    root = local_folder(source, wanted, revision)
-    dataset, entries = describe(root)
-    kept = dataset.cameras if wanted is None else tuple(_full_name(name, dataset) for name in wanted)
-    if not kept:
-        raise UserError(f"{root} has no camera; expected a feature of dtype video or image in {INFO}")
-    main = _full_name(camera, dataset) if camera else kept[0]
-    for name in (*kept, main):
-        if name not in dataset.cameras or name not in kept:
-            raise UserError(f"{root} has no camera {name!r}; it has {name_list(dataset.cameras)}")
+    whole, dataset, entries, main = open_lerobot(source, camera=camera, cameras=cameras, revision=revision)
+    kept = dataset.cameras
     omissions = [
         *omission("depth cameras", "only RGB pictures are stored", dataset.depth),
-        *omission("cameras", "not chosen", (name for name in dataset.cameras if name not in kept)),
-        *omission("columns", "they hold no numbers", _unread_columns(dataset)),
+        *omission("cameras", "not chosen", (name for name in whole.cameras if name not in kept)),
+        *omission("columns", "they hold no numbers", _unread_columns(whole)),
     ]
-    dataset = replace(dataset, cameras=kept)
-    check_windows(entries, kept, dataset.fps)
     if val_every is not None:
         entries = [replace(entry, split="train" if place % val_every else "val") for place, entry in enumerate(entries)]
     shards = []
@@ -94,6 +86,28 @@ def tasks(
             read = functools.partial(read_entries, dataset=dataset, entries=tuple(group), camera=main)
             shards.append(ShardTask(name=f"{split}-{index:05d}", read=read))
     return ShardTasks(shards, omissions)
+
+
+def open_lerobot(
+    source: str | Path,
+    *,
+    camera: str | None = None,
+    cameras: Sequence[str] | None = None,
+    revision: str | None = None,
+) -> tuple[LeRobotDataset, LeRobotDataset, list[EpisodeEntry], str]:
+    """Return a dataset with all its cameras, with the chosen ones, its episodes, and the main camera; see ``tasks``."""
+    wanted = None if cameras is None else (cameras,) if isinstance(cameras, str) else tuple(cameras)
+    root = local_folder(source, wanted, revision)
+    dataset, entries = describe(root)
+    kept = dataset.cameras if wanted is None else tuple(full_name(name, dataset) for name in wanted)
+    if not kept:
+        raise UserError(f"{root} has no camera; expected a feature of dtype video or image in {INFO}")
+    main = full_name(camera, dataset) if camera else kept[0]
+    for name in (*kept, main):
+        if name not in dataset.cameras or name not in kept:
+            raise UserError(f"{root} has no camera {name!r}; it has {name_list(dataset.cameras)}")
+    check_windows(entries, kept, dataset.fps)
+    return dataset, replace(dataset, cameras=kept), entries, main
 
 
 def facts(source: str | Path, name: str | None = None, revision: str | None = None) -> StoreFacts:
@@ -110,7 +124,7 @@ def facts(source: str | Path, name: str | None = None, revision: str | None = No
     return StoreFacts(name=name or folder.absolute().name, url=url, licence=terms)
 
 
-def _full_name(name: str, dataset: LeRobotDataset) -> str:
+def full_name(name: str, dataset: LeRobotDataset) -> str:
     """Return the name of the only camera that ends in ``.name``; else ``name`` as it is."""
     matches = [camera for camera in dataset.cameras if camera.endswith(f".{name}")]
     return matches[0] if len(matches) == 1 and name not in dataset.cameras else name
@@ -141,12 +155,29 @@ def _groups(entries: Sequence[EpisodeEntry], cameras: int) -> list[list[EpisodeE
 
 
 def _episode(dataset: LeRobotDataset, entry: EpisodeEntry, camera: str) -> SourceEpisode:
+    episode, table = episode_numbers(dataset, entry, camera)
+    return replace(episode, cameras={key: episode_frames(dataset, entry, table, key) for key in dataset.cameras})
+
+
+def episode_numbers(
+    dataset: LeRobotDataset, entry: EpisodeEntry, camera: str, read_rows: RowReader | None = None
+) -> tuple[SourceEpisode, dict[str, list[Any]]]:
+    """Return an episode without frames, and the columns of its table.
+
+    Args:
+        dataset: of the episode.
+        entry: its row in the list.
+        camera: name of the main camera.
+        read_rows: returns the rows of an episode in a file; None: from the file, each time.
+
+    Raises:
+        UserError: a file is missing or damaged, or its parts do not fit together.
+    """
     name = f"episode {entry.index} of {dataset.root / entry.data}"
-    table, files = _table(dataset, entry)
+    table, files = _table(dataset, entry, read_rows or _rows)
     length = len(next(iter(table.values())))
     if length != entry.length:
         raise UserError(f"{name} has {length} rows; expected {entry.length}, the length in the list of episodes")
-    frames = {key: _frames(dataset, entry, table, key) for key in dataset.cameras}
     actions, action_fields = _joined(dataset, table, _ACTIONS, leading_rows, name)
     state, state_fields = _joined(dataset, table, _STATES, frame_rows, name)
     rewards, terminated, meta, omissions = _rewards_and_ends(dataset, table, name)
@@ -159,11 +190,10 @@ def _episode(dataset: LeRobotDataset, entry: EpisodeEntry, camera: str) -> Sourc
     used = {key for names in (_ACTIONS, _STATES, _REWARDS, _ENDS) for key in _columns(dataset, names)}
     further = [key for key in table if key not in {*used, *dataset.cameras, *_COUNTERS}]
     instructions = _instructions(dataset, entry, table)
-    return SourceEpisode(
+    numbers = SourceEpisode(
         key=f"episode_{entry.index:06d}",
         split=entry.split,
         camera=camera,
-        cameras=frames,
         actions=actions,
         action_fields=action_fields,
         rewards=rewards,
@@ -184,6 +214,7 @@ def _episode(dataset: LeRobotDataset, entry: EpisodeEntry, camera: str) -> Sourc
         },
         omissions=tuple(omissions),
     )
+    return numbers, table
 
 
 def _rewards_and_ends(
@@ -219,20 +250,22 @@ def _last_action(dataset: LeRobotDataset, table: dict[str, list[Any]]) -> list[f
     return last.tolist() if np.isfinite(last).all() else None
 
 
-def _table(dataset: LeRobotDataset, entry: EpisodeEntry) -> tuple[dict[str, list[Any]], list[str]]:
+def _table(
+    dataset: LeRobotDataset, entry: EpisodeEntry, read_rows: RowReader
+) -> tuple[dict[str, list[Any]], list[str]]:
     """Return the columns of one episode that are numbers or pictures, and the files that hold its rows."""
     features = dataset.features
     images = [key for key in dataset.cameras if features[key]["dtype"] == "image"]
     wanted = [key for key, feature in features.items() if key in images or feature.get("dtype") in _NUMBERS]
     wanted = list(dict.fromkeys([*wanted, "episode_index"]))
     path, files = dataset.root / entry.data, [entry.data]
-    parts = [_rows(path, wanted, entry.index)] if path.is_file() or not dataset.keeps_many_episodes_a_file else []
+    parts = [read_rows(path, wanted, entry.index)] if path.is_file() or not dataset.keeps_many_episodes_a_file else []
     if dataset.keeps_many_episodes_a_file and sum(map(len, parts)) < entry.length:
         # Datasets of early 3.0 writers name the file before the right one.
         paths = sorted((dataset.root / "data").rglob("*.parquet"), key=lambda path: natural_key(path.as_posix()))
         versions = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in paths if path.is_file())
         files = [path.relative_to(dataset.root).as_posix() for path in _paths_by_episode(versions).get(entry.index, ())]
-        parts = [_rows(dataset.root / file, wanted, entry.index) for file in files]
+        parts = [read_rows(dataset.root / file, wanted, entry.index) for file in files]
         if not files:
             check_is_file(path, "parquet file")
     if not sum(map(len, parts)):
@@ -263,13 +296,34 @@ def _paths_by_episode(files: tuple[tuple[Path, int, int], ...]) -> dict[int, lis
     return paths
 
 
-def _frames(dataset: LeRobotDataset, entry: EpisodeEntry, table: dict[str, list[Any]], key: str) -> Frames:
+def episode_frames(
+    dataset: LeRobotDataset,
+    entry: EpisodeEntry,
+    table: dict[str, list[Any]],
+    key: str,
+    rows: Sequence[int] | None = None,
+) -> Frames:
+    """Return frames of one camera of an episode.
+
+    Args:
+        dataset: of the episode.
+        entry: its row in the list.
+        table: its columns.
+        key: of the camera.
+        rows: in ascending order, each once; None: all.
+
+    Raises:
+        UserError: a file is missing or damaged, or lacks a frame.
+    """
+    rows = range(entry.length) if rows is None else rows
     if key in table:
-        return image_frames(_images(dataset.root, table[key], f"{key} of episode {entry.index}"), key)
+        cells = [table[key][row] for row in rows]
+        return image_frames(_images(dataset.root, cells, f"{key} of episode {entry.index}"), key)
     window = entry.videos[key]
     path = dataset.root / window.path
     check_is_file(path, "video")
-    return frames_at(path, _seconds(dataset, entry, window.start, window.end, table), dataset.fps)
+    seconds = _seconds(dataset, entry, window.start, window.end, table)
+    return frames_at(path, [seconds[row] for row in rows], dataset.fps)
 
 
 def _seconds(

@@ -59,6 +59,10 @@ class EpisodeStore(Sequence[Episode]):
         # A worker process opens the store anew: memory maps and connections cannot be sent to it.
         return EpisodeStore, (self.folder,)
 
+    def reopened(self) -> EpisodeStore:
+        """Return the store opened again, for another process: memory maps and connections do not survive there."""
+        return EpisodeStore(self.folder)
+
     def __repr__(self) -> str:
         return f"EpisodeStore({self.folder!r}): {len(self)} episodes of {self.facts.dataset.name}"
 
