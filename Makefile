@@ -2,7 +2,7 @@
 
 PYTHON := python3
 # every extra that the CI machine can use
-EXTRAS := pusht,serve,data,train,ray,s3,wandb,trackio,evaluation,metaworld,rl,sb3,dev
+EXTRAS := pusht,serve,openpi,data,train,ray,s3,wandb,trackio,evaluation,metaworld,rl,sb3,dev
 SEEDS := 20000:20020
 # PyPI's torch for Linux brings gigabytes of CUDA: without an NVIDIA card, take the CPU build where it can be reached.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu

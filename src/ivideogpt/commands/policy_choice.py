@@ -3,6 +3,7 @@
 random                              a policy of the registry
 pusht-goal:noise=20                 with options, as key=value,key=value
 replay                              the actions of demonstrations
+ws://HOST:PORT                      a policy server of the openpi protocol
 runs/agent                          the folder of an agent or a flow policy, or one of its checkpoints/step-...
 """
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ivideogpt.evaluation.policy_trials import PolicyMaker, PolicyTrial, TrialSettings
 
 #: Policies that are made in other ways than by their name and options alone.
-_NO_SCRIPTS = ("random", "drqv2", "planner")
+_NO_SCRIPTS = ("random", "drqv2", "planner", "openpi")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,12 @@ def choose_policy(
         raise UserError(f"demos is for the policy replay, and the policy is {text!r}; leave it out")
     if text == "random":
         return PolicyChoice(text, random_policy, settings)
+    if text.startswith(("ws://", "wss://")):
+        from ivideogpt.policies.vla.openpi import parse_address
+
+        address, _ = parse_address(text)
+        label = address.partition("//")[2].replace(":", "-").replace("/", "-")
+        return PolicyChoice(label, partial(_remote, text), settings)
     key, colon, options = text.partition(":")
     scripts = [other for other in POLICIES if other not in _NO_SCRIPTS]
     if key in scripts:
@@ -82,8 +89,8 @@ def choose_policy(
                 return choice
     expected = ", ".join(sorted([*scripts, "random", "replay"]))
     raise UserError(
-        f"there is no policy {text!r}; expected one of {expected}, or the folder of a run of ivideogpt "
-        "train-policy, wm-rl or mbrl"
+        f"there is no policy {text!r}; expected one of {expected}, the folder of a run of ivideogpt "
+        "train-policy, wm-rl or mbrl, or the address ws://HOST:PORT of a policy server"
     )
 
 
@@ -175,6 +182,12 @@ def _scripted(policy: str, options: Mapping[str, Any], trial: PolicyTrial, actio
     from ivideogpt.policies.registry import make_policy
 
     return make_policy(policy, **options)
+
+
+def _remote(address: str, trial: PolicyTrial, action_dim: int, image: int) -> Policy:
+    from ivideogpt.policies.vla.openpi import OpenPIPolicy
+
+    return OpenPIPolicy(address)
 
 
 def _policy_options(text: str, policy: str) -> dict[str, Any]:

@@ -97,6 +97,9 @@ COMMANDS: Mapping[str, Command] = {
         "ivideogpt.commands.evaluate_policy:evaluate_policy_command",
         "measure the success of policies",
     ),
+    "serve-policy": Command(
+        "ivideogpt.commands.serve_policy:serve_policy", "serve a policy to other programs by the openpi protocol"
+    ),
     "bench": Command("ivideogpt.commands.bench:bench", "measure how fast a model imagines on this machine"),
     "plan": Command(
         "ivideogpt.commands.plan:plan",
