@@ -310,7 +310,8 @@ def test_the_client_on_pypi_understands_our_server(tmp_path: Path) -> None:
     """It pins numpy<2, so it has a virtual environment of its own."""
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    install = [str(python), "-m", "pip", "install", "-q", "openpi-client==0.1.2"]
+    # typing_extensions: imported there, and not named as a requirement
+    install = [str(python), "-m", "pip", "install", "-q", "openpi-client==0.1.2", "typing_extensions"]
     installed = subprocess.run(install, capture_output=True, text=True, timeout=900)
     if installed.returncode:
         pytest.skip(f"openpi-client cannot be installed here: {installed.stderr.strip().splitlines()[-1]}")
