@@ -76,6 +76,8 @@ def test_a_run_goes_on_to_more_steps_exactly(finished, tmp_path, capsys) -> None
     assert "was begun with group 4, not 2" in capsys.readouterr().err
     assert posttrain("cpu", "--run", tmp_path / "run") == 2
     assert "was begun with the preset debug, not cpu" in capsys.readouterr().err
+    assert posttrain("--run", tmp_path / "run", "--held-out", tmp_path / "others") == 2
+    assert "measured on the held-out split of its data so far" in capsys.readouterr().err
 
 
 def test_the_reward_following_is_measured_on_held_out_clips_too(finished, tmp_path, capsys) -> None:

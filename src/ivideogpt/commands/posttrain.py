@@ -185,9 +185,16 @@ def _keep_settings(folder: Path, kept: dict[str, Any] | None, values: dict[str, 
     """Write the settings of a new run into its folder, or check that a resumed run has the same.
 
     Raises:
-        UserError: another start model or other settings; only more steps are allowed.
+        UserError: another start model, other held-out episodes or other settings; only more steps are allowed.
     """
     if kept is not None:
+        before, now = (x.get("held_out") for x in (kept, values))
+        if (before and Path(before).resolve()) != (now and Path(now).resolve()):
+            measured = f"on {before}" if before else "on the held-out split of its data"
+            raise UserError(
+                f"{folder} measured {measured} so far, and figures on {now} cannot be compared with those; leave "
+                "--held-out out, or choose another run folder"
+            )
         if kept["start"] != values["start"]:
             raise UserError(
                 f"{folder} was begun with the model {kept['checkpoint']}, and {values['checkpoint']} has other "
