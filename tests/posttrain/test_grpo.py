@@ -101,7 +101,7 @@ def test_captured_log_probabilities_equal_those_of_training(kind, build, experie
     config, _, experience = experience_of(model)
     minibatch = select_prompts(experience, torch.zeros(4, 4, HORIZON), torch.arange(4))
     policy = TokenPolicy(model.dynamics, config.temperature)
-    computed = policy(minibatch.codes, minibatch.ids, minibatch.actions)
+    computed = policy(minibatch.context, minibatch.ids, minibatch.actions)
     assert (computed - minibatch.old).abs().max() < 1e-4
     assert (minibatch.reference - minibatch.old).abs().max() < 1e-4  # the reference is the start model
     assert minibatch.old.shape == (16, HORIZON, model.layout.dynamics_tokens)
@@ -133,7 +133,7 @@ def test_following_compares_the_actions_of_a_future_with_those_of_another_prompt
     _, _, experience = experience_of(model, RewardSum(parse_reward("following")))
     sample = experience.sample
     other = model.dynamics.log_prob(
-        sample.codes.repeat_interleave(4, 0), sample.ids, sample.actions.roll(1, 0).repeat_interleave(4, 0)
+        sample.context.repeat_interleave(4, 0), sample.ids, sample.actions.roll(1, 0).repeat_interleave(4, 0)
     )
     expected = (sample.log_probs - other).mean(dim=-1).unflatten(0, (4, 4))
     assert torch.allclose(experience.rewards, expected, atol=1e-4) and expected.mean() > 0.01
@@ -188,7 +188,9 @@ def test_the_gradient_reaches_only_positions_before_sampled_tokens(build, experi
         return hidden, forecasts
 
     monkeypatch.setattr(model.dynamics, "hidden_states", recorded)
-    TokenPolicy(model.dynamics, config.temperature)(minibatch.codes, minibatch.ids, minibatch.actions).sum().backward()
+    TokenPolicy(model.dynamics, config.temperature)(
+        minibatch.context, minibatch.ids, minibatch.actions
+    ).sum().backward()
     touched = seen[0].grad.abs().sum(dim=(0, 2)) > 0
     layout, start = model.layout, model.layout.context_length(model.context_frames)
     frames = touched[start:].unflatten(0, (-1, layout.frame_length))

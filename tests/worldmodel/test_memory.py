@@ -25,9 +25,9 @@ def chunks(monkeypatch):
     """Rows of each cache that was filled."""
     found, prefill = [], decode.prefill
 
-    def recording(model, codes, frames):
+    def recording(model, codes, *others):
         found.append(len(codes))
-        return prefill(model, codes, frames)
+        return prefill(model, codes, *others)
 
     monkeypatch.setattr(decode, "prefill", recording)
     return found
@@ -47,10 +47,10 @@ def no_room_for(monkeypatch, rows, error):
     """Memory runs out where a context of ``rows`` rows or more is read."""
     prefill = decode.prefill
 
-    def full(model, codes, frames):
+    def full(model, codes, *others):
         if len(codes) >= rows:
             raise error
-        return prefill(model, codes, frames)
+        return prefill(model, codes, *others)
 
     monkeypatch.setattr(decode, "prefill", full)
 

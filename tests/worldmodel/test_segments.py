@@ -50,7 +50,7 @@ class PictureSegment:
 
 class PictureWorld:
     config = WorldModelConfig(context_frames=2)
-    context_frames, action_dim, resolution, device = 2, 1, 8, torch.device("cpu")
+    context_frames, action_dim, frame_size, past_actions, device = 2, 1, (8, 8), 0, torch.device("cpu")
 
     def segment_frames(self, reanchor_every=None):
         return reanchor_every or 3
@@ -58,7 +58,7 @@ class PictureWorld:
     def check_memory(self, rows, frames):
         pass
 
-    def open_segment(self, context, frames, *, speculative):
+    def open_segment(self, context, frames, *, past_actions, speculative):
         return PictureSegment([context[:, -1]])
 
 

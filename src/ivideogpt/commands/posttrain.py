@@ -304,7 +304,7 @@ def _open_clips(
         frames=clip_frames,
         mode="goal_first" if model.config.goal_conditioned else "contiguous",
         stride=model.config.frame_stride,
-        size=model.resolution,
+        size=model.frame_size,
         actions=bool(model.action_dim),
     )
 
@@ -444,7 +444,8 @@ class HeldOutMeasure:
         frames = clips.frames[:, : self.clip_frames].to(self.run.device).float() / 255
         actions = None
         if clips.actions is not None and model.action_dim:
-            actions = model.normalize_actions(clips.actions[:, count - 1 : self.clip_frames - 1].to(self.run.device))
+            used = slice(count - 1 - model.past_actions, self.clip_frames - 1)
+            actions = model.normalize_actions(clips.actions[:, used].to(self.run.device))
         settings, prompts = self.settings, Prompts(frames, actions)
         sampler = FutureSampler(model, settings.sampling, _HELD_OUT_GROUP, settings.rows_at_once)
         others = prompts.other_actions() if self.reward.needs_following and actions is not None else None
@@ -452,9 +453,9 @@ class HeldOutMeasure:
         done = 0
         for sample, rollouts in sampler(prompts, range(len(clips))):
             if others is not None:
-                part, scoring = others[done : done + len(sample.codes)], (settings.temperature, settings.rows_at_once)
+                part, scoring = others[done : done + len(sample.context)], (settings.temperature, settings.rows_at_once)
                 scores = score_sample(self.reference, sample, *scoring)
                 rollouts = replace(rollouts, following=following_reward(self.reference, sample, part, scores, *scoring))
-            done += len(sample.codes)
+            done += len(sample.context)
             rewards.append(self.reward(rollouts)[0])
         return float(torch.cat(rewards).mean())

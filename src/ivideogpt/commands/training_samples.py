@@ -67,7 +67,8 @@ def imagination_figures(model: WorldModel, clips: LiveTokens, run: Run, step: in
         accuracy += float(losses.accuracy) / _BATCHES
     shown = clips.loader.numbers(0)[:_SHOWN]
     true, actions, count = clips.loader.clips(shown).frames, clips.batch(shown).actions, model.context_frames
-    imagined = model.imagine(true[:, :count], actions, horizon=true.shape[1] - count)
+    past, actions = model.split_actions(actions)
+    imagined = model.imagine(true[:, :count], actions, horizon=true.shape[1] - count, past_actions=past)
     ours = torch.cat([true[:, :count], imagined.frames.to(true.device)], dim=1)
     write_samples(run, step, {"true": true, "imagined": ours}, context_frames=count)
     return {"validation_tokens": loss, "validation_accuracy": accuracy}

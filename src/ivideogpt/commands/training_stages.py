@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,7 @@ from ivideogpt.data.clips import ClipSpec
 from ivideogpt.data.episode_files import HELD_OUT
 from ivideogpt.data.lerobot_episodes import open_source
 from ivideogpt.data.loader import ClipLoader
-from ivideogpt.data.mixture_reader import OpenMixture, as_mixture, pooled_actions
+from ivideogpt.data.mixture_reader import OpenMixture, action_ranges, as_mixture, pooled_actions
 from ivideogpt.data.mixtures import Mixture, load_mixture, named_mixture
 from ivideogpt.data.tokens import TokenLoader, TokenStore
 from ivideogpt.decoding.sampling import Sampling
@@ -210,9 +211,9 @@ def transformer_stage(
     tokens = data if isinstance(data, TokenStore) else None
     mixture = data if isinstance(data, Mixture) else data.facts.mixture
     _check_fit(recipe, tokens, initial)
-    config, context = recipe.transformer, tokenizer.config.context_frames
+    config, context = recipe.transformer, recipe.model.context_frames(tokenizer.config)
     spec = recipe.transformer_clips(
-        config.clip_frames, context_frames=context, size=tokenizer.config.resolution, rewards=False
+        config.clip_frames, context_frames=context, size=tokenizer.config.frame_size, rewards=False
     )
     opened = OpenMixture(mixture, spec)
     paid = recipe.model.heads.reward and opened.has_rewards
@@ -312,10 +313,13 @@ def _model(
     if initial is not None and initial.action_dim == heads.action_dim:
         # An action layer that is taken over keeps the units that it was trained on.
         mean, std = initial.config.action_mean, initial.config.action_std
+    if heads.action_tokens and not heads.action_low:
+        low, high = (_in_units(limits, mean, std) for limits in action_ranges(opened))
+        heads = replace(heads, action_low=low, action_high=high)
     strides = {source.stride for source in opened.sources}
     config = replace(
         about,
-        context_frames=tokenizer.config.context_frames,
+        context_frames=recipe.model.context_frames(tokenizer.config),
         clip_frames=recipe.transformer.clip_frames,
         goal_conditioned=recipe.model.goal_conditioned,
         symlog_rewards=recipe.model.symlog_rewards,
@@ -327,6 +331,11 @@ def _model(
         heads=heads,
     )
     return new_world_model(recipe.model, config, tokenizer, seed=recipe.transformer.seed)
+
+
+def _in_units(raw: Sequence[float], mean: Sequence[float], std: Sequence[float]) -> tuple[float, ...]:
+    """Convert raw numbers of an action to model units."""
+    return tuple((number - m) / s for number, m, s in zip(raw, mean, std, strict=True))
 
 
 def _space(opened: OpenMixture) -> ActionSpace:

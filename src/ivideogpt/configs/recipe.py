@@ -54,11 +54,13 @@ class Recipe:
             horizon=context + training.horizon,
             stride=self.stride,
             video_stepsize=self.video_stepsize,
-            size=training.tokenizer.resolution,
+            size=training.tokenizer.frame_size,
             actions=False,
         )
 
-    def transformer_clips(self, frames: int, *, context_frames: int, size: int, rewards: bool) -> ClipSpec:
+    def transformer_clips(
+        self, frames: int, *, context_frames: int, size: int | tuple[int, int], rewards: bool
+    ) -> ClipSpec:
         """Return the clips of ``frames`` for training transformer or forecast."""
         return ClipSpec(
             context_frames=context_frames,

@@ -140,32 +140,38 @@ def whole_frame(height: int, width: int) -> AugmentationDraw:
     return AugmentationDraw(top=0, left=0, height=height, width=width)
 
 
-def resize(frames: Tensor, size: int) -> Tensor:
-    """Resize frames uint8 ``[t h w 3]`` to uint8 ``[t 3 size size]``: bilinear, antialiased, rounded."""
+def both_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of a size: one number for a square, or both."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def resize(frames: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Resize frames uint8 ``[t h w 3]`` to uint8 ``[t 3 height width]``: bilinear, antialiased, rounded."""
     pixels = frames.permute(0, 3, 1, 2)  # einops would add a tenth of the time of resizing small frames
-    if tuple(frames.shape[1:3]) == (size, size):
+    sides = both_sides(size)
+    if tuple(frames.shape[1:3]) == sides:
         return pixels
     if frames.device.type == "cpu":  # the kernel for 8-bit pixels is ten times as fast as that for floats
-        return torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-    return _resize_floats(pixels, size).round_().clamp_(0, 255).to(torch.uint8)
+        return torch.nn.functional.interpolate(pixels, sides, mode="bilinear", antialias=True)
+    return _resize_floats(pixels, sides).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _resize_floats(pixels: Tensor, size: int) -> Tensor:
-    return torch.nn.functional.interpolate(pixels.float(), (size, size), mode="bilinear", antialias=True)
+def _resize_floats(pixels: Tensor, sides: tuple[int, int]) -> Tensor:
+    return torch.nn.functional.interpolate(pixels.float(), sides, mode="bilinear", antialias=True)
 
 
-def augment(frames: Tensor, draw: AugmentationDraw, size: int) -> Tensor:
+def augment(frames: Tensor, draw: AugmentationDraw, size: int | tuple[int, int]) -> Tensor:
     """Crop, resize and recolour one clip.
 
     Args:
         frames: uint8 ``[t h w 3]``, on any device.
         draw: the augmentation.
-        size: width and height of the result.
+        size: side of the result, or its height and width.
 
     Returns:
-        float32 ``[t 3 size size]`` in [0, 1].
+        float32 ``[t 3 height width]`` in [0, 1].
     """
-    out = torch.empty((1, len(frames), 3, size, size), dtype=torch.float32, device=frames.device)
+    out = torch.empty((1, len(frames), 3, *both_sides(size)), dtype=torch.float32, device=frames.device)
     augment_clips([frames], [draw], out)
     return out[0]
 
@@ -176,9 +182,9 @@ def augment_clips(frames: Sequence[Tensor], draws: Sequence[AugmentationDraw], o
     Args:
         frames: of each clip, uint8 ``[t h w 3]``; sizes may differ.
         draws: the augmentation of each.
-        out: receives the result, float32 ``[b t 3 size size]``, contiguous, on the device of the frames.
+        out: receives the result, float32 ``[b t 3 height width]``, contiguous, on the device of the frames.
     """
-    size = out.shape[-1]
+    size = (out.shape[-2], out.shape[-1])
     matrices = colour_matrices(np.array([draw.factors for draw in draws]))
     products, offsets = (torch.from_numpy((matrix / 255).astype(np.float32)).to(out.device) for matrix in matrices)
     planes = torch.empty_like(out[0])

@@ -35,7 +35,7 @@ class ClipSpec:
             the rule of ``DatasetInfo.stride``.
         video_stepsize: of that rule; 1 is about three frames a second.
         horizon: strides that the two random modes choose from; None: ``frames``.
-        size: frames are resized to ``size`` x ``size`` pixels; None: they keep their size.
+        size: frames are resized to ``size`` x ``size`` pixels, or to (height, width); None: they keep their size.
         actions: read actions if a source has some. In ``random_order`` there are none.
         rewards: read rewards, which every source must have.
 
@@ -48,7 +48,7 @@ class ClipSpec:
     stride: int | None = None
     video_stepsize: float = 1.0
     horizon: int | None = None
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     actions: bool = True
     rewards: bool = False
 
@@ -65,7 +65,7 @@ class ClipSpec:
             raise UserError("a clip of 1 frame has no room for a goal and a frame; give at least 2 frames")
         for name in ("stride", "horizon", "size"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:
                 raise UserError(f"{name} is {value}; expected at least 1")
         if not 0 < self.video_stepsize < float("inf"):
             raise UserError(f"video_stepsize is {self.video_stepsize}; expected a number above 0")

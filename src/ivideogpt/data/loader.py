@@ -24,6 +24,7 @@ from ivideogpt.data.augment import (
     Augmentation,
     AugmentationDraw,
     augment_clips,
+    both_sides,
     centre_square,
     draw_augmentation,
     whole_frame,
@@ -128,7 +129,9 @@ class ClipDataset(Dataset[Any]):
         if self.augmentation is not None:
             assert random is not None, "a clip at a given place has no augmentation"
             return draw_augmentation(self.augmentation, height, width, random)
-        return centre_square(height, width) if clip.centre_crop else whole_frame(height, width)
+        # A square is cut out for square frames alone.
+        rows, columns = both_sides(self.mixture.spec.size or 1)
+        return centre_square(height, width) if clip.centre_crop and rows == columns else whole_frame(height, width)
 
     def _prepare(self, frames: Sequence[Tensor], draws: Sequence[AugmentationDraw]) -> Tensor:
         """Return clips uint8 ``[t h w 3]`` as one batch, float32 ``[b t 3 h w]`` in [0, 1], on the same device."""
@@ -136,7 +139,7 @@ class ClipDataset(Dataset[Any]):
         sizes = {tuple(pixels.shape[1:3]) for pixels in frames}
         if size is None and len(sizes) > 1:
             raise UserError(f"clips have frames of different sizes, {sorted(sizes)}; give ClipSpec a size")
-        height, width = (size, size) if size else sizes.pop()
+        height, width = both_sides(size) if size else sizes.pop()
         batch = _new_batch((len(frames), len(frames[0]), 3, height, width), frames[0].device)
         if size:
             augment_clips(frames, draws, batch)

@@ -215,6 +215,16 @@ def pooled_actions(opened: OpenMixture) -> tuple[tuple[float, ...], tuple[float,
     return tuple(mean.tolist()), tuple(np.where(std > 1e-6 * (1 + np.abs(mean)), std, 1.0).tolist())
 
 
+def action_ranges(opened: OpenMixture) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the lowest and the highest value of each dimension of raw actions, over all sources that have it."""
+    ranges = [x for source in opened.sources if (x := source.store.facts.actions) and x.dim <= opened.action_width]
+    low, high = np.full(opened.action_width, np.inf), np.full(opened.action_width, -np.inf)
+    for actions in ranges:
+        low[: actions.dim] = np.minimum(low[: actions.dim], actions.low)
+        high[: actions.dim] = np.maximum(high[: actions.dim], actions.high)
+    return tuple(low.tolist()), tuple(high.tolist())
+
+
 def as_mixture(stores: Mixture | EpisodeStore | MixtureSource | str | Sequence[MixtureSource]) -> Mixture:
     """Return a mixture of one store or of some sources; a mixture is returned unchanged."""
     if isinstance(stores, Mixture):

@@ -181,7 +181,7 @@ def decode_frame_by_graph(inputs: FrameInputs) -> FrameTokens | None:
     """
     dynamics, cache, separators, action, sampling, uniforms = inputs
     room = min(cache.positions, dynamics.transformer.config.max_positions)
-    if not GRAPH_ROWS or cache.length + dynamics.layout.frame_length > room:  # `decode_frame` raises the error
+    if not GRAPH_ROWS or cache.length + dynamics.layout.dynamics_tokens >= room:  # `decode_frame` raises the error
         return None
     graphs = _graphs.setdefault(dynamics, _Graphs())
     if reason := why_no_graph(dynamics, len(uniforms)):

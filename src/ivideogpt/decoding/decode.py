@@ -1,7 +1,9 @@
 """Prefill, and decoding token by token with a cache that is kept between frames.
 
 A frame takes 1 + m positions: its separator, to which the action is added, and its m tokens. The last token is read
-too, so that the cache is complete and the reward can be predicted from its hidden state.
+too, so that the cache is complete and the reward can be predicted from its hidden state. Where the numbers of an action
+are tokens, the last position of the frame's opening stands for the separator; those before it are read first
+(`Dynamics.read_opening`).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class FrameInputs(NamedTuple):
     Attributes:
         dynamics: the network.
         cache: earlier positions, whole frames; a decoder appends the 1 + m of the frame.
-        separators: int64 ``[b]``: the ids that open the frame.
+        separators: int64 ``[b]``: the ids that open the frame; the last of an opening of several.
         action: ``[b a]`` in model units, or None.
         sampling: the sampling rule.
         uniforms: float32 ``[b m]`` in [0, 1): the random number of each token.
@@ -94,20 +96,31 @@ def single_thread(on: bool = True) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def prefill(dynamics: Dynamics, context_codes: Tensor, future_frames: int) -> KVCache:
+def prefill(
+    dynamics: Dynamics,
+    context_codes: Tensor,
+    future_frames: int,
+    lead_codes: Tensor | None = None,
+    past_actions: Tensor | None = None,
+) -> KVCache:
     """Read the context.
 
     Args:
         dynamics: the network.
         context_codes: int64 ``[b c n]``.
         future_frames: number of frames that the cache has room for.
+        lead_codes: int64 ``[b l m]`` of lead frames, or None; see `TokenLayout`.
+        past_actions: ``[b p a]`` in model units: those that are tokens of the context, or None.
 
     Returns:
-        A cache that holds the context, without the separator of the first future frame.
+        A cache that holds the context, without the opening of the first future frame.
     """
     layout = dynamics.layout
     cache = dynamics.new_cache(len(context_codes), future_frames)
-    dynamics.append(cache, layout.join(context_codes), layout.slots(context_codes.shape[1], 0))
+    ids = layout.join(context_codes, lead_codes)
+    if past_actions is not None:
+        ids = dynamics.with_actions(ids, past_actions)
+    dynamics.append(cache, ids, layout.slots(dynamics.context_frames, 0))
     return cache
 
 
@@ -131,9 +144,9 @@ def decode_tokens(frame: FrameInputs, ids: Tensor, first: int, added: Tensor | N
         The tokens, and the hidden states ``[b d]`` of the last one.
     """
     dynamics = frame.dynamics
-    slots = torch.arange(dynamics.layout.frame_length, device=ids.device)
+    slots = torch.arange(1 + dynamics.layout.dynamics_tokens, device=ids.device)
     tokens: list[Token] = []
-    for index in range(first, dynamics.layout.frame_length):
+    for index in range(first, len(slots)):
         position = slice(index, index + 1)
         inputs = None if added is None else added[:, position]
         hidden = dynamics.append(frame.cache, ids[:, None], slots[position], inputs)[:, 0]
@@ -176,7 +189,7 @@ def read_frame(
         sampling: its temperature and legal ids.
     """
     sequence = torch.cat([separators[:, None], ids], dim=1)
-    slots = torch.arange(dynamics.layout.frame_length, device=ids.device)
+    slots = torch.arange(sequence.shape[1], device=ids.device)
     inputs = dynamics.frame_inputs(dynamics.next_forecast(cache, action), action)
     hidden = dynamics.append(cache, sequence, slots, inputs)
     allowed = dynamics.allowed_ids(sampling.legal_only)

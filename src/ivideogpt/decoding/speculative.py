@@ -140,7 +140,7 @@ def decode_frame_speculatively(frame: FrameInputs, statistics: DraftStatistics) 
     dynamics, cache, separators, action, sampling, uniforms = frame
     rows, count = uniforms.shape
     start, allowed = cache.length, dynamics.allowed_ids(sampling.legal_only)
-    slots = torch.arange(dynamics.layout.frame_length, device=separators.device)
+    slots = torch.arange(1 + count, device=separators.device)
     forecast = dynamics.next_forecast(cache, action)
     inputs = dynamics.frame_inputs(forecast, action)
     statistics.truncate(start)
@@ -224,8 +224,9 @@ def _previous_frame(dynamics: Dynamics, cache: KVCache, back: int) -> Tensor | N
     """Return the dynamics ids ``[b m]`` of the frame ``back`` frames before the next one, or None."""
     layout, context_frames = dynamics.layout, dynamics.context_frames
     future = (cache.length - layout.context_length(context_frames)) // layout.frame_length
-    if back > future and (not dynamics.shared_codebook or back > future + context_frames):
+    frame, coded = context_frames + future - back, context_frames - layout.lead_frames
+    if frame < 0 or (frame < coded and not dynamics.shared_codebook):
         return None
-    stop = cache.length - (back - 1) * layout.frame_length
-    ids = cache.ids[:, stop - layout.dynamics_tokens : stop]
-    return ids if back <= future else ids + layout.dynamics_ids.start
+    start = layout.frame_start(context_frames, frame)
+    ids = cache.ids[:, start : start + layout.dynamics_tokens]
+    return ids if frame >= coded else ids + layout.dynamics_ids.start - layout.context_ids.start

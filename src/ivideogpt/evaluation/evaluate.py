@@ -333,8 +333,8 @@ class _Measurement:
         # reconstruction: the tokenizer alone; a picture model has none and shows its context as it is
         decoded, ids = frames, None
         if model.has_tokens:
-            ids, _ = model.tokenizer.tokenize(frames.to(model.dtype))
-            decoded = model.tokenizer.detokenize(ids).clamp(0, 1).float()
+            ids = model.tokenize(frames.to(model.dtype))
+            decoded = model.detokenize(ids).clamp(0, 1).float()
             figures.scores.add(self.metrics, "reconstruction", decoded[:, None, count:], true)
         figures.scores.add_context(self.metrics, decoded[:, :count], context)
 
@@ -367,7 +367,8 @@ class _Measurement:
         if ids is None:
             codes = torch.zeros(clips, self.protocol.horizon, 0, device=self.model.device)
         else:
-            codes = self.model.layout.split(ids, self.model.context_frames)[1]
+            layout = self.model.layout
+            codes = layout.split(ids, self.model.context_frames)[1][:, layout.lead_frames :]
         figures.columns.add("true", repetition(codes))
         figures.columns.add("true_frames", frozen_frames(codes))
         if self.score_tokens and ids is not None:
@@ -447,7 +448,7 @@ class _Measurement:
 
 
 def _check_inputs(model: WorldModel, clips: Clips, protocol: Protocol, batch_size: int) -> Tensor | None:
-    """Check that the parts fit; return the actions of the futures ``[n f a]`` in model units, or None."""
+    """Check that the parts fit; return the actions ``[n p+f a]`` in model units, past ones first, or None."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; expected at least 1")
     if not len(clips) or clips.frames.shape[1] != protocol.clip_frames:
@@ -458,4 +459,4 @@ def _check_inputs(model: WorldModel, clips: Clips, protocol: Protocol, batch_siz
         return None
     if clips.actions is None:
         raise UserError(f"this model needs actions of {model.action_dim} numbers, and the clips have none")
-    return model.normalize_actions(clips.actions[:, model.context_frames - 1 : -1])
+    return model.normalize_actions(clips.actions[:, model.context_frames - 1 - model.past_actions : -1])

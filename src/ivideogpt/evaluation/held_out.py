@@ -207,9 +207,9 @@ def record_clips(
     starts = tuple(simulator.start(episode, length) for episode in episodes)
     windows = [episode.window(start, length) for episode, start in zip(episodes, starts, strict=True)]
     clips = Clips.from_episodes(windows, starts)
-    size, config = model.resolution, model.config
+    size, config = model.frame_size, model.config
     dim = 0 if clips.actions is None else clips.actions.shape[-1]
-    if (clips.frames.shape[-1], dim, 1, False) != (
+    if (tuple(clips.frames.shape[-2:]), dim, 1, False) != (
         size,
         model.action_dim,
         config.frame_stride,
@@ -217,8 +217,8 @@ def record_clips(
     ):
         raise UserError(
             f"protocol {protocol.name} measures models of frames of {clips.frames.shape[-1]} px, actions of {dim} "
-            f"numbers and stride 1, without a goal; the checkpoint has {size} px, {model.action_dim} numbers, stride "
-            f"{config.frame_stride}: choose another protocol"
+            f"numbers and stride 1, without a goal; the checkpoint has {size[1]} x {size[0]} px, {model.action_dim} "
+            f"numbers, stride {config.frame_stride}: choose another protocol"
         )
     return HeldOut(clips, protocol.simulator, "test", 1, 0, ())
 
@@ -260,11 +260,10 @@ def check_fit(
     row = DATASETS.get(store.facts.dataset.name)
     if row is not None and row.stride() != stride:
         differences.append(f"the stride is {stride} and {row.name} is used at stride {row.stride()}")
-    size = model.resolution
-    different = [sides for sides in _sizes(store, camera) if sides != (size, size)]
+    different = [sides for sides in _sizes(store, camera) if sides != model.frame_size]
     if different and not protocol.resize:
-        height, width = different[0]
-        differences.append(f"frames have {width} x {height} pixels and the checkpoint takes {size} x {size}")
+        (height, width), (rows, columns) = different[0], model.frame_size
+        differences.append(f"frames have {width} x {height} pixels and the checkpoint takes {columns} x {rows}")
     return differences + _check_actions(model, store)
 
 
@@ -315,10 +314,10 @@ def _read(
     clip = store.clip(index, range(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows, camera=camera)
     frames = torch.from_numpy(clip.frames)
     row = DATASETS.get(store.facts.dataset.name)
-    if row is not None and row.centre_crop:
+    if row is not None and row.centre_crop and model.frame_size[0] == model.frame_size[1]:
         square = centre_square(*frames.shape[1:3])
         frames = frames[:, square.top : square.top + square.height, square.left : square.left + square.width]
-    frames = resize(frames, model.resolution)
+    frames = resize(frames, model.frame_size)
     actions = None
     if model.action_dim:
         if clip.actions is None:

@@ -64,7 +64,7 @@ def imagine_futures(
     Args:
         model: the world model.
         context: ``[n c_frames c h w]``, float in [0, 1] or uint8.
-        actions: ``[n horizon a]`` in model units, or None for an action-free model.
+        actions: ``[n p+horizon a]`` in model units, past ones first, or None for an action-free model.
         horizon: frames to imagine.
         seeds: one a clip.
         samples: futures of each clip.
@@ -82,7 +82,8 @@ def imagine_futures(
         if value < 1:
             raise UserError(f"{name} is {value}; expected at least 1")
     start = time.perf_counter()
-    session = model.session(context, sampling=sampling, seed=list(seeds))
+    past, actions = model.split_actions(actions)
+    session = model.session(context, sampling=sampling, seed=list(seeds), past_actions=past)
     together = max(batch_size // len(context), 1)
     for first in range(0, samples, together):
         chunk = range(first, min(first + together, samples))

@@ -38,8 +38,8 @@ def score_tokens(model: WorldModel, ids: Tensor, actions: Tensor | None) -> Toke
 
     Args:
         model: the world model.
-        ids: int64 ``[n length]``, as `CompressiveTokenizer.tokenize` gives them.
-        actions: ``[n f a]`` in model units, or None.
+        ids: int64 ``[n length]``, as `WorldModel.tokenize` gives them.
+        actions: ``[n p+f a]`` in model units, past ones first, or None.
 
     Source: thuml/iVideoGPT train_gpt.py, evaluation: loss and perplexity over dynamics tokens and separators; same.
     """
@@ -47,7 +47,9 @@ def score_tokens(model: WorldModel, ids: Tensor, actions: Tensor | None) -> Toke
     frames = min(layout.future_frames(count, ids.shape[1]), model.segment_limit)
     ids = ids[:, : layout.length(count, frames)]
     losses = [
-        model.dynamics.losses(row[None], None if actions is None else actions[index : index + 1, :frames])
+        model.dynamics.losses(
+            row[None], None if actions is None else actions[index : index + 1, : model.past_actions + frames]
+        )
         for index, row in enumerate(ids)
     ]
     return TokenScores(

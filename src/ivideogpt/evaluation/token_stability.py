@@ -121,14 +121,14 @@ def nats(model: WorldModel, frames: Tensor, actions: Tensor | None) -> Tensor:
     Args:
         model: the world model, in evaluation mode.
         frames: float ``[b t c h w]`` in [0, 1], in which t fits into one segment.
-        actions: ``[b f a]`` in model units, one for each frame after the context, or None.
+        actions: ``[b p+f a]`` in model units, past ones first, or None.
 
     Returns:
         float32 ``[b f m]``, -log of the probability of each dynamics token.
     """
-    ids, _ = model.tokenizer.tokenize(frames)
-    context, codes = model.layout.split(ids, model.context_frames)
-    dynamics_ids = model.layout.dynamics_ids
+    ids, layout = model.tokenize(frames), model.layout
+    context, dynamics_ids = ids[:, : layout.context_length(model.context_frames)], layout.dynamics_ids
+    codes = layout.split(ids, model.context_frames)[1][:, layout.lead_frames :]
     scores = model.dynamics.token_logits(context, codes + dynamics_ids.start, actions, dynamics_ids).log_softmax(-1)
     return -scores.gather(-1, codes[..., None])[..., 0]
 

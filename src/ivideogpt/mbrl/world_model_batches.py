@@ -96,9 +96,9 @@ def tokenise_segments(model: WorldModel, segments: Segments, *, raw_actions: boo
         raw_actions: actions are in the units of the robot; False: in those of the action layer.
     """
     first = model.context_frames - 1
-    ids, _ = model.tokenizer.tokenize(as_floats(segments.frames).to(model.device))
+    ids = model.tokenize(as_floats(segments.frames).to(model.device))
     with torch.inference_mode(False):
-        actions = torch.from_numpy(segments.actions[:, first:]).to(model.device)
+        actions = torch.from_numpy(segments.actions[:, first - model.past_actions :]).to(model.device)
         return TokenBatch(
             ids.clone(),
             model.normalize_actions(actions) if raw_actions else actions,

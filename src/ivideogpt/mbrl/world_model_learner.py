@@ -201,4 +201,4 @@ class TokenLearner:
 def _codebooks(model: WorldModel) -> list[Tensor]:
     tokenizer = model.tokenizer
     quantizers = [tokenizer.quantize, *([tokenizer.dynamics_quantize] if tokenizer.config.conditional else [])]
-    return [quantizer.embedding.weight for quantizer in quantizers]
+    return [weight for quantizer in quantizers for weight in quantizer.parameters()]

@@ -23,8 +23,8 @@ CROSS_ATTENTION_GROUPS = 32  # the official blocks ignore norm_num_groups
 class CrossAttentionBlock(nn.Module):
     """Cross-attention from the pixels of future frames to the pixels of all context frames."""
 
-    def __init__(self, channels: int, resolution: int, context_frames: int, dropout: float) -> None:
-        """Create position embeddings for ``context_frames`` maps of ``resolution`` squared pixels, and attention."""
+    def __init__(self, channels: int, size: tuple[int, int], context_frames: int, dropout: float) -> None:
+        """Create position embeddings for ``context_frames`` maps of ``size`` (height, width), and attention."""
         super().__init__()
         if channels % CROSS_ATTENTION_GROUPS:
             raise UserError(
@@ -33,7 +33,7 @@ class CrossAttentionBlock(nn.Module):
             )
         self.q_norm = nn.GroupNorm(CROSS_ATTENTION_GROUPS, channels, eps=1e-5)
         self.kv_norm = nn.GroupNorm(CROSS_ATTENTION_GROUPS, channels, eps=1e-5)
-        pixels = resolution * resolution
+        pixels = size[0] * size[1]
         self.q_pos_emb = nn.Parameter(torch.randn(pixels, channels) * 0.02)
         self.kv_pos_emb = nn.Parameter(torch.randn(context_frames * pixels, channels) * 0.02)
         self.att = nn.MultiheadAttention(channels, CROSS_ATTENTION_HEADS, dropout=dropout, batch_first=True)
@@ -79,13 +79,13 @@ class Encoder(nn.Module):
         block_channels: Sequence[int],
         num_layers: int,
         groups: int,
-        resolution: int,
+        size: tuple[int, int],
         mid_attention: bool,
         context_frames: int = 0,
         max_attention_resolution: int = 0,
         dropout: float = 0.0,
     ) -> None:
-        """Create the layers; ``resolution`` is that of the input, and each level but the last halves it."""
+        """Create the layers; ``size``: height and width of the input, which each level but the last halves."""
         super().__init__()
         self.conv_in = nn.Conv2d(in_channels, block_channels[0], 3, padding=1)
         widths = [block_channels[0], *block_channels]
@@ -96,12 +96,12 @@ class Encoder(nn.Module):
         self.mid_block = MidBlock(block_channels[-1], groups, mid_attention)
         self.conv_norm_out = make_norm(block_channels[-1], groups)
         self.conv_out = nn.Conv2d(block_channels[-1], latent_channels, 3, padding=1)
-        sizes = [resolution // 2 ** min(i + 1, last) for i in range(last + 1)]
-        self.conditioned = [bool(context_frames) and size <= max_attention_resolution for size in sizes]
+        sizes = [(size[0] // 2 ** min(i + 1, last), size[1] // 2 ** min(i + 1, last)) for i in range(last + 1)]
+        self.conditioned = [bool(context_frames) and height <= max_attention_resolution for height, _ in sizes]
         if context_frames:
             self.cross_att_blocks = nn.ModuleList(
-                CrossAttentionBlock(width, size, context_frames, dropout)
-                for width, size, on in zip(block_channels, sizes, self.conditioned, strict=True)
+                CrossAttentionBlock(width, pixels, context_frames, dropout)
+                for width, pixels, on in zip(block_channels, sizes, self.conditioned, strict=True)
                 if on
             )
 
@@ -142,13 +142,13 @@ class Decoder(nn.Module):
         block_channels: Sequence[int],
         num_layers: int,
         groups: int,
-        resolution: int,
+        size: tuple[int, int],
         mid_attention: bool,
         context_frames: int = 0,
         max_attention_resolution: int = 0,
         dropout: float = 0.0,
     ) -> None:
-        """Create the layers; ``block_channels`` as in the encoder, ``resolution`` is that of the latent map."""
+        """Create the layers; ``block_channels`` as in the encoder, ``size``: height and width of the latent map."""
         super().__init__()
         channels = list(reversed(block_channels))
         last = len(channels) - 1
@@ -161,12 +161,12 @@ class Decoder(nn.Module):
         self.conv_norm_out = make_norm(channels[-1], groups)
         self.conv_out = nn.Conv2d(channels[-1], out_channels, 3, padding=1)
         # The levels are after the middle, then after each block that upsamples.
-        sizes = [resolution * 2**i for i in range(last + 1)]
-        self.conditioned = [bool(context_frames) and size <= max_attention_resolution for size in sizes]
+        sizes = [(size[0] * 2**i, size[1] * 2**i) for i in range(last + 1)]
+        self.conditioned = [bool(context_frames) and height <= max_attention_resolution for height, _ in sizes]
         if context_frames:
             self.cross_att_blocks = nn.ModuleList(
-                CrossAttentionBlock(width, size, context_frames, dropout)
-                for width, size, on in zip(widths, sizes, self.conditioned, strict=False)
+                CrossAttentionBlock(width, pixels, context_frames, dropout)
+                for width, pixels, on in zip(widths, sizes, self.conditioned, strict=False)
                 if on
             )
 

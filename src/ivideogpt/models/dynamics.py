@@ -2,8 +2,8 @@
 
 A sequence is the tokens of the context frames and then, for each future frame, a separator and the frame's tokens (see
 `TokenLayout`). Each position reads the embedding of its token. The action that leads to a frame is added to the
-frame's separator, or as `ACTION_CONDITIONING` says. A forecast, where there is one, is added one position before the
-token that it predicts.
+frame's separator, or as `ACTION_CONDITIONING` says; or its numbers are tokens of the sequence themselves. A forecast,
+where there is one, is added one position before the token that it predicts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange, repeat
@@ -33,7 +33,10 @@ class HeadsConfig:
     Attributes:
         action_dim: numbers in an action; 0: action-free.
         action_frequencies: sines and cosines of this many octaves join each number of the action; 0 is official.
-        action_conditioning: a name of `ACTION_CONDITIONING`: the positions of a frame that the action is added to.
+        action_conditioning: a name of `ACTION_CONDITIONING`: the positions of a frame that the action is added to, or
+            "tokens": each number is a token.
+        action_bins: ids of such a token: the range of a number is divided into bins of one size.
+        action_low, action_high: that range of each number, in model units; numbers outside it are in the last bins.
         slots: size of a learned embedding of a token's position in its frame; 0 is official.
         forecast_grid: side of the token grid that a `Forecast` reads; 0, no forecast, is official.
         forecast_frames: frames that the forecast reads.
@@ -47,6 +50,9 @@ class HeadsConfig:
     action_dim: int = 0
     action_frequencies: int = 0
     action_conditioning: str = "separator"
+    action_bins: int = 256
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
     slots: int = 0
     forecast_grid: int = 0
     forecast_frames: int = 2
@@ -63,11 +69,16 @@ class HeadsConfig:
             UserError: a number is out of range.
         """
         check_at_least(self, action_dim=0, action_frequencies=0, slots=0, forecast_grid=0)
-        check_at_least(self, forecast_frames=1, forecast_width=2, forecast_blocks=0)
+        check_at_least(self, forecast_frames=1, forecast_width=2, forecast_blocks=0, action_bins=2)
         if self.action_conditioning not in ACTION_CONDITIONING:
             raise UserError(
                 f"action_conditioning is {self.action_conditioning!r}; expected one of {', '.join(ACTION_CONDITIONING)}"
             )
+
+    @property
+    def action_tokens(self) -> bool:
+        """True where the numbers of an action are tokens."""
+        return self.action_conditioning == ACTION_TOKENS
 
     @property
     def is_official(self) -> bool:
@@ -94,11 +105,14 @@ def add_to_all_tokens(action: Tensor, tokens: int) -> Tensor:
     return repeat(action, "b d -> b n d", n=1 + tokens)
 
 
+#: The conditioning in which actions are tokens of the sequence, as in RLVR-World.
+ACTION_TOKENS = "tokens"
 #: Action conditioning by name: the embedded action ``[b d]`` and the number of tokens of a frame, to what is added to
-#: the embeddings of the frame's separator and tokens, ``[b 1+tokens d]``.
-ACTION_CONDITIONING: dict[str, Callable[[Tensor, int], Tensor]] = {
+#: the embeddings of the frame's separator and tokens, ``[b 1+tokens d]``. None: nothing, the action is in the sequence.
+ACTION_CONDITIONING: dict[str, Callable[[Tensor, int], Tensor] | None] = {
     "separator": add_to_separator,
     "all_tokens": add_to_all_tokens,
+    ACTION_TOKENS: None,
 }
 
 
@@ -124,7 +138,7 @@ class Heads(nn.Module):
         if config.action_dim == 0 and any(options):
             raise UserError("action options were given for a model with action_dim 0; set action_dim")
         self.config = config
-        if config.action_dim:
+        if config.action_dim and not config.action_tokens:
             self.action_linear = nn.Linear(config.action_features, hidden_size)
         if config.reward:
             self.reward_linear = nn.Linear(hidden_size, 1)
@@ -174,7 +188,7 @@ class DynamicsLosses(NamedTuple):
     """Scalar losses; None where the model has no such head or the target is not given.
 
     Attributes:
-        tokens: cross-entropy over all tokens after the prompt, separators included.
+        tokens: cross-entropy over all tokens after the prompt, separators included, action tokens not.
         rewards: mean squared error (of symlog where the model uses it).
         terminations: binary cross-entropy of the last step of an episode.
         actions: mean squared error of reconstructed actions over all positions of future frames.
@@ -254,6 +268,42 @@ class Dynamics(nn.Module):
         """Return the dynamics codes, from 0, of ids of the full vocabulary; ids out of range are clamped."""
         return (ids - self.layout.dynamics_ids.start).clamp(0, self.layout.dynamics_codes - 1)
 
+    # Actions as tokens
+
+    def action_ids(self, actions: Tensor) -> Tensor:
+        """Return the ids int64 ``[... k]`` of the action tokens of actions ``[... a]`` in model units.
+
+        Source: thuml/RLVR-World ``_discretize_actions``; same.
+        """
+        config = self.heads.config
+        low, high = (actions.new_tensor(limits) for limits in (config.action_low, config.action_high))
+        share = ((actions - low) / (high - low + 1e-8)).clamp(0, 1)
+        bins = (share * config.action_bins).floor().long().clamp(max=config.action_bins - 1)
+        return self.layout.action_ids.start + bins
+
+    def with_actions(self, ids: Tensor, actions: Tensor | None) -> Tensor:
+        """Return a sequence int64 ``[b length]`` with its action tokens, where actions are tokens.
+
+        ``actions``: ``[b p+f a]`` in model units: the past actions of the context, then one for each future frame.
+        """
+        if not self.layout.action_tokens:
+            return ids
+        assert actions is not None
+        future = (ids.shape[1] - self.layout.context_length(self.context_frames)) // self.layout.frame_length
+        places = self.layout.action_positions(self.context_frames, future).to(ids.device)
+        ids = ids.clone()
+        ids[:, places.flatten()] = self.action_ids(actions).flatten(1)
+        return ids
+
+    def read_opening(self, cache: KVCache, action: Tensor | None) -> Tensor:
+        """Read the opening of the next frame but its last position; return the ids int64 ``[b]`` of that one."""
+        ids = torch.full((len(cache.ids), 1), self.layout.dynamics_separator, device=cache.ids.device)
+        if self.layout.action_tokens:
+            assert action is not None
+            ids = torch.cat([self.action_ids(action), ids], dim=1)[:, : self.layout.opening]
+            self.append(cache, ids[:, :-1], torch.zeros(ids.shape[1] - 1, dtype=torch.long))
+        return ids[:, -1]
+
     # Inputs
 
     def embed(self, ids: Tensor, slots: Tensor) -> Tensor:
@@ -283,10 +333,10 @@ class Dynamics(nn.Module):
             action: ``[b a]`` in model units, or None; added as `ACTION_CONDITIONING` says.
         """
         inputs = None if forecast is None else F.pad(forecast, (0, 0, 0, 1))
-        if action is None:
+        add_action = ACTION_CONDITIONING[self.heads.config.action_conditioning]
+        if action is None or add_action is None:
             return inputs
         embedded = self.heads.action_linear(self.heads.action_features(action.to(self.dtype)))
-        add_action = ACTION_CONDITIONING[self.heads.config.action_conditioning]
         embedded = add_action(embedded, self.layout.dynamics_tokens)
         return embedded if inputs is None else inputs + embedded
 
@@ -306,11 +356,12 @@ class Dynamics(nn.Module):
 
         Args:
             ids: int64 ``[b length]``: context and f future frames.
-            actions: ``[b f a]`` in model units, or None.
+            actions: ``[b p+f a]`` in model units, or None; see `with_actions`.
 
         Returns:
             ``[b length d]``, and the forecasts ``[b f m d]`` or None.
         """
+        ids = self.with_actions(ids, actions)
         start = self.layout.context_length(self.context_frames)
         frames = (ids.shape[1] - start) // self.layout.frame_length
         x = self.embed(ids, self.layout.slots(self.context_frames, frames))
@@ -319,27 +370,24 @@ class Dynamics(nn.Module):
             x = x + F.pad(inputs, (0, 0, start, 0))
         return self.transformer(x), forecasts
 
-    def token_logits(self, context_codes: Tensor, ids: Tensor, actions: Tensor | None, allowed: range) -> Tensor:
+    def token_logits(self, context: Tensor, ids: Tensor, actions: Tensor | None, allowed: range) -> Tensor:
         """Return the logits of each token of the future frames, given the true tokens before it.
 
         Args:
-            context_codes: int64 ``[b c n]``.
+            context: int64 ``[b length]``: the context, as `TokenLayout.join` returns it.
             ids: int64 ``[b f m]`` of the full vocabulary.
-            actions: ``[b f a]`` in model units, or None.
+            actions: ``[b p+f a]`` in model units, or None; see `with_actions`.
             allowed: ids of the vocabulary whose logits are returned.
 
         Returns:
             float32 ``[b f m len(allowed)]``.
         """
-        sequence = self.layout.join(context_codes, ids - self.layout.dynamics_ids.start)
-        hidden, _ = self.hidden_states(sequence, actions)
-        future = hidden[:, self.layout.context_length(self.context_frames) :]
-        before = rearrange(future, "b (f m) d -> b f m d", m=self.layout.frame_length)[:, :, :-1]
-        return self.logits(before, allowed)
+        hidden, _ = self.hidden_states(self.layout.extend(context, ids), actions)
+        return self.logits(self._frames(hidden)[:, :, :-1], allowed)
 
     def log_prob(
         self,
-        context_codes: Tensor,
+        context: Tensor,
         ids: Tensor,
         actions: Tensor | None,
         *,
@@ -349,9 +397,9 @@ class Dynamics(nn.Module):
         """Return the log-probability of each token of the future frames, differentiable.
 
         Args:
-            context_codes: int64 ``[b c n]``.
+            context: int64 ``[b length]``: the context, as `TokenLayout.join` returns it.
             ids: int64 ``[b f m]`` of the full vocabulary.
-            actions: ``[b f a]`` in model units, or None.
+            actions: ``[b p+f a]`` in model units, or None; see `with_actions`.
             temperature: logits are divided by it.
             legal_only: the distribution is over dynamics ids alone.
 
@@ -359,8 +407,13 @@ class Dynamics(nn.Module):
             float32 ``[b f m]``.
         """
         allowed = self.allowed_ids(legal_only)
-        logits = self.token_logits(context_codes, ids, actions, allowed)
+        logits = self.token_logits(context, ids, actions, allowed)
         return F.log_softmax(logits / temperature, dim=-1).gather(-1, (ids - allowed.start)[..., None])[..., 0]
+
+    def _frames(self, hidden: Tensor) -> Tensor:
+        """Return the states ``[b f 1+m d]`` of future frames in those of a sequence: from the last of an opening on."""
+        start, before = self.layout.context_length(self.context_frames), self.layout.opening - 1
+        return rearrange(hidden[:, start:], "b (f m) d -> b f m d", m=self.layout.frame_length)[:, :, before:]
 
     def losses(
         self,
@@ -376,7 +429,7 @@ class Dynamics(nn.Module):
 
         Args:
             ids: int64 ``[b length]``, as `CompressiveTokenizer.tokenize` returns them.
-            actions: ``[b f a]`` in model units, one for each future frame, or None.
+            actions: ``[b p+f a]`` in model units, or None; see `with_actions`.
             rewards: ``[b f]`` in reward units, or None.
             terminated: bool ``[b f]``, True where the step to a future frame was the last, or None.
             inputs: int64 ``[b length]`` to read instead of ``ids``, or None; frames in which they differ are no
@@ -387,13 +440,15 @@ class Dynamics(nn.Module):
         """
         layout, prompt = self.layout, self.layout.prompt_length(self.context_frames)
         hidden, forecasts = self.hidden_states(ids if inputs is None else inputs, actions)
-        frames = rearrange(hidden[:, prompt - 1 :], "b (f m) d -> b f m d", m=layout.frame_length)
+        frames = self._frames(hidden)
 
         # targets
-        logits, targets = self.logits(hidden[:, prompt - 1 : -1]), ids[:, prompt:]
+        logits = self.logits(hidden[:, prompt - 1 : -1])
+        targets = layout.labels(ids, self.context_frames)[:, prompt:]
         if inputs is not None:
-            changed = rearrange((inputs != ids)[:, prompt - 1 :], "b (f m) -> b f m", m=layout.frame_length).any(dim=-1)
-            targets = targets.masked_fill(changed.repeat_interleave(layout.frame_length, dim=1)[:, 1:], IGNORED_LABEL)
+            changed = (inputs != ids)[:, prompt - layout.opening :].unflatten(1, (-1, layout.frame_length)).any(dim=-1)
+            changed = changed.repeat_interleave(layout.frame_length, dim=1)[:, layout.opening :]
+            targets = targets.masked_fill(changed, IGNORED_LABEL)
 
         # tokens; the loss is 0 where nothing is a target
         count = (targets != IGNORED_LABEL).sum().clamp(min=1)
@@ -413,7 +468,8 @@ class Dynamics(nn.Module):
             termination_loss = F.binary_cross_entropy_with_logits(predicted, terminated.float())
         if actions is not None and config.action_reconstruction:
             predicted = self.heads.action_recon_linear(frames).float()
-            action_loss = F.mse_loss(predicted, repeat(actions, "b f a -> b f m a", m=layout.frame_length))
+            own = actions[:, layout.past_actions(self.context_frames) :]
+            action_loss = F.mse_loss(predicted, repeat(own, "b f a -> b f m a", m=1 + layout.dynamics_tokens))
 
         # forecast
         if forecasts is not None:
@@ -427,18 +483,9 @@ class Dynamics(nn.Module):
             extra = torch.stack([w * EXTRA_LOSSES[name](logits, targets) for name, w in extra_losses.items()]).sum()
         return DynamicsLosses(token_loss, reward_loss, termination_loss, action_loss, forecast_loss, accuracy, extra)
 
-    def forward(
-        self,
-        ids: Tensor,
-        actions: Tensor | None = None,
-        rewards: Tensor | None = None,
-        terminated: Tensor | None = None,
-        *,
-        inputs: Tensor | None = None,
-        extra_losses: Mapping[str, float] | None = None,
-    ) -> DynamicsLosses:
+    def forward(self, *batch: Tensor | None, **options: Any) -> DynamicsLosses:
         """Return `losses`: the forward pass of training, which distributed training and compilation wrap."""
-        return self.losses(ids, actions, rewards, terminated, inputs=inputs, extra_losses=extra_losses)
+        return self.losses(*batch, **options)  # type: ignore[arg-type]
 
     # Passes with a cache (decoding)
 
@@ -496,7 +543,7 @@ class Dynamics(nn.Module):
         self, ids: Tensor, actions: Tensor | None, frames: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return `frame_inputs` ``[b f*(1+m) d]`` and forecasts ``[b f m d]`` of all future frames of a sequence."""
-        if frames == 0:
+        if frames == 0 or self.layout.action_tokens:
             return None, None
         flat, forecasts = None if actions is None else rearrange(actions, "b f a -> (b f) a"), None
         if self.heads.config.forecast_grid:
@@ -518,6 +565,8 @@ class Dynamics(nn.Module):
             raise UserError(
                 f"slots is {config.slots}; expected 0, or {layout.slot_count}: a separator and each token of a frame"
             )
+        if layout.action_tokens:
+            _check_action_tokens(config)
         if config.forecast_grid:
             if not self.shared_codebook:
                 raise UserError("a forecast needs a tokenizer with one codebook for all frames; set forecast_grid to 0")
@@ -536,3 +585,16 @@ class Dynamics(nn.Module):
                 f"{self.transformer.config.max_positions} positions hold no future frame after {self.context_frames} "
                 "context frames; use fewer context frames"
             )
+
+
+def _check_action_tokens(config: HeadsConfig) -> None:
+    ranges = len(config.action_low), len(config.action_high)
+    if ranges != (config.action_dim, config.action_dim):
+        raise UserError(
+            f"action_low has {ranges[0]} numbers and action_high {ranges[1]}; expected {config.action_dim} each, the "
+            "ranges of the numbers of an action, whose bins are tokens"
+        )
+    if config.slots or config.forecast_grid or config.action_frequencies:
+        raise UserError(
+            "a model whose actions are tokens has no slots, no forecast and no action_frequencies; set them to 0"
+        )

@@ -1,8 +1,9 @@
-"""Vector quantisation: the nearest code of a codebook, and training of a codebook by moving averages."""
+"""Quantisation: the nearest code of a codebook, training of a codebook by moving averages, and finite scalars."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,49 @@ class VectorQuantizer(nn.Module):
         quantized = self.decode(codes)
         loss = F.mse_loss(quantized.detach(), z) + F.mse_loss(quantized, z.detach())
         return z + (quantized - z).detach(), loss, codes
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """A fixed codebook: each number of a vector is rounded to one of a few levels. It has no weights.
+
+    A number is squashed by tanh and rounded to one of L levels, -1 to 1 (for an even L: -1 to 1 - 2 / L). Code
+    numbers count the levels of the first number fastest.
+
+    Source: Mentzer et al. 2023 (arXiv 2309.15505), appendix A.1; same, with its margin of .001 and in float32.
+    """
+
+    MARGIN = 1e-3
+    levels: Tensor
+    basis: Tensor
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        """Create the codebook of ``levels``, one number for each number of a vector."""
+        super().__init__()
+        basis = [math.prod(levels[:index]) for index in range(len(levels))]
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer("basis", torch.tensor(basis), persistent=False)
+
+    def _bounded(self, z: Tensor) -> Tensor:
+        """Return numbers ``[... d]`` between the lowest and the highest level, -L // 2 to (L - 1) // 2."""
+        half = (self.levels - 1) * (1 + self.MARGIN) / 2
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
+        return (z.float() + (offset / half).atanh()).tanh() * half - offset
+
+    def encode(self, z: Tensor) -> Tensor:
+        """Return the codes int64 ``[...]`` of vectors ``[... d]``."""
+        numbers = self._bounded(z.detach()).round().long() + self.levels // 2
+        return (numbers * self.basis).sum(dim=-1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the vectors float32 ``[... d]`` of codes int64 ``[...]``."""
+        half = self.levels // 2
+        return (codes[..., None] // self.basis % self.levels - half) / half
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantise for training; see `VectorQuantizer.forward`. The gradient passes the rounding; the loss is 0."""
+        bounded = self._bounded(z)
+        rounded = bounded + (bounded.round() - bounded).detach()
+        return (rounded / (self.levels // 2)).to(z.dtype), z.new_zeros(()), self.encode(z)
 
 
 class CodebookAverage(nn.Module):

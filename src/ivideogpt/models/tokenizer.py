@@ -20,7 +20,7 @@ from ivideogpt.core.files import write_text_atomic
 from ivideogpt.core.layout import TokenLayout
 from ivideogpt.models.autoencoder import CrossAttentionBlock, Decoder, Encoder
 from ivideogpt.models.loading import load_module
-from ivideogpt.models.quantizer import VectorQuantizer
+from ivideogpt.models.quantizer import FiniteScalarQuantizer, VectorQuantizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 
 CONFIG_FILE = "config.json"
@@ -87,31 +87,42 @@ class CompressiveTokenizer(nn.Module):
             "dropout": config.dropout,
             "mid_attention": True,
         }
-        encoder = {"in_channels": 3 * side**2, "resolution": config.resolution // side, **shape}
+        height, columns = config.frame_size
+        encoder = {"in_channels": 3 * side**2, "size": (height // side, columns // side), **shape}
         decoder = {
             "out_channels": (4 if config.background else 3) * side**2,
-            "resolution": config.context_grid,
+            "size": config.context_shape,
             **shape,
         }
         width, latent = config.code_width, config.latent_channels
         self.encoder = Encoder(**encoder, mid_attention=config.mid_attention)
         self.decoder = Decoder(**decoder, mid_attention=config.mid_attention)
-        self.quantize = VectorQuantizer(config.context_codes, width)
+        self.quantize = _quantizer(config, config.context_codes)
         self.quant_conv = nn.Conv2d(latent, width, 1)
         self.post_quant_conv = nn.Conv2d(width, latent, 1)
         if config.conditional:
             self.cond_encoder = Encoder(**encoder, **condition)
             self.cond_decoder = Decoder(**decoder, **condition)
-            self.dynamics_quantize = VectorQuantizer(config.dynamics_codes, width)
+            self.dynamics_quantize = _quantizer(config, config.dynamics_codes)
             self.quant_linear = nn.Linear(config.patch_size**2 * latent, width)
             self.post_quant_linear = nn.Linear(width, config.patch_size**2 * latent)
         if config.background:
-            self.register_buffer("background", torch.ones(3, config.resolution, config.resolution))
+            self.register_buffer("background", torch.ones(3, *config.frame_size))
 
     @property
     def layout(self) -> TokenLayout:
-        """The layout of the token sequence."""
+        """The layout of the token sequence; a model whose actions are tokens has one of its own."""
         return self.config.layout
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.quant_conv.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.quant_conv.weight.dtype
 
     # Files
 
@@ -129,11 +140,13 @@ class CompressiveTokenizer(nn.Module):
             )
         config = TokenizerConfig.from_official(load_json(folder / CONFIG_FILE))
         weights = folder / WEIGHTS_FILE
-        return load_module(lambda: cls(config), load_tensors(weights), weights).eval()
+        tensors = {_our_name(name, config): value for name, value in load_tensors(weights).items()}
+        return load_module(lambda: cls(config), tensors, weights).eval()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a ``tokenizer/`` folder: weights (as ``dtype``, or as they are) and the official ``config.json``."""
-        state = {name: value.to(dtype) if dtype else value for name, value in self.state_dict().items()}
+        tensors = {_official_name(name, self.config): value for name, value in self.state_dict().items()}
+        state = {name: value.to(dtype) if dtype else value for name, value in tensors.items()}
         save_tensors(Path(folder) / WEIGHTS_FILE, state)
         write_text_atomic(Path(folder) / CONFIG_FILE, json.dumps(self.config.to_official(), indent=2) + "\n")
 
@@ -229,6 +242,32 @@ class CompressiveTokenizer(nn.Module):
 
     # Whole sequences
 
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode clips.
+
+        Args:
+            frames: float ``[b t c h w]`` in [0, 1]; the first ``context_frames`` of them are the context.
+
+        Returns:
+            int64 ``[b c n]`` context codes and ``[b t-c m]`` dynamics codes.
+
+        Raises:
+            UserError: wrong size, channels or fewer frames than the context.
+        """
+        count = self.config.context_frames
+        self.check_frames(frames, at_least=count)
+        context, features = self.encode_context(frames[:, :count])
+        if frames.shape[1] == count:
+            return context, context.new_empty(len(frames), 0, self.layout.dynamics_tokens)
+        return context, self.encode_future(frames[:, count:], features)
+
+    def decode(self, context_codes: Tensor, dynamics_codes: Tensor) -> Tensor:
+        """Decode the codes of `encode` to frames ``[b t c h w]``, not clamped."""
+        context, features = self.decode_context(context_codes)
+        if not dynamics_codes.shape[1]:
+            return context
+        return torch.cat([context, self.decode_future(dynamics_codes, features)], dim=1)
+
     def tokenize(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Encode frames as one sequence of tokens in the official order.
 
@@ -241,12 +280,8 @@ class CompressiveTokenizer(nn.Module):
         Raises:
             UserError: wrong size, channels or fewer frames than the context.
         """
-        self.check_frames(frames, at_least=self.config.context_frames)
-        count = self.config.context_frames
-        context, features = self.encode_context(frames[:, :count])
-        future = self.encode_future(frames[:, count:], features) if frames.shape[1] > count else None
-        ids = self.layout.join(context, future)
-        return ids, self.layout.labels(ids, count)
+        ids = self.layout.join(*self.encode(frames))
+        return ids, self.layout.labels(ids, self.config.context_frames)
 
     def detokenize(self, ids: Tensor) -> Tensor:
         """Decode one sequence of tokens to frames ``[b t c h w]``, not clamped; the ids of separators are ignored.
@@ -254,11 +289,7 @@ class CompressiveTokenizer(nn.Module):
         Raises:
             UserError: the length holds no whole number of frames.
         """
-        context_codes, dynamics_codes = self.layout.split(ids, self.config.context_frames)
-        context, features = self.decode_context(context_codes)
-        if not dynamics_codes.shape[1]:
-            return context
-        return torch.cat([context, self.decode_future(dynamics_codes, features)], dim=1)
+        return self.decode(*self.layout.split(ids, self.config.context_frames))
 
     def forward(self, frames: Tensor, context_frames: int | None = None, quantized: bool = True) -> Reconstruction:
         """Encode, quantise with straight-through gradients and decode.
@@ -285,10 +316,10 @@ class CompressiveTokenizer(nn.Module):
         Raises:
             UserError: they are not, or there are too few.
         """
-        size = self.config.resolution
-        if frames.ndim != 5 or frames.shape[2:] != (3, size, size):
+        height, width = self.config.frame_size
+        if frames.ndim != 5 or frames.shape[2:] != (3, height, width):
             raise UserError(
-                f"frames have shape {list(frames.shape)}; expected [b t 3 {size} {size}]; resize them first"
+                f"frames have shape {list(frames.shape)}; expected [b t 3 {height} {width}]; resize them first"
             )
         if frames.shape[1] < at_least:
             raise UserError(f"{frames.shape[1]} frames were given; expected at least {at_least}")
@@ -298,7 +329,7 @@ class CompressiveTokenizer(nn.Module):
     # Parts
 
     @property
-    def _dynamics_quantizer(self) -> VectorQuantizer:
+    def _dynamics_quantizer(self) -> VectorQuantizer | FiniteScalarQuantizer:
         return self.dynamics_quantize if self.config.conditional else self.quantize
 
     def _context_vectors(self, frames: Tensor) -> tuple[Tensor, ContextFeatures]:
@@ -323,14 +354,14 @@ class CompressiveTokenizer(nn.Module):
 
     def _context_latents(self, vectors: Tensor) -> Tensor:
         """Return the decoder's input ``[(b c) latent h w]`` of quantised vectors ``[b c n d]``."""
-        z = rearrange(vectors, "b c (h w) d -> (b c) d h w", h=self.config.context_grid)
+        z = rearrange(vectors.to(self.dtype), "b c (h w) d -> (b c) d h w", h=self.config.context_grid)
         return self.post_quant_conv(z.contiguous(memory_format=torch.channels_last))
 
     def _decode_future(self, vectors: Tensor, features: ContextFeatures) -> Tensor:
         if not self.config.conditional:
             return self._decode_context(vectors)[0]
         grid, side = self.config.dynamics_grid, self.config.patch_size
-        patches = self.post_quant_linear(vectors)
+        patches = self.post_quant_linear(vectors.to(self.dtype))
         z = rearrange(patches, "b f (h w) (p q d) -> (b f) d (h p) (w q)", h=grid, p=side, q=side)
         z = z.contiguous(memory_format=torch.channels_last)
         return self._to_pixels(self.cond_decoder(z, features.levels)[0], len(vectors))
@@ -345,8 +376,8 @@ class CompressiveTokenizer(nn.Module):
     def _foreground(self, frames: Tensor) -> Tensor:
         """Return 1 for patches ``[b c n 1]`` that differ from the background by more than rounding, else 0."""
         differs = (frames - self.background).abs() > BACKGROUND_TOLERANCE
-        grid = self.config.context_grid
-        return reduce(differs.float(), "b c ch (h p) (w q) -> b c (h w) 1", "max", h=grid, w=grid)
+        rows, columns = self.config.context_shape
+        return reduce(differs.float(), "b c ch (h p) (w q) -> b c (h w) 1", "max", h=rows, w=columns)
 
     def _from_pixels(self, frames: Tensor) -> Tensor:
         if self.config.background:
@@ -360,3 +391,25 @@ class CompressiveTokenizer(nn.Module):
             mask = torch.sigmoid(x[:, 3:])
             x = x[:, :3] * mask + self.background * (1 - mask)
         return rearrange(x, "(b t) c h w -> b t c h w", b=rows)
+
+
+def _quantizer(config: TokenizerConfig, codes: int) -> VectorQuantizer | FiniteScalarQuantizer:
+    return FiniteScalarQuantizer(config.levels) if config.levels else VectorQuantizer(codes, config.code_width)
+
+
+#: Names in official files of a plain network with finite scalars, and ours.
+_PLAIN_FSQ_NAMES = {"quant_linear.": "quant_conv.", "post_quant_linear.": "post_quant_conv."}
+
+
+def _our_name(name: str, config: TokenizerConfig) -> str:
+    for official, ours in _PLAIN_FSQ_NAMES.items() if config.levels and not config.conditional else ():
+        if name.startswith(official):
+            return ours + name.removeprefix(official)
+    return name
+
+
+def _official_name(name: str, config: TokenizerConfig) -> str:
+    for official, ours in _PLAIN_FSQ_NAMES.items() if config.levels and not config.conditional else ():
+        if name.startswith(ours):
+            return official + name.removeprefix(ours)
+    return name

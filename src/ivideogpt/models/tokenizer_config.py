@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +31,13 @@ class TokenizerConfig:
 
     Attributes:
         resolution: height and width of a frame in pixels.
+        width: width of a frame that is not square; None: the same as ``resolution``.
         block_channels: width of each level of the encoder; each level but the last halves the map.
         layers_per_block: residual blocks of a level (the decoder has one more).
         latent_channels: width of the latent map.
-        code_channels: width of a code; None: the same as ``latent_channels``.
+        code_channels: width of a code; None: the same as ``latent_channels``, or the number of ``levels``.
+        levels: levels of the numbers of a code (finite scalar quantisation): the codebooks are fixed, and have as many
+            codes as the product of the levels. Empty: learned codebooks.
         norm_groups: groups of the group norms; 0: each pixel is normalised over its channels, so that a token does not
             depend on statistics of the whole frame.
         context_codes, dynamics_codes: sizes of the two codebooks.
@@ -51,10 +55,12 @@ class TokenizerConfig:
     """
 
     resolution: int = 64
+    width: int | None = None
     block_channels: tuple[int, ...] = (128, 256, 512)
     layers_per_block: int = 2
     latent_channels: int = 64
     code_channels: int | None = None
+    levels: tuple[int, ...] = ()
     norm_groups: int = 32
     context_codes: int = 8192
     dynamics_codes: int = 8192
@@ -77,8 +83,9 @@ class TokenizerConfig:
         for name, value in sizes.items():
             if value < 1:
                 raise UserError(f"{name} is {value}; expected at least 1")
-        if self.resolution > MOST_PIXELS:
-            raise UserError(f"resolution is {self.resolution}; expected at most {MOST_PIXELS}")
+        for name, pixels in zip(("resolution", "width"), self.frame_size, strict=True):
+            if not 1 <= pixels <= MOST_PIXELS:
+                raise UserError(f"{name} is {pixels}; expected 1 to {MOST_PIXELS}")
         if self.code_channels is not None and self.code_channels < 1:
             raise UserError(f"code_channels is {self.code_channels}; expected at least 1, or None")
         if not 0 <= self.dropout < 1:
@@ -88,40 +95,72 @@ class TokenizerConfig:
                 f"norm_groups {self.norm_groups} does not divide block_channels {list(self.block_channels)}"
             )
         factor = self.pixel_unshuffle * 2 ** (len(self.block_channels) - 1)
-        if self.resolution % factor:
-            raise UserError(
-                f"resolution {self.resolution} is not a multiple of {factor}, by which this tokenizer shrinks"
-            )
-        if self.context_grid % self.patch_size:
-            raise UserError(
-                f"patch_size {self.patch_size} does not divide the {self.context_grid} x {self.context_grid} latent map"
-            )
+        for name, pixels in zip(("resolution", "width"), self.frame_size, strict=True):
+            if pixels % factor:
+                raise UserError(f"{name} {pixels} is not a multiple of {factor}, by which this tokenizer shrinks")
+        if any(side % self.patch_size for side in self.context_shape):
+            rows, columns = self.context_shape
+            raise UserError(f"patch_size {self.patch_size} does not divide the {rows} x {columns} latent map")
+        self._check_levels()
         if not self.conditional and (self.patch_size != 1 or self.context_codes != self.dynamics_codes):
             raise UserError("a tokenizer that is not conditional needs patch_size 1 and two codebooks of one size")
         if self.background and self.conditional:
             raise UserError("a tokenizer with a background needs conditional False")
 
+    def _check_levels(self) -> None:
+        if not self.levels:
+            return
+        if min(self.levels) < 2:
+            raise UserError(f"levels are {list(self.levels)}; expected at least 2 for each number of a code")
+        if self.code_channels not in (None, len(self.levels)):
+            raise UserError(f"code_channels is {self.code_channels}; expected {len(self.levels)}, as there are levels")
+        if not self.context_codes == self.dynamics_codes == math.prod(self.levels):
+            raise UserError(
+                f"context_codes is {self.context_codes} and dynamics_codes {self.dynamics_codes}; expected "
+                f"{math.prod(self.levels)}, the product of the levels"
+            )
+        if self.background:
+            raise UserError("a tokenizer with a background has learned codes; leave levels empty")
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of a frame in pixels."""
+        return self.resolution, self.width if self.width is not None else self.resolution
+
+    @property
+    def context_shape(self) -> tuple[int, int]:
+        """Rows and columns of the grid of context tokens, which is the latent map."""
+        factor = self.pixel_unshuffle * 2 ** (len(self.block_channels) - 1)
+        height, width = self.frame_size
+        return height // factor, width // factor
+
+    @property
+    def dynamics_shape(self) -> tuple[int, int]:
+        """Rows and columns of the grid of dynamics tokens."""
+        rows, columns = self.context_shape
+        return rows // self.patch_size, columns // self.patch_size
+
     @property
     def context_grid(self) -> int:
-        """Side of the grid of context tokens, which is the latent map."""
-        return self.resolution // (self.pixel_unshuffle * 2 ** (len(self.block_channels) - 1))
+        """Rows of the grid of context tokens; its side where frames are square."""
+        return self.context_shape[0]
 
     @property
     def dynamics_grid(self) -> int:
-        """Side of the grid of dynamics tokens."""
-        return self.context_grid // self.patch_size
+        """Rows of the grid of dynamics tokens; its side where frames are square."""
+        return self.dynamics_shape[0]
 
     @property
     def code_width(self) -> int:
         """Width of a code."""
-        return self.code_channels or self.latent_channels
+        return len(self.levels) or self.code_channels or self.latent_channels
 
     @property
     def layout(self) -> TokenLayout:
         """The layout of the token sequence."""
         return TokenLayout(
-            context_tokens=self.context_grid**2,
-            dynamics_tokens=self.dynamics_grid**2,
+            context_tokens=math.prod(self.context_shape),
+            dynamics_tokens=math.prod(self.dynamics_shape),
             context_codes=self.context_codes,
             dynamics_codes=self.dynamics_codes,
         )
@@ -129,9 +168,11 @@ class TokenizerConfig:
     @property
     def unofficial_options(self) -> tuple[str, ...]:
         """Options that the official code cannot read, in words; empty if it reads everything."""
-        context, dynamics = self.context_grid, self.dynamics_grid
+        (rows, columns), (dynamics_rows, dynamics_columns) = self.context_shape, self.dynamics_shape
+        is_usual = (rows, columns, dynamics_rows, dynamics_columns) == (16, 16, 4, 4)
         options = {
-            f"grids of {context} x {context} and {dynamics} x {dynamics} tokens": (context, dynamics) != (16, 4),
+            f"grids of {rows} x {columns} and {dynamics_rows} x {dynamics_columns} tokens": not is_usual,
+            "finite scalar quantisation": bool(self.levels),
             "one network for all frames": not self.conditional,
             "pixels as channels": self.pixel_unshuffle != 1,
             "channel norms": not self.norm_groups,
@@ -173,9 +214,13 @@ class TokenizerConfig:
             "up_block_types": ["UpDecoderBlock2D"] * levels,
             "vq_embed_dim": self.code_channels,
         }
-        for name in ("dropout", "pixel_unshuffle", "conditional", "background"):
+        for name in ("dropout", "pixel_unshuffle", "conditional", "background", "width"):
             if getattr(self, name) != getattr(TokenizerConfig, name):
                 values[name] = getattr(self, name)
+        if self.levels:
+            values |= {"_class_name": _FSQ_CLASSES[self.conditional], "width": self.frame_size[1]}
+            fields = ("vq_fsq_levels", "dyn_fsq_levels") if self.conditional else ("fsq_levels",)
+            values |= {name: list(self.levels) for name in fields}
         return values
 
     @classmethod
@@ -185,8 +230,9 @@ class TokenizerConfig:
         Raises:
             UserError: it describes another kind of model.
         """
-        if "num_dyn_embeddings" not in values:
-            kind = values.get("_class_name") or values.get("model_type") or "no known class"
+        kind = values.get("_class_name") or values.get("model_type") or "no known class"
+        is_finite = kind in _FSQ_CLASSES.values()
+        if "num_dyn_embeddings" not in values and not is_finite:
             raise UserError(
                 f"this config.json describes {kind}, not a compressive tokenizer: num_dyn_embeddings is missing"
             )
@@ -195,11 +241,46 @@ class TokenizerConfig:
             if values.get(name, value) != value:
                 raise UserError(f"tokenizer option {name}={values[name]!r} is not supported; expected {value!r}")
         official = {**_OFFICIAL_DEFAULTS, **{name: values[name] for name in _OFFICIAL_NAMES.values() if name in values}}
+        if is_finite:
+            official |= _finite_scalars(values)
         ours = {name: official[field] for name, field in _OFFICIAL_NAMES.items() if field in official}
         return from_dict(cls, ours, where="tokenizer/config.json")
 
 
-# Our names and the official ones; the last four are options of ours, written only where they are used.
+#: Official classes of tokenizers with finite scalars, by ``conditional``.
+_FSQ_CLASSES = {True: "CompressiveVQModelFSQ", False: "CNNFSQModel256"}
+#: Levels that RLVR-World writes as a number of bits; its source has more of them, which no released tokenizer uses.
+_FSQ_LEVELS = {12: [7, 5, 5, 5, 5]}
+
+
+def _finite_scalars(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the official fields that follow from those of a tokenizer of RLVR-World.
+
+    Its files do not say that frames are 5/4 as wide as high: the source code does.
+
+    Raises:
+        UserError: levels that we cannot represent.
+    """
+    is_conditional = values["_class_name"] == _FSQ_CLASSES[True]
+    fields = ("vq_fsq_levels", "dyn_fsq_levels") if is_conditional else ("fsq_levels",)
+    levels = [values.get(name, 12) for name in fields]
+    levels = [_FSQ_LEVELS.get(value) if isinstance(value, int) else value for value in levels]
+    if levels[0] is None or levels[0] != levels[-1]:
+        raise UserError(
+            f"the tokenizer has {' and '.join(f'{name}={values.get(name)!r}' for name in fields)}; expected one list "
+            "of levels for all codes, or 12, which stands for 7, 5, 5, 5, 5"
+        )
+    codes, resolution = math.prod(levels[0]), values.get("resolution", 256)
+    fields = {"levels": levels[0], "num_vq_embeddings": codes, "num_dyn_embeddings": codes, "vq_embed_dim": None}
+    fields |= {"conditional": is_conditional, "width": values.get("width", resolution * 5 // 4)}
+    if not is_conditional:
+        defaults = {"block_out_channels": [128, 256, 256, 512, 768], "layers_per_block": 2, "latent_channels": 64}
+        fields |= {name: values.get(name, value) for name, value in defaults.items()}
+        fields |= {"mid_block_add_attention": True, "patch_size": 1, "context_length": values.get("context_length", 4)}
+    return fields
+
+
+# Our names and the official ones; from dropout on they are options of ours, written only where they are used.
 _OFFICIAL_NAMES = {
     "resolution": "resolution",
     "block_channels": "block_out_channels",
@@ -217,6 +298,8 @@ _OFFICIAL_NAMES = {
     "pixel_unshuffle": "pixel_unshuffle",
     "conditional": "conditional",
     "background": "background",
+    "width": "width",
+    "levels": "levels",
 }
 # Defaults of the official class that differ from ours.
 _OFFICIAL_DEFAULTS = {

@@ -271,10 +271,10 @@ def collect_experience(
         with run.autocast():
             scores = score_sample(reference, sample, config.temperature, at_once)
             if others is not None:
-                part = others[done : done + len(sample.codes)]
+                part = others[done : done + len(sample.context)]
                 following = following_reward(reference, sample, part, scores, config.temperature, at_once)
                 rollouts = replace(rollouts, following=following)
-        done += len(sample.codes)
+        done += len(sample.context)
         total, values = reward(rollouts)
         samples.append(sample)
         references.append(scores)
@@ -348,14 +348,14 @@ class Minibatch(NamedTuple):
     """Rows of an update; all tensors have b rows.
 
     Attributes:
-        codes: int64 ``[b c n]``.
+        context: int64 ``[b length]``.
         ids: int64 ``[b f m]``.
-        actions: ``[b f a]``, or None.
+        actions: ``[b k+f a]``, or None.
         old, reference: float32 ``[b f m]`` log-probabilities.
         advantages: float32 ``[b f]``.
     """
 
-    codes: Tensor
+    context: Tensor
     ids: Tensor
     actions: Tensor | None
     old: Tensor
@@ -371,7 +371,7 @@ def select_prompts(experience: Experience, advantages: Tensor, numbers: Tensor) 
         return split_groups(x, group)[numbers].flatten(0, 1)
 
     return Minibatch(
-        repeat_rows(sample.codes[numbers], group),
+        repeat_rows(sample.context[numbers], group),
         rows(sample.ids),
         None if sample.actions is None else repeat_rows(sample.actions[numbers], group),
         rows(experience.old),
@@ -398,7 +398,7 @@ def add_policy_gradients(config: GrpoTraining, forward: nn.Module, run: Run, min
         part = Minibatch(*values)
         with gradients_meet(forward, now=number == count):
             with run.autocast():
-                log_probs = forward(part.codes, part.ids, part.actions)
+                log_probs = forward(part.context, part.ids, part.actions)
             ratio = probability_ratio(log_probs, part.old)
             surrogate, clipped = clipped_surrogate(
                 ratio, part.advantages[..., None], config.clip_low, config.clip_high, config.dual_clip
@@ -453,9 +453,9 @@ class TokenPolicy(nn.Module):
         super().__init__()
         self.dynamics, self.temperature = dynamics, temperature
 
-    def forward(self, codes: Tensor, ids: Tensor, actions: Tensor | None) -> Tensor:
+    def forward(self, context: Tensor, ids: Tensor, actions: Tensor | None) -> Tensor:
         """Return the log-probability float32 ``[b f m]`` of each token; see `Dynamics.log_prob`."""
-        return self.dynamics.log_prob(codes, ids, actions, temperature=self.temperature)
+        return self.dynamics.log_prob(context, ids, actions, temperature=self.temperature)
 
 
 def has_log(run: Run) -> bool:

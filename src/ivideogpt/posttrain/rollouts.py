@@ -24,14 +24,15 @@ class Prompts(NamedTuple):
 
     Attributes:
         frames: float32 ``[p t c h w]`` in [0, 1], context first.
-        actions: float32 ``[p f a]`` in model units, or None.
+        actions: float32 ``[p k+f a]`` in model units, or None; the k actions between context frames first, where the
+            model reads them.
     """
 
     frames: Tensor
     actions: Tensor | None
 
     def other_actions(self) -> Tensor:
-        """Return for each prompt the actions of another one, ``[p f a]``.
+        """Return for each prompt the actions of another one, of the same shape.
 
         Raises:
             UserError: there is one prompt.
@@ -96,14 +97,14 @@ class Sample(NamedTuple):
     """Futures of p prompts, g of each, as the update needs them; b is p * g.
 
     Attributes:
-        codes: int64 ``[p c n]`` of the context.
-        actions: ``[p f a]`` in model units, or None.
+        context: int64 ``[p length]``: its tokens.
+        actions: ``[p k+f a]`` in model units, or None; see `Prompts`.
         ids: int64 ``[b f m]`` of the full vocabulary.
         log_probs: float32 ``[b f m]``, captured while sampling.
         entropies: float32 ``[b f m]`` in nats.
     """
 
-    codes: Tensor
+    context: Tensor
     actions: Tensor | None
     ids: Tensor
     log_probs: Tensor
@@ -114,7 +115,7 @@ class Sample(NamedTuple):
         """Join the prompts of several samples."""
         actions = [part.actions for part in parts if part.actions is not None]
         return cls(
-            torch.cat([part.codes for part in parts]),
+            torch.cat([part.context for part in parts]),
             torch.cat(actions) if actions else None,
             torch.cat([part.ids for part in parts]),
             torch.cat([part.log_probs for part in parts]),
@@ -158,35 +159,40 @@ class FutureSampler:
         horizon = real.shape[1]
 
         # 1) Encode and read each context once, and fork it into the group.
-        session = model.session(context, self.sampling, list(seeds), reanchor_every=horizon).fork(self.group)
+        past, applied = model.split_actions(actions)
+        session = model.session(context, self.sampling, list(seeds), past_actions=past, reanchor_every=horizon)
+        session = session.fork(self.group)
 
         # 2) Sample the tokens of all futures; the log-probabilities come with them.
-        imagined = session.rollout(None if actions is None else repeat_rows(actions, self.group), horizon)
+        imagined = session.rollout(None if applied is None else repeat_rows(applied, self.group), horizon)
 
         # 3) Encode the recorded future, and decode the imagined one.
-        ids, _ = model.tokenizer.tokenize(frames.to(model.dtype))
-        codes, future = model.layout.split(ids, count)
-        first = model.layout.dynamics_ids.start
+        ids, layout = model.tokenize(frames.to(model.dtype)), model.layout
+        codes, future = layout.split(ids, count)
+        first = layout.dynamics_ids.start
+        previous = future[:, layout.lead_frames - 1] if layout.lead_frames else codes[:, -1]
         rollouts = Rollouts(
             imagined=imagined.frames,
             real=real,
             ids=imagined.ids,
-            real_ids=future + first,
-            previous_ids=codes[:, -1] + first if model.dynamics.shared_codebook else None,
+            real_ids=future[:, layout.lead_frames :] + first,
+            previous_ids=previous + first if layout.lead_frames or model.dynamics.shared_codebook else None,
         )
-        return Sample(codes, actions, imagined.ids, imagined.log_probs, imagined.entropies), rollouts
+        return Sample(
+            ids[:, : layout.context_length(count)], actions, imagined.ids, imagined.log_probs, imagined.entropies
+        ), rollouts
 
 
 @torch.no_grad()
 def score_sample(dynamics: Dynamics, sample: Sample, temperature: float, rows_at_once: int) -> Tensor:
     """Return the log-probability float32 ``[b f m]`` of sampled tokens under a network, in one pass each."""
-    group = len(sample.ids) // len(sample.codes)
+    group = len(sample.ids) // len(sample.context)
     parts = []
     for rows in torch.arange(len(sample.ids)).split(rows_at_once):
         prompts = torch.div(rows, group, rounding_mode="floor").to(sample.ids.device)
         actions = None if sample.actions is None else sample.actions[prompts]
         ids = sample.ids[rows.to(sample.ids.device)]
-        parts.append(dynamics.log_prob(sample.codes[prompts], ids, actions, temperature=temperature).float())
+        parts.append(dynamics.log_prob(sample.context[prompts], ids, actions, temperature=temperature).float())
     return torch.cat(parts)
 
 
@@ -198,7 +204,7 @@ def following_reward(
     Args:
         dynamics: scores the tokens: the start model, which the policy cannot change.
         sample: the tokens.
-        others: ``[p f a]``: actions of other prompts.
+        others: ``[p k+f a]``: actions of other prompts.
         log_probs: ``[b f m]`` of the tokens by ``dynamics`` under their own actions.
         temperature: of the scores.
         rows_at_once: rows scored together.

@@ -115,6 +115,6 @@ def freeze_codebooks(tokenizer: CompressiveTokenizer) -> None:
 
     Source: official ``selected_params``. Differs: their gradients do not count when gradients are clipped either.
     """
-    tokenizer.quantize.embedding.weight.requires_grad_(False)
+    tokenizer.quantize.requires_grad_(False)
     if tokenizer.config.conditional:
-        tokenizer.dynamics_quantize.embedding.weight.requires_grad_(False)
+        tokenizer.dynamics_quantize.requires_grad_(False)

@@ -9,6 +9,7 @@ import torch
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.dynamics import Heads, HeadsConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer
+from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -57,6 +58,10 @@ class ModelShape:
             goal_conditioned=config.goal_conditioned,
         )
 
+    def context_frames(self, tokenizer: TokenizerConfig) -> int:
+        """Return the context frames of the model: those of the tokenizer, and a lead frame (see `TokenLayout`)."""
+        return tokenizer.context_frames + (self.heads.action_tokens and tokenizer.conditional)
+
     def fitted_heads(self, tokenizer: CompressiveTokenizer, action_dim: int, rewards: bool) -> HeadsConfig:
         """Return the heads for a tokenizer and data.
 
@@ -93,7 +98,7 @@ def new_world_model(
         UserError: clips of ``config.clip_frames`` do not fit into the transformer's positions.
     """
     torch.manual_seed(seed)
-    layout = tokenizer.layout
+    layout = config.layout(tokenizer.config)
     needed = layout.length(config.context_frames, (config.clip_frames or 0) - config.context_frames)
     if needed > shape.transformer.max_positions:
         raise UserError(
@@ -105,7 +110,7 @@ def new_world_model(
     model = WorldModel(
         config, tokenizer, transformer, Heads(config.heads, transformer.config.hidden_size, layout.dynamics_codes)
     )
-    if not tokenizer.config.conditional:
+    if not tokenizer.config.conditional and not tokenizer.config.levels:
         _begin_with_codes(model)
     return model
 

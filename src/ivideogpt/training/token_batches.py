@@ -20,8 +20,8 @@ class TokenBatch(NamedTuple):
     """Batch of tokens that a transformer trains on, on its device.
 
     Attributes:
-        ids: int64 ``[b length]``, as `CompressiveTokenizer.tokenize` gives them.
-        actions: float32 ``[b f a]`` in model units, or None.
+        ids: int64 ``[b length]``, as `WorldModel.tokenize` gives them.
+        actions: float32 ``[b p+f a]`` in model units, past ones first, or None.
         rewards: float32 ``[b f]``, or None.
         terminated: bool ``[b f]``, or None.
     """
@@ -91,7 +91,7 @@ class LiveTokens(_FromLoader[ClipLoader]):
 
     def _tokens(self, clip: Clip) -> TokenBatch:
         with torch.inference_mode():
-            ids, _ = self.model.tokenizer.tokenize(clip.frames.to(self.model.device))
+            ids = self.model.tokenize(clip.frames.to(self.model.device))
         return TokenBatch(ids.clone(), *clip_transitions(self.model, clip))  # a clone has left inference mode
 
 
@@ -111,10 +111,8 @@ class StoredTokens(_FromLoader[TokenLoader]):
                 f"{loader.store.folder} holds the tokens of another tokenizer ({facts.tokenizer[:12]}, this one is "
                 f"{mine[:12]}); tokenize again with this one"
             )
-        if facts.context_frames != model.context_frames:
-            raise UserError(
-                f"{loader.store.folder} has {facts.context_frames} context frames, the model {model.context_frames}"
-            )
+        if facts.context_frames != (coded := model.context_frames - model.layout.lead_frames):
+            raise UserError(f"{loader.store.folder} has {facts.context_frames} context frames, the model {coded}")
         if facts.goal_first != model.config.goal_conditioned:
             raise UserError(
                 f"{loader.store.folder} was made {'with' if facts.goal_first else 'without'} goal_first, which this "
@@ -135,12 +133,13 @@ def _check_actions(model: WorldModel, width: int) -> None:
 
 
 def clip_transitions(model: WorldModel, clip: Clip | TokenClip) -> tuple[Tensor | None, Tensor | None]:
-    """Actions in model units and rewards of the future frames; what is no action is zero."""
+    """Return actions in model units, past ones first, and rewards of the future frames; what is no action is zero."""
     first, actions, rewards = model.context_frames - 1, None, None
     if model.action_dim:
         assert clip.actions is not None and clip.action_mask is not None
-        mask = clip.action_mask[:, first:-1].to(model.device)
-        actions = model.normalize_actions(clip.actions[:, first:-1].to(model.device)).where(mask, 0.0)
+        used = slice(first - model.past_actions, -1)
+        mask = clip.action_mask[:, used].to(model.device)
+        actions = model.normalize_actions(clip.actions[:, used].to(model.device)).where(mask, 0.0)
     if clip.rewards is not None:
         rewards = clip.rewards[:, first:-1].to(model.device)
     return actions, rewards

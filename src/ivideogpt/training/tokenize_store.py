@@ -110,7 +110,7 @@ def begin(
     """
     folder, network = Path(folder), CompressiveTokenizer.from_pretrained(tokenizer)
     shape, whole = network.config, not network.config.conditional and spec.mode == "contiguous"
-    spec = replace(spec, context_frames=shape.context_frames, size=shape.resolution)
+    spec = replace(spec, context_frames=shape.context_frames, size=shape.frame_size)
     opened = OpenMixture(mixture, spec)
     tasks = [
         TokenTask(f"{number:03d}-{Path(name).stem}", number, tuple(chosen.tolist()))
@@ -143,6 +143,8 @@ def begin(
         kept = load_json(folder / FACTS)
         if isinstance(kept.get("sources"), list):  # older folders hold the paths as they were typed
             kept["sources"] = [absolute_path(str(path)) for path in kept["sources"]]
+        if isinstance(kept.get("layout"), dict):  # and not all fields of the layout
+            kept["layout"] = to_dict(network.layout) | kept["layout"]
         for name, value in to_dict(facts).items():
             if kept.get(name) != value:
                 raise UserError(f"{folder} holds tokens with another {name}; give the same, or choose another folder")
@@ -168,7 +170,7 @@ def tokenize_shard(task: TokenTask, tokenizer: str, folder: str, device: str = "
         context_frames=facts.context_frames,
         frames=facts.frames,
         mode="goal_first" if facts.goal_first else "contiguous",
-        size=network.config.resolution,
+        size=network.config.frame_size,
         actions=facts.action_width > 0,
         rewards=facts.rewards,
     )
@@ -252,7 +254,7 @@ def _groups(takes: list[DrawnRows]) -> Iterator[list[DrawnRows]]:
 @torch.inference_mode()
 def _codes(network: CompressiveTokenizer, frames: torch.Tensor, facts: TokenFacts) -> dict[str, torch.Tensor]:
     """Return the codes of takes ``[k t c h w]``: of all frames end to end, or of context and later frames apart."""
-    device = network.quantize.embedding.weight.device
+    device = network.device
     kind = torch.int16 if max(facts.layout.context_codes, facts.layout.dynamics_codes) < 2**15 else torch.int32
     if facts.whole:
         chunks = frames.flatten(0, 1)[:, None].split(_BATCH)

@@ -409,6 +409,8 @@ def check_code_steps(config: TokenizerTraining) -> None:
     Raises:
         UserError: they do not.
     """
+    if config.tokenizer.levels and config.codes == "averages":
+        raise UserError("codes is 'averages', but codes with levels are fixed; set codes to 'gradient'")
     if config.codes != "averages" and config.continuous_steps:
         raise UserError(
             f"codes is {config.codes!r} and continuous_steps is {config.continuous_steps}; set continuous_steps to 0: "

@@ -21,15 +21,16 @@ from ivideogpt.core.checkpoint import load_tensors, save_tensors
 from ivideogpt.core.config import from_dict, load_json, to_dict
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import replace_folder, write_text_atomic
-from ivideogpt.models.dynamics import Dynamics, Heads, HeadsConfig
+from ivideogpt.models.dynamics import ACTION_TOKENS, Dynamics, Heads, HeadsConfig
 from ivideogpt.models.loading import load_module
 from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsConfig
 from ivideogpt.models.tokenizer import CONFIG_FILE, CompressiveTokenizer
 from ivideogpt.models.transformer import Transformer, TransformerConfig
-from ivideogpt.worldmodel.config import WorldModelConfig
+from ivideogpt.worldmodel.config import ActionSpace, WorldModelConfig
 from ivideogpt.worldmodel.model_card import model_card, picture_facts, token_facts
 
 TRANSFORMER_WEIGHTS, HEAD_WEIGHTS = "model.safetensors", "heads.safetensors"
+ACTION_RANGES = "action_ranges.json"  # of models of RLVR-World, which keep them in their source code
 PICTURE_WEIGHTS = "pictures.safetensors"
 PREFIX = "llm."
 OFFICIAL_HEADS = ("action_linear", "reward_linear", "action_recon_linear")
@@ -102,13 +103,17 @@ def read_checkpoint(folder: Path, context_frames: int | None = None) -> Checkpoi
     values = load_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
     if "world_model" in values:
         config = config_from_json(values["world_model"], str(folder / CONFIG_FILE))
-        if not config.heads.is_official:
-            head_tensors |= load_tensors(folder / HEAD_WEIGHTS)
     else:
         config = official_config(folder, tokenizer, heads_config(head_tensors))
     width, codes = transformer.config.hidden_size, tokenizer.layout.dynamics_codes
+    with torch.device("meta"):
+        has_weights = bool(Heads(config.heads, width, codes).state_dict())
+    if has_weights and not config.heads.is_official:
+        head_tensors |= load_tensors(folder / HEAD_WEIGHTS)
     heads = load_module(lambda: Heads(config.heads, width, codes), head_tensors, folder)
     if context_frames is not None:
+        if config.heads.action_tokens:
+            raise UserError("context_frames cannot be changed where actions are tokens; leave it out")
         tokenizer.set_context_frames(context_frames)
         config = replace(config, context_frames=context_frames)
     return CheckpointParts(config, tokenizer, transformer, heads)
@@ -132,6 +137,7 @@ def write_checkpoint(
             "version": 1,
             "layout": to_dict(dynamics.layout),
             "resolution": tokenizer.config.resolution,
+            "frame_size": list(tokenizer.config.frame_size),
             "world_model": to_dict(config),
         }
         write_text_atomic(temporary / CONFIG_FILE, json.dumps(values, indent=2) + "\n")
@@ -348,7 +354,13 @@ def heads_config(tensors: dict[str, Tensor]) -> HeadsConfig:
 
 
 def official_config(folder: Path, tokenizer: CompressiveTokenizer, heads: HeadsConfig) -> WorldModelConfig:
-    """Return the settings of an official folder, some of which follow from the name of its repository."""
+    """Return the settings of an official folder, some of which follow from the name of its repository.
+
+    Raises:
+        UserError: the folder is of RLVR-World, and the ranges of its actions are missing.
+    """
+    if tokenizer.config.levels:
+        return _rlvr_config(folder, tokenizer)
     name = folder.absolute().name
     if folder.absolute().parent.name == "snapshots":  # the cache of the Hub: models--owner--name/snapshots/commit
         name = folder.absolute().parent.parent.name.split("--")[-1]
@@ -358,6 +370,33 @@ def official_config(folder: Path, tokenizer: CompressiveTokenizer, heads: HeadsC
         context_frames=tokenizer.config.context_frames,
         clip_frames=clip_frames,
         goal_conditioned=goal_conditioned,
+        heads=heads,
+    )
+
+
+def _rlvr_config(folder: Path, tokenizer: CompressiveTokenizer) -> WorldModelConfig:
+    """Return the settings of files of RLVR-World, whose actions are tokens.
+
+    Source: thuml/RLVR-World, the processors and the scripts: clips of 5 and of 9 frames.
+    """
+    path = folder / ACTION_RANGES
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has a tokenizer of RLVR-World, whose models need the ranges of their actions; put them into "
+            f"{ACTION_RANGES} as lists low and high, a number for each number of an action (docs/post-training.md)"
+        )
+    ranges = from_dict(ActionSpace, load_json(path), where=str(path))
+    heads = HeadsConfig(
+        action_dim=len(ranges.low),
+        action_conditioning=ACTION_TOKENS,
+        action_low=ranges.low,
+        action_high=ranges.high,
+    )
+    lead = int(tokenizer.config.conditional)
+    return WorldModelConfig(
+        name=folder.absolute().name,
+        context_frames=tokenizer.config.context_frames + lead,
+        clip_frames=9 if lead else 5,
         heads=heads,
     )
 

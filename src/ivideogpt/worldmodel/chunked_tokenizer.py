@@ -6,6 +6,7 @@ cache until the next layer reads it: larger chunks are slower. A GPU needs maps 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -28,14 +29,13 @@ def largest_map(config: TokenizerConfig) -> int:
     channels = config.block_channels[::-1]
     # The input of a level of the decoder has the width of the level before it, and already the larger size.
     widths = map(max, channels, [channels[0], *channels[:-1]])
-    return max(width * (config.context_grid * 2**level) ** 2 for level, width in enumerate(widths))
+    return max(width * math.prod(config.context_shape) * 4**level for level, width in enumerate(widths))
 
 
 def frames_at_once(tokenizer: CompressiveTokenizer) -> int:
     """Return the number of frames of a chunk, at least 1."""
-    weight = tokenizer.quantize.embedding.weight
-    bound = CPU_MAP_BYTES * torch.get_num_threads() if weight.device.type == "cpu" else DEVICE_MAP_BYTES
-    return max(1, bound // (largest_map(tokenizer.config) * weight.element_size()))
+    bound = CPU_MAP_BYTES * torch.get_num_threads() if tokenizer.device.type == "cpu" else DEVICE_MAP_BYTES
+    return max(1, bound // (largest_map(tokenizer.config) * tokenizer.dtype.itemsize))
 
 
 def row_selector(features: ContextFeatures) -> RowFeatures:

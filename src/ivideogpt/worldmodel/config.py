@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.layout import TokenLayout
 from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.models.dynamics import HeadsConfig
+from ivideogpt.models.tokenizer_config import TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,8 @@ class WorldModelConfig:
 
     Attributes:
         name: name of the model.
-        context_frames: frames of the context.
+        context_frames: frames of the context; one more than the tokenizer's where the last one is a lead frame (see
+            `TokenLayout`).
         clip_frames: frames of the training clips, context included; None: unknown.
         goal_conditioned: the context is [goal, last frame].
         symlog_rewards: the reward head was trained on symlog(reward).
@@ -60,6 +63,32 @@ class WorldModelConfig:
     frame_stride: int = 1
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def layout(self, tokenizer: TokenizerConfig) -> TokenLayout:
+        """Return the layout of the token sequence around a tokenizer.
+
+        Raises:
+            UserError: the tokenizer takes another number of context frames.
+        """
+        heads, lead = self.heads, int(self.heads.action_tokens and tokenizer.conditional)
+        if self.context_frames != tokenizer.context_frames + lead:
+            raise UserError(
+                f"the model takes {self.context_frames} context frames and its tokenizer {tokenizer.context_frames}; "
+                f"expected {tokenizer.context_frames + lead} for the model"
+            )
+        if not heads.action_tokens:
+            return tokenizer.layout
+        if lead and tokenizer.context_frames != 1:
+            raise UserError(
+                f"the tokenizer takes {tokenizer.context_frames} context frames; expected 1, as actions are tokens"
+            )
+        return replace(
+            tokenizer.layout,
+            action_tokens=heads.action_dim,
+            action_bins=heads.action_bins,
+            shared_ids=not tokenizer.conditional,
+            lead_frames=lead,
+        )
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -88,5 +117,7 @@ class WorldModelConfig:
         for label in ("context_frames", "frame_stride", "clip_frames"):
             if getattr(self, label) is not None and getattr(self, label) < 1:
                 raise UserError(f"{label} is {getattr(self, label)}; expected at least 1")
+        if self.goal_conditioned and self.heads.action_tokens:
+            raise UserError("a goal-conditioned model has no action between its context frames; expected other actions")
         if self.goal_conditioned and self.context_frames != 2:
             raise UserError(f"a goal-conditioned model has 2 context frames (goal, last); got {self.context_frames}")

@@ -114,8 +114,13 @@ class SessionModel(Protocol):
         ...
 
     @property
-    def resolution(self) -> int:
+    def frame_size(self) -> tuple[int, int]:
         """Height and width of a frame in pixels."""
+        ...
+
+    @property
+    def past_actions(self) -> int:
+        """Actions between the context frames that the model reads."""
         ...
 
     @property
@@ -131,6 +136,6 @@ class SessionModel(Protocol):
         """Raise UserError where segments of ``frames`` frames for ``rows`` rows do not fit into memory."""
         ...
 
-    def open_segment(self, context: Tensor, frames: int, *, speculative: bool) -> Segment:
+    def open_segment(self, context: Tensor, frames: int, *, past_actions: Tensor | None, speculative: bool) -> Segment:
         """Encode the context float32 ``[b c_frames c h w]`` and begin a segment of at most ``frames`` frames."""
         ...

@@ -43,9 +43,9 @@ class SegmentDecoder:
             out: float32 ``[b k f c h w]``, filled with the frames, in [0, 1].
             keep: keep the features of the context.
         """
-        weight = self.tokenizer.quantize.embedding.weight
-        context, kept = self._context.to(weight.device), self._features
-        if kept is not None and any((x.device, x.dtype) != (weight.device, weight.dtype) for x in kept.levels):
+        device, dtype = self.tokenizer.device, self.tokenizer.dtype
+        context, kept = self._context.to(device), self._features
+        if kept is not None and any((x.device, x.dtype) != (device, dtype) for x in kept.levels):
             kept = None
         if keep and kept is None:
             kept = self._features = chunked_tokenizer.decoder_features(self.tokenizer, context)
@@ -53,7 +53,7 @@ class SegmentDecoder:
             features = chunked_tokenizer.row_selector(kept)
         else:
             features = lambda rows: self.tokenizer.decoder_features(context[rows])  # noqa: E731
-        chunked_tokenizer.decode_future(self.tokenizer, codes.to(weight.device), features, out)
+        chunked_tokenizer.decode_future(self.tokenizer, codes.to(device), features, out)
 
     def forget(self) -> None:
         """Free the features; frames that are still to be decoded compute them again."""
@@ -169,6 +169,5 @@ def _empty(contents: Sequence[Tensor | _Coded], rows: int | None = None) -> Tens
     if isinstance(first, Tensor):
         shape, device = first.shape[1:], first.device
     else:
-        size, device = first.decoder.tokenizer.config.resolution, first.codes.device
-        shape = (3, size, size)
+        shape, device = (3, *first.decoder.tokenizer.config.frame_size), first.codes.device
     return torch.empty(rows or _rows(first), len(contents), *shape, dtype=torch.float32, device=device)

@@ -44,7 +44,8 @@ def row_bytes(dynamics: Dynamics, tokenizer: TokenizerConfig, frames: int) -> in
     reading = layout.context_length(dynamics.context_frames) * layer
     sampling = layout.dynamics_tokens * (layer + _LOGIT_COPIES * config.vocab_size * torch.float32.itemsize)
     side = min(tokenizer.resolution, tokenizer.max_attention_resolution)
-    levels = len(tokenizer.block_channels) * max(tokenizer.block_channels) * side**2
+    pixels = side**2 * tokenizer.frame_size[1] // tokenizer.resolution
+    levels = len(tokenizer.block_channels) * max(tokenizer.block_channels) * pixels
     features = tokenizer.conditional * dynamics.context_frames * levels * itemsize
     return cache_bytes(dynamics, 1, frames) + max(reading, sampling) + features
 

@@ -24,7 +24,7 @@ def token_facts(config: WorldModelConfig, tokenizer: CompressiveTokenizer, dynam
         weights = sum(p.numel() for p in dynamics.heads.forecast.parameters()) / 1e6
         forecast = {"forecast": f"{weights:.1f}M parameters, from {config.heads.forecast_frames} frames"}
     return {
-        "frames": f"{shape.resolution} x {shape.resolution}, {config.context_frames} context frames",
+        "frames": f"{shape.frame_size[1]} x {shape.frame_size[0]}, {config.context_frames} context frames",
         "tokens": f"{layout.context_tokens} a context frame, {layout.dynamics_tokens} a future frame",
         "tokenizer": f"{million['tokenizer']:.1f}M parameters, codebooks of {shape.context_codes} and "
         f"{shape.dynamics_codes}",

@@ -60,6 +60,7 @@ class Session:
         *,
         sampling: Sampling | None = None,
         seed: int | Sequence[int] | RandomStreams = 0,
+        past_actions: Tensor | None = None,
         reanchor_every: int | None = None,
         speculative: bool = True,
     ) -> None:
@@ -70,6 +71,7 @@ class Session:
             context: ``[b c_frames c h w]``, float in [0, 1] or uint8; for a goal-conditioned model [goal, last frame].
             sampling: the sampling rule; None: the checkpoint's.
             seed: of the random streams: one number, or one a row; or the streams themselves.
+            past_actions: ``[b c_frames-1 a]`` the actions between the context frames, for a model that reads them.
             reanchor_every: imagined frames between two encodings of the context; None: as the model was trained.
             speculative: speculative decoding where it is faster; False: token by token. The results are equal, up to
                 rounding.
@@ -80,6 +82,8 @@ class Session:
         self.model = model
         self.sampling = sampling or model.config.sampling
         context = validation.check_context(model, context)
+        past_actions = validation.check_past_actions(model, past_actions, len(context))
+        self._past_actions = [] if past_actions is None else list(past_actions.unbind(dim=1))
         self._frames = [Frame.shown(pixels) for pixels in context.unbind(dim=1)]
         self._past: list[StepRecord] = []
         self._streams = RandomStreams.from_seed(seed, len(context))
@@ -242,6 +246,7 @@ class Session:
         child._frames = [frame.repeat(k) for frame in self._frames]
         families = torch.arange(self.rows).repeat_interleave(k)
         child._past = [past.select(families) for past in self._past]
+        child._past_actions = [action[families.to(action.device)] for action in self._past_actions]
         child._anchors = list(self._anchors)
         child._streams = self._streams.fork(k, self.steps, common_random, first)
         if self._opened is not None:
@@ -264,6 +269,7 @@ class Session:
         child = copy.copy(self)
         child._frames = [Frame.shown(pixels) for pixels in self.frames[selected].unbind(dim=1)]
         child._past = [past.select(selected) for past in self._past]
+        child._past_actions = [action[selected.to(action.device)] for action in self._past_actions]
         child._anchors = list(self._anchors)
         child._streams = self._streams.rows(rows)
         if self._opened is not None:
@@ -316,10 +322,21 @@ class Session:
         start = self._anchors[-1]
         context = self._context(start)
         decode(context, keep=False)
-        segment = self.model.open_segment(stacked([context]), self._capacity, speculative=self._speculative)
+        segment = self.model.open_segment(
+            stacked([context]),
+            self._capacity,
+            past_actions=self._actions_before(start),
+            speculative=self._speculative,
+        )
         for record, frame in zip(self._past[start:], self._frames[self.model.context_frames + start :], strict=True):
             segment.replay(record, frame, self.sampling)
         return segment
+
+    def _actions_before(self, start: int) -> Tensor | None:
+        """Return the actions ``[b p a]`` between the context frames of step ``start``, where the model reads them."""
+        actions = [*self._past_actions, *(record.action for record in self._past)]
+        used = [action for action in actions[start : start + self.model.past_actions] if action is not None]
+        return torch.stack(used, dim=1) if used else None
 
     def _context(self, start: int) -> list[Frame]:
         """Return the frames that are the context of step ``start``."""

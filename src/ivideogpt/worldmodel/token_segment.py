@@ -35,7 +35,7 @@ class TokenSegment:
     ) -> None:
         """Join the parts; see `open`."""
         self.dynamics, self.cache, self.encoder, self.decoder = dynamics, cache, encoder, decoder
-        self.random_numbers = dynamics.layout.frame_length
+        self.random_numbers = 1 + dynamics.layout.dynamics_tokens
         self.speculative, self.statistics = speculative, DraftStatistics()
 
     @classmethod
@@ -46,6 +46,7 @@ class TokenSegment:
         context: Tensor,
         frames: int,
         *,
+        past_actions: Tensor | None = None,
         speculative: bool = True,
     ) -> TokenSegment:
         """Encode and read the context.
@@ -55,17 +56,22 @@ class TokenSegment:
             dynamics: predicts tokens.
             context: float32 ``[b c_frames c h w]`` in [0, 1].
             frames: most frames of the segment.
+            past_actions: ``[b p a]`` in model units: those between the context frames, for a model that reads them.
             speculative: decode with drafts where they pay; False: token by token.
         """
-        codes, encoder = chunked_tokenizer.encode_context(tokenizer, context.to(dynamics.dtype))
-        cache = decode.prefill(dynamics, codes, frames)
+        context, coded = context.to(dynamics.dtype), tokenizer.config.context_frames
+        codes, encoder = chunked_tokenizer.encode_context(tokenizer, context[:, :coded])
+        lead = None
+        if dynamics.layout.lead_frames:
+            lead = chunked_tokenizer.encode_future(tokenizer, context[:, None, coded:], encoder)[:, 0]
+        cache = decode.prefill(dynamics, codes, frames, lead, past_actions)
         return cls(dynamics, cache, encoder, SegmentDecoder(tokenizer, codes), speculative=speculative)
 
     def step(
         self, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None
     ) -> tuple[StepRecord, Frame]:
         """Sample the tokens of the next frame; see `Segment`."""
-        separators = self._separators(previous)
+        separators = self._open_frame(previous, action)
         uniforms = uniforms.to(separators.device)
         tokens = self._decode(separators, action, sampling, uniforms[:, : self.dynamics.layout.dynamics_tokens])
         frame = Frame.waiting(self.dynamics.codes(tokens.ids), self.decoder)
@@ -75,7 +81,7 @@ class TokenSegment:
         self, pixels: Tensor, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None
     ) -> tuple[StepRecord, Frame]:
         """Read the tokens of the real next frame; see `Segment`."""
-        separators, decoder = self._separators(previous), self.decoder
+        separators, decoder = self._open_frame(previous, action), self.decoder
         families = rearrange(pixels.to(self.dynamics.dtype), "(b k) c h w -> b k 1 c h w", b=decoder.rows)
         codes = chunked_tokenizer.encode_future(decoder.tokenizer, families, self.encoder)
         ids = rearrange(codes, "b k 1 m -> (b k) m") + self.dynamics.layout.dynamics_ids.start
@@ -114,6 +120,7 @@ class TokenSegment:
     def replay(self, record: StepRecord, frame: Frame, sampling: Sampling) -> None:
         """Read the tokens of a step that was made before; see `Segment`."""
         assert record.separators is not None
+        self.dynamics.read_opening(self.cache, record.action)
         self._read(record.separators, record.ids, record.action, sampling)
 
     def truncate(self, steps: int) -> None:
@@ -153,12 +160,12 @@ class TokenSegment:
     def _read(self, separators: Tensor, ids: Tensor, action: Tensor | None, sampling: Sampling) -> FrameTokens:
         return decode.read_frame(self.dynamics, self.cache, separators, ids, action, sampling)
 
-    def _separators(self, previous: StepRecord | None) -> Tensor:
-        """Return the ids int64 ``[b]`` that open the next frame."""
+    def _open_frame(self, previous: StepRecord | None, action: Tensor | None) -> Tensor:
+        """Read the opening of the next frame but its last position, and return the ids int64 ``[b]`` of that one."""
+        separators = self.dynamics.read_opening(self.cache, action)
         if previous is not None and previous.next_separators is not None:
             return previous.next_separators
-        separator = self.dynamics.layout.dynamics_separator
-        return torch.full((len(self.cache.ids),), separator, device=self.cache.ids.device)
+        return separators
 
     def _record(
         self,
@@ -169,7 +176,7 @@ class TokenSegment:
         uniforms: Tensor,
     ) -> StepRecord:
         hidden, next_separators = tokens.hidden, None
-        if sampling.free_separators:
+        if sampling.free_separators and not self.dynamics.layout.action_tokens:
             # The separator of the next frame is the last token that is sampled in this step.
             next_separators = sampling.choose(self.dynamics.logits(hidden), uniforms[:, -1]).index
         return StepRecord(

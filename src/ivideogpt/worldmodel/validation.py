@@ -23,15 +23,17 @@ def check_frames(model: SessionModel, frames: Tensor, name: str = "frames") -> T
     Raises:
         UserError: no tensor, wrong shape, type or range.
     """
-    size = model.resolution
-    _check_shape(frames, (None, None, 3, size, size), f"[b t 3 {size} {size}] (resize the frames to {size} px)", name)
+    height, width = model.frame_size
+    pixels = f"{height} px" if height == width else f"{width} x {height} px"
+    expected = f"[b t 3 {height} {width}] (resize the frames to {pixels})"
+    _check_shape(frames, (None, None, 3, height, width), expected, name)
     return _in_range(model, frames, name)
 
 
 def check_frame(model: SessionModel, frame: Tensor, rows: int) -> Tensor:
     """Return one frame a row, ``[rows c h w]``; see `check_frames`."""
-    size = model.resolution
-    _check_shape(frame, (rows, 3, size, size), f"[{rows} 3 {size} {size}], one frame for each row", "frame")
+    height, width = model.frame_size
+    _check_shape(frame, (rows, 3, height, width), f"[{rows} 3 {height} {width}], one frame for each row", "frame")
     return _in_range(model, frame, "frame")
 
 
@@ -61,6 +63,24 @@ def check_actions(
         return None
     _check_shape(actions, (rows, horizon, model.action_dim), f"[{rows} {horizon} {model.action_dim}]", name)
     return _finite(model, actions, name)
+
+
+def check_past_actions(model: SessionModel, actions: Tensor | None, rows: int) -> Tensor | None:
+    """Return the actions ``[rows p a]`` between the context frames as float32, or None for a model that reads none.
+
+    Raises:
+        UserError: see `check_actions`.
+    """
+    if not model.past_actions:
+        if actions is not None:
+            raise UserError("past_actions came, but this model reads no actions between its context frames")
+        return None
+    if actions is None:
+        raise UserError(
+            f"no past_actions came; this model reads the {model.past_actions} actions between its context frames: "
+            f"[{rows} {model.past_actions} {model.action_dim}]"
+        )
+    return check_actions(model, actions, rows, model.past_actions, "past_actions")
 
 
 def check_action(model: SessionModel, action: Tensor | None, rows: int) -> Tensor | None:

@@ -70,17 +70,12 @@ class WorldModel(nn.Module):
         """
         super().__init__()
         self.config, self.tokenizer, self.pictures = config, tokenizer, None
-        if config.context_frames != tokenizer.config.context_frames:
-            raise UserError(
-                f"the model takes {config.context_frames} context frames and its tokenizer "
-                f"{tokenizer.config.context_frames}; expected the same number"
-            )
         if heads.config != config.heads:
             raise UserError("config.heads are not those of the heads that were given; expected the same HeadsConfig")
         self.dynamics = Dynamics(
             transformer,
             heads,
-            tokenizer.layout,
+            config.layout(tokenizer.config),
             context_frames=config.context_frames,
             shared_codebook=not tokenizer.config.conditional,
             symlog_rewards=config.symlog_rewards,
@@ -225,7 +220,7 @@ class WorldModel(nn.Module):
     @property
     def layout(self) -> TokenLayout:
         """The layout of the token sequence."""
-        return self.tokenizer.layout
+        return self.dynamics.layout
 
     @property
     def context_frames(self) -> int:
@@ -234,13 +229,25 @@ class WorldModel(nn.Module):
 
     @property
     def resolution(self) -> int:
+        """Height of a frame in pixels; the width too, where ``frame_size`` does not say otherwise."""
+        return self.frame_size[0]
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
         """Height and width of a frame in pixels."""
-        return self.pictures.config.resolution if self.pictures is not None else self.tokenizer.config.resolution
+        if self.pictures is not None:
+            return self.pictures.config.resolution, self.pictures.config.resolution
+        return self.tokenizer.config.frame_size
 
     @property
     def action_dim(self) -> int:
         """Numbers in an action; 0: action-free."""
         return self.config.heads.action_dim
+
+    @property
+    def past_actions(self) -> int:
+        """Actions between the context frames that the model reads; 0 for most models."""
+        return 0 if self.pictures is not None else self.layout.past_actions(self.context_frames)
 
     @property
     def device(self) -> torch.device:
@@ -277,6 +284,30 @@ class WorldModel(nn.Module):
             )
         return reanchor_every
 
+    # Tokens
+
+    def tokenize(self, frames: Tensor) -> Tensor:
+        """Encode clips as sequences of tokens; where actions are tokens, they are in the first bin.
+
+        Args:
+            frames: float ``[b t c h w]`` in [0, 1], context first.
+
+        Returns:
+            int64 ``[b length]``; see `TokenLayout.join`.
+
+        Raises:
+            UserError: wrong size, channels or fewer frames than the context.
+        """
+        return self.layout.join(*self.tokenizer.encode(frames))
+
+    def detokenize(self, ids: Tensor) -> Tensor:
+        """Decode sequences of tokens to frames ``[b t c h w]``, not clamped; see `tokenize`."""
+        return self.tokenizer.decode(*self.layout.split(ids, self.context_frames))
+
+    def encode_context(self, context: Tensor) -> Tensor:
+        """Encode context frames float32 ``[b c_frames c h w]`` as the first tokens of a sequence, ``[b length]``."""
+        return self.tokenize(context.to(self.dtype))
+
     # Imagination
 
     def imagine(
@@ -287,6 +318,7 @@ class WorldModel(nn.Module):
         sampling: Sampling | None = None,
         seed: int | Sequence[int] = 0,
         *,
+        past_actions: Tensor | None = None,
         observed: Tensor | None = None,
         observed_actions: Tensor | None = None,
         reanchor_every: int | None = None,
@@ -302,6 +334,8 @@ class WorldModel(nn.Module):
             horizon: frames to imagine; default: as many as there are actions, else 14.
             sampling: the sampling rule; None: the checkpoint's.
             seed: one number, or one a row.
+            past_actions: ``[b c_frames-1 a]`` the actions between the context frames; only for a model whose
+                ``past_actions`` is not 0.
             observed: ``[b o c h w]`` real frames after the context, read as dynamics tokens before imagining.
             observed_actions: ``[b o a]`` the actions that led to them.
             reanchor_every: see `segment_frames`.
@@ -314,6 +348,7 @@ class WorldModel(nn.Module):
         rows = len(context)
         streams, frames = RandomStreams.from_seed(seed, rows), self.segment_frames(reanchor_every)
         actions = validation.check_actions(self, actions, rows, horizon)
+        past_actions = validation.check_past_actions(self, past_actions, rows)
         if observed is not None:
             observed = validation.check_frames(self, observed, "observed")
             if len(observed) != rows:
@@ -325,7 +360,12 @@ class WorldModel(nn.Module):
 
         def imagine_chunk(chunk: slice) -> Imagination:
             session = Session(
-                self, context[chunk], sampling=sampling, seed=streams.select(chunk), reanchor_every=reanchor_every
+                self,
+                context[chunk],
+                sampling=sampling,
+                seed=streams.select(chunk),
+                past_actions=None if past_actions is None else past_actions[chunk],
+                reanchor_every=reanchor_every,
             )
             for index in range(0 if observed is None else observed.shape[1]):
                 action = None if observed_actions is None else observed_actions[chunk, index]
@@ -346,19 +386,30 @@ class WorldModel(nn.Module):
         sampling: Sampling | None = None,
         seed: int | Sequence[int] = 0,
         *,
+        past_actions: Tensor | None = None,
         reanchor_every: int | None = None,
         speculative: bool = True,
     ) -> Session:
         """Begin a session, a rollout one step at a time; see `Session`."""
         return Session(
-            self, context, sampling=sampling, seed=seed, reanchor_every=reanchor_every, speculative=speculative
+            self,
+            context,
+            sampling=sampling,
+            seed=seed,
+            past_actions=past_actions,
+            reanchor_every=reanchor_every,
+            speculative=speculative,
         )
 
-    def open_segment(self, context: Tensor, frames: int, *, speculative: bool = True) -> Segment:
+    def open_segment(
+        self, context: Tensor, frames: int, *, past_actions: Tensor | None = None, speculative: bool = True
+    ) -> Segment:
         """Encode the context float32 ``[b c_frames c h w]`` and begin a segment of at most ``frames`` frames."""
         if self.pictures is not None:
             return PictureSegment.open(self.pictures, context.to(self.dtype))
-        return TokenSegment.open(self.tokenizer, self.dynamics, context, frames, speculative=speculative)
+        return TokenSegment.open(
+            self.tokenizer, self.dynamics, context, frames, past_actions=past_actions, speculative=speculative
+        )
 
     def check_memory(self, rows: int, frames: int) -> None:
         """Check that the cache of ``rows`` rows with ``frames`` future frames fits into the free memory.
@@ -376,6 +427,7 @@ class WorldModel(nn.Module):
         ids: Tensor,
         sampling: Sampling | None = None,
         *,
+        past_actions: Tensor | None = None,
         reanchor_every: int | None = None,
     ) -> Tensor:
         """Return the log-probability of given tokens, teacher-forced in one pass a segment and differentiable.
@@ -385,6 +437,7 @@ class WorldModel(nn.Module):
             actions: ``[b horizon a]`` in model units, or None.
             ids: int64 ``[b horizon m]`` of the full vocabulary, as in `Imagination`.
             sampling: its temperature and legal ids count, top-k and top-p do not; None: the checkpoint's.
+            past_actions: as in `imagine`.
             reanchor_every: the one that the ids were imagined with; see `segment_frames`.
 
         Returns:
@@ -398,17 +451,21 @@ class WorldModel(nn.Module):
         context = validation.check_context(self, context)
         ids = validation.check_ids(self.layout, ids, len(context), sampling, self.device)
         actions = validation.check_actions(self, actions, len(context), ids.shape[1])
+        past = validation.check_past_actions(self, past_actions, len(context))
+        if past is not None:
+            assert actions is not None
+            actions = torch.cat([past, actions], dim=1)
         frames, parts = self.segment_frames(reanchor_every), []
         for start in range(0, ids.shape[1], frames):
-            segment = slice(start, start + frames)
+            segment, applied = slice(start, start + frames), slice(start, start + frames + self.past_actions)
             with torch.no_grad():
                 if start:
                     context = self._next_context(context, ids[:, start - frames : start])
-                codes, _ = self.tokenizer.encode_context(context.to(self.dtype))
+                prompt = self.encode_context(context)
             log_probs = self.dynamics.log_prob(
-                codes,
+                prompt,
                 ids[:, segment],
-                None if actions is None else actions[:, segment],
+                None if actions is None else actions[:, applied],
                 temperature=sampling.temperature,
                 legal_only=sampling.legal_only,
             )
@@ -417,12 +474,21 @@ class WorldModel(nn.Module):
 
     def _next_context(self, context: Tensor, ids: Tensor) -> Tensor:
         """Return the context of the segment after frames of ``ids`` ``[b f m]``, as a session does."""
-        codes, _ = self.tokenizer.encode_context(context.to(self.dtype))
+        coded = context[:, : self.tokenizer.config.context_frames]
+        codes, _ = self.tokenizer.encode_context(coded.to(self.dtype))
         future = self.tokenizer.decode_future(self.dynamics.codes(ids), self.tokenizer.decoder_features(codes))
         frames = torch.cat([context, future.clamp(0, 1).float()], dim=1)
         if self.config.goal_conditioned:
             return torch.stack([context[:, 0], frames[:, -1]], dim=1)
         return frames[:, -self.context_frames :]
+
+    def split_actions(self, actions: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Split the actions ``[b p+f a]`` of a clip into those between its context frames and those of its future.
+
+        The first part is None for a model that reads no past actions.
+        """
+        past = self.past_actions
+        return (None, actions) if actions is None or not past else (actions[:, :past], actions[:, past:])
 
     def normalize_actions(self, raw: Tensor) -> Tensor:
         """Convert raw actions ``[... a]`` to model units, by the statistics in the checkpoint (none: unchanged).
