@@ -14,6 +14,19 @@ def draw(mode="contiguous", length=40, stride=1, seed=0, **fields):
     return draw_rows(ClipSpec(mode=mode, **fields), length, stride, np.random.default_rng(seed))
 
 
+def test_a_reference_comes_up_to_a_distance_before_a_contiguous_clip():
+    found = set()
+    for seed in range(200):
+        drawn = draw("reference_first", length=30, stride=2, seed=seed, frames=4, horizon=3 + 5)
+        rows = drawn.rows.tolist()
+        assert np.diff(rows[1:]).tolist() == [2, 2] and rows[-1] < 30 and not drawn.padding.any()
+        assert drawn.transitions.tolist() == [False, True, True, False]
+        found.add((rows[1] - rows[0]) // 2)
+    assert found == {1, 2, 3, 4, 5}
+    short = draw("reference_first", length=5, seed=1, frames=4, horizon=8)
+    assert not short.padding.any() and short.rows[-1] <= 4  # the distance shrinks before frames are repeated
+
+
 @pytest.mark.parametrize(
     ("name", "step", "stride"),
     [

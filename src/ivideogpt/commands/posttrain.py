@@ -76,8 +76,9 @@ def posttrain(
     """Improve a world model by GRPO on rewards of its own futures; the same command continues after a stop.
 
     Args:
-        preset: rlvr-world (the published settings), cpu, or debug (seconds); its settings are options too, which
-            `PRESET --help` lists. Default: the preset of the resumed run.
+        preset: rlvr-world (the published settings; -single and -multi for RLVR-World's own models), cpu, or debug
+            (seconds); its settings are options too, which `PRESET --help` lists. Default: the preset of the resumed
+            run.
         checkpoint: a token model to improve: a folder, a run, a Hub id or a shipped model; debug trains its own.
         settings: the settings of the preset.
         data: an episode store, a mixture file (.toml, .json), or with --mixture a folder of stores; debug makes its

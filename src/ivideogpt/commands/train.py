@@ -48,7 +48,8 @@ def train_tokenizer(
     """Train a tokenizer on episode stores; the same command resumes a stopped run.
 
     Args:
-        preset: debug, pusht-64, robot-64, robot-64-quick, metaworld-64, or official-... (docs/migrating.md lists them);
+        preset: debug, pusht-64, robot-64, robot-64-quick, metaworld-64, rlvr-world-single, rlvr-world-multi, or
+            official-... (docs/migrating.md lists them);
             its settings are options too, which `PRESET --help` lists. Default: the settings of the resumed run.
         settings: the settings of the preset.
         data: a store, lerobot:DATASET (a folder or Hub id, read where it is), a mixture file (.toml, .json), or with
@@ -174,7 +175,8 @@ def train_transformer(
     """Train a world model around a trained tokenizer; the same command resumes a stopped run.
 
     Args:
-        preset: debug, pusht-64, robot-64, robot-64-quick, metaworld-64, or official-... (docs/migrating.md lists them);
+        preset: debug, pusht-64, robot-64, robot-64-quick, metaworld-64, rlvr-world-single, rlvr-world-multi, or
+            official-... (docs/migrating.md lists them);
             its settings are options too, which `PRESET --help` lists. Default: the settings of the resumed run.
         settings: the settings of the preset.
         data: what `ivideogpt tokenize` wrote, a store, lerobot:DATASET (a folder or Hub id, read where it is), a

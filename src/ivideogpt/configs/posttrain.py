@@ -10,6 +10,16 @@ def rlvr_world() -> GrpoTraining:
     return GrpoTraining()
 
 
+def rlvr_world_single() -> GrpoTraining:
+    """Return the settings of the single-step model: one frame is predicted and scored; 321 tokens."""
+    return GrpoTraining(clip_frames=5, reward_frames="last")
+
+
+def rlvr_world_multi() -> GrpoTraining:
+    """Return the settings of the multi-step model: the mean over seven frames; 651 positions a future."""
+    return GrpoTraining(clip_frames=9)
+
+
 def cpu() -> GrpoTraining:
     """Return settings for a shipped model on a processor, where futures are dear: every batch is used three times."""
     return GrpoTraining(

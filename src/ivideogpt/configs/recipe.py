@@ -27,6 +27,8 @@ class Recipe:
         augmentation: of the clips, in both trainings.
         augment_only: the only training whose clips are augmented; None: both.
         temperature: that the finished model is shown at.
+        reference_distance: strides from the first context frame of a clip to the second, drawn from 1 to this; only
+            where the second is a lead frame (see ``TokenLayout``).
     """
 
     tokenizer: TokenizerTraining = field(default_factory=TokenizerTraining)
@@ -38,6 +40,7 @@ class Recipe:
     augmentation: Augmentation | None = None
     augment_only: Literal["tokenizer", "transformer"] | None = None
     temperature: float = 1.0
+    reference_distance: int = 1
 
     def augmentation_of(self, training: Literal["tokenizer", "transformer"]) -> Augmentation | None:
         """Return the augmentation of one training; a forecast has that of the transformer."""
@@ -62,10 +65,16 @@ class Recipe:
         self, frames: int, *, context_frames: int, size: int | tuple[int, int], rewards: bool
     ) -> ClipSpec:
         """Return the clips of ``frames`` for training transformer or forecast."""
+        shape, mode, horizon = self.tokenizer.tokenizer, "contiguous", None
+        if self.model.goal_conditioned:
+            mode = "goal_first"
+        elif self.reference_distance > 1 and self.model.context_frames(shape) > shape.context_frames:
+            mode, horizon = "reference_first", frames - 1 + self.reference_distance
         return ClipSpec(
             context_frames=context_frames,
             frames=frames,
-            mode="goal_first" if self.model.goal_conditioned else "contiguous",
+            mode=mode,
+            horizon=horizon,
             stride=self.stride,
             video_stepsize=self.video_stepsize,
             size=size,

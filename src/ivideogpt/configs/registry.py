@@ -22,6 +22,8 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "robot-64": "robot:robot_recipe",
         "robot-64-quick": "robot:robot_quick_recipe",
         "metaworld-64": "metaworld:metaworld_recipe",
+        "rlvr-world-single": "rlvr:rlvr_single",
+        "rlvr-world-multi": "rlvr:rlvr_multi",
         "official-oxe-64-act-free": "official:oxe_64_act_free",
         "official-oxe-64-act-free-medium": "official:oxe_64_act_free_medium",
         "official-oxe-64-goal-cond": "official:oxe_64_goal_cond",
@@ -73,6 +75,8 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     # ``GrpoTraining``: posttrain
     "posttrain": {
         "rlvr-world": "posttrain:rlvr_world",
+        "rlvr-world-single": "posttrain:rlvr_world_single",
+        "rlvr-world-multi": "posttrain:rlvr_world_multi",
         "cpu": "posttrain:cpu",
         "debug": "posttrain:debug_grpo",
     },

@@ -10,14 +10,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from ivideogpt.core.errors import UserError
 
-ClipMode = Literal["contiguous", "random_after_context", "random_order", "goal_first"]
-MODES: tuple[ClipMode, ...] = ("contiguous", "random_after_context", "random_order", "goal_first")
+ClipMode = Literal["contiguous", "random_after_context", "random_order", "goal_first", "reference_first"]
+MODES: tuple[ClipMode, ...] = get_args(ClipMode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,12 @@ class ClipSpec:
             sorted random choice of all later frames of the horizon (for training a tokenizer). ``random_order``:
             random frames of the horizon, one stride apart, in random order (the goal-conditioned tokenizer).
             ``goal_first``: the last frame of a contiguous clip, then that clip (the goal-conditioned transformer).
+            ``reference_first``: a frame, then a contiguous clip that begins any number of strides later, all within the
+            horizon (the multi-step transformer of RLVR-World).
         stride: distance between used frames, for sources without a stride of their own. None: that of the dataset, by
             the rule of ``DatasetInfo.stride``.
         video_stepsize: of that rule; 1 is about three frames a second.
-        horizon: strides that the two random modes choose from; None: ``frames``.
+        horizon: strides that the modes with a choice choose from; None: ``frames``.
         size: frames are resized to ``size`` x ``size`` pixels, or to (height, width); None: they keep their size.
         actions: read actions if a source has some. In ``random_order`` there are none.
         rewards: read rewards, which every source must have.
@@ -130,6 +132,10 @@ def draw_rows(
     elif spec.mode == "goal_first":
         wanted = start + stride * np.arange(spec.frames - 1)
         wanted = np.concatenate([wanted[-1:], wanted])
+    elif spec.mode == "reference_first":
+        room = (length - 1 - start) // stride - (spec.frames - 2)  # of the first step, so that the clip ends in time
+        distance = 1 + int(random.integers(max(min(spec.span - spec.frames + 1, room), 1)))
+        wanted = start + stride * np.append(0, distance + np.arange(spec.frames - 1))
     elif spec.mode == "random_order":
         wanted = start + stride * random.choice(spec.span, spec.frames, replace=False)
     else:
@@ -143,7 +149,8 @@ def draw_rows(
         transitions[:-1] = ~padding[1:]
     if spec.mode == "goal_first":
         padding[0] = False  # the last frame of the episode, shown for the first time
-        transitions[0] = False  # nothing leads from the goal to the first frame
+    if spec.mode in ("goal_first", "reference_first"):
+        transitions[0] = False  # no action leads from the goal or the reference to the next frame of the clip
     return DrawnRows(rows, padding, transitions)
 
 

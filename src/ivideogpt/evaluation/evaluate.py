@@ -254,8 +254,8 @@ class _Batch:
 
     Attributes:
         frames: uint8 ``[n t c h w]``.
-        actions: ``[n f a]`` in model units, or None.
-        wrong: name of a row -> its wrong actions ``[n f a]``.
+        actions: ``[n p+f a]`` in model units, past ones first, or None.
+        wrong: name of a row -> its wrong actions of the same shape.
         seeds: of each clip.
     """
 

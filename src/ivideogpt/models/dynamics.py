@@ -299,8 +299,8 @@ class Dynamics(nn.Module):
         """Read the opening of the next frame but its last position; return the ids int64 ``[b]`` of that one."""
         ids = torch.full((len(cache.ids), 1), self.layout.dynamics_separator, device=cache.ids.device)
         if self.layout.action_tokens:
-            assert action is not None
-            ids = torch.cat([self.action_ids(action), ids], dim=1)[:, : self.layout.opening]
+            ids = torch.cat([self.action_ids(action), ids], dim=1)[:, : self.layout.opening]  # type: ignore[arg-type]
+        if self.layout.opening > 1:
             self.append(cache, ids[:, :-1], torch.zeros(ids.shape[1] - 1, dtype=torch.long))
         return ids[:, -1]
 

@@ -164,7 +164,7 @@ def tokenizer_objective(model: WorldModel | None) -> Objective:
 
     def vectors(frames: Tensor) -> Tensor:
         codes, _ = encode_context(tokenizer, frames[:, None].to(model.device, model.dtype))
-        return tokenizer.quantize.embedding(codes[:, 0])
+        return tokenizer.quantize.decode(codes[:, 0])
 
     def objective(rollout: Rollout, goal: Goal) -> Tensor:
         with torch.inference_mode():
