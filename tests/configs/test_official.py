@@ -47,7 +47,7 @@ def test_tokenizers_train_as_published(name, published):
     assert training.steps == math.ceil(flags["max_train_steps"] / 2)
     assert training.batch_size == flags["train_batch_size"] * flags["gradient_accumulation_steps"] * GPUS
     assert training.gradient_accumulation == flags["gradient_accumulation_steps"]
-    assert training.tokenizer.resolution == clips.size == flags["resolution"]
+    assert training.tokenizer.frame_size == clips.size == (flags["resolution"], flags["resolution"])
     assert training.tokenizer.context_frames == clips.context_frames == flags["context_length"]
     assert clips.frames == flags["segment_length"] and clips.horizon == flags["segment_horizon"]
     assert clips.mode == ("random_order" if flags["rand_shuffle"] else "random_after_context")

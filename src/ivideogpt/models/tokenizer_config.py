@@ -84,8 +84,10 @@ class TokenizerConfig:
             if value < 1:
                 raise UserError(f"{name} is {value}; expected at least 1")
         for name, pixels in zip(("resolution", "width"), self.frame_size, strict=True):
-            if not 1 <= pixels <= MOST_PIXELS:
-                raise UserError(f"{name} is {pixels}; expected 1 to {MOST_PIXELS}")
+            if pixels < 1:
+                raise UserError(f"{name} is {pixels}; expected at least 1")
+            if pixels > MOST_PIXELS:
+                raise UserError(f"{name} is {pixels}; expected at most {MOST_PIXELS}")
         if self.code_channels is not None and self.code_channels < 1:
             raise UserError(f"code_channels is {self.code_channels}; expected at least 1, or None")
         if not 0 <= self.dropout < 1:
