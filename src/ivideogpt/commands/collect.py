@@ -110,7 +110,7 @@ RECORDERS: Mapping[str, Recorder] = {
 
 def load_recording_settings(typed: Mapping[str, str]) -> Any:
     """Load the settings of a recording in the environment that was typed."""
-    return _find_recorder(typed.get("environment", "pusht"))[0].settings()
+    return find_recorder(typed.get("environment", "pusht"))[0].settings()
 
 
 def collect(
@@ -134,7 +134,7 @@ def collect(
         episodes: of each task, from seed 0 on, instead of --seeds.
         workers: processes; 0: this one; default: one for each processor.
     """
-    recorder, tasks = _find_recorder(environment)
+    recorder, tasks = find_recorder(environment)
     chosen = _seeds(episodes, seeds)
     check_folder(out)
     start = time.perf_counter()
@@ -145,7 +145,7 @@ def collect(
     _print_store(EpisodeStore(out), out, time.perf_counter() - start)
 
 
-def _find_recorder(environment: str) -> tuple[Recorder, tuple[str, ...]]:
+def find_recorder(environment: str) -> tuple[Recorder, tuple[str, ...]]:
     """Return the recorder of an environment, and the tasks of Meta-World or LIBERO to record."""
     name, _, task = environment.replace("_", "-").partition("/")
     row = find_environment(environment)

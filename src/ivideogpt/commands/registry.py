@@ -114,6 +114,11 @@ COMMANDS: Mapping[str, Command] = {
         "train an agent on real and imagined episodes",
         settings="ivideogpt.commands.mbrl:load_mbrl_settings",
     ),
+    "wm-rl": Command(
+        "ivideogpt.commands.wm_rl:wm_rl",
+        "improve a policy that reads pictures and words in a world model",
+        settings="ivideogpt.commands.wm_rl:load_wm_rl_settings",
+    ),
     "mbrl plot": Command("ivideogpt.commands.mbrl_plot:mbrl_plot", "draw the learning curves of such runs"),
     "migrate": Command("ivideogpt.commands.migrate:migrate", "print the command here for one of thuml/iVideoGPT"),
 }

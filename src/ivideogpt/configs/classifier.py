@@ -22,7 +22,7 @@ def toy_push_classifier() -> ClassifierTraining:
         network=ClassifierConfig(resolution=32, width=8, hidden=64, words=512),
         reward_above=0.5,
         horizon=18,
-        steps=800,
+        steps=2_000,
     )
 
 

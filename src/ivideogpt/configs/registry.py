@@ -72,6 +72,12 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         **{f"robodesk/{task}": f"planning:robodesk_planning:{task}" for task in ROBODESK_TASKS},
         "robosuite/push": "planning:robosuite_planning",
     },
+    # ``WmRlRecipe``: wm-rl
+    "wmrl": {
+        "toy-push": "wmrl:toy_push_improvement",
+        "libero": "wmrl:libero_improvement",
+        "debug": "wmrl:debug_improvement",
+    },
     # ``GrpoTraining``: posttrain
     "posttrain": {
         "rlvr-world": "posttrain:rlvr_world",
@@ -83,7 +89,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
 }
 
 #: A kind of presets.
-PresetKind = Literal["training", "pictures", "classifiers", "policies", "mbrl", "planning", "posttrain"]
+PresetKind = Literal["training", "pictures", "classifiers", "policies", "mbrl", "planning", "wmrl", "posttrain"]
 #: The command of each kind that the message on an unknown preset names.
 _COMMANDS: Mapping[PresetKind, str] = {
     "training": "",
@@ -92,6 +98,7 @@ _COMMANDS: Mapping[PresetKind, str] = {
     "policies": " for train-policy",
     "mbrl": " for mbrl",
     "planning": " for plan",
+    "wmrl": " for wm-rl",
     "posttrain": " for posttrain",
 }
 
@@ -102,7 +109,8 @@ def find_preset(name: str, kind: PresetKind = "training") -> Any:
     Args:
         name: of the preset.
         kind: "training" gives a ``Recipe``, "pictures" a ``PictureRecipe``, "classifiers" a ``ClassifierTraining``,
-            "mbrl" an ``MbrlConfig``, "planning" a ``PlanningConfig``, and "posttrain" a ``GrpoTraining``.
+            "policies" a ``PolicyRecipe``, "mbrl" an ``MbrlConfig``, "planning" a ``PlanningConfig``, "wmrl" a
+            ``WmRlRecipe``, and "posttrain" a ``GrpoTraining``.
 
     Raises:
         UserError: there is no such preset; the message names the closest one.

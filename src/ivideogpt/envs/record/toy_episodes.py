@@ -30,12 +30,15 @@ class ToyRecording:
         size: side of a frame in pixels.
         noise: largest standard deviation of what is added to the actions; each episode draws its own up to this.
         random_share: largest share of steps in a random direction, drawn for each episode too.
+        other_share: of the episodes in which the script does another task than the instruction says; a world model and
+            a classifier need to see such failures.
     """
 
     length: int = 21
     size: int = 32
     noise: float = 0.0
     random_share: float = 0.0
+    other_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -43,9 +46,10 @@ class ToyRecording:
         Raises:
             UserError: one is out of range.
         """
-        check_at_least(self, length=2, noise=0, random_share=0)
-        if self.random_share > 1:
-            raise UserError(f"random_share is {self.random_share}; expected at most 1")
+        check_at_least(self, length=2, noise=0, random_share=0, other_share=0)
+        for name in ("random_share", "other_share"):
+            if getattr(self, name) > 1:
+                raise UserError(f"{name} is {getattr(self, name)}; expected at most 1")
 
 
 def record_toy(seeds: Sequence[int], recording: ToyRecording) -> Iterator[SourceEpisode]:
@@ -66,11 +70,13 @@ def record_toy(seeds: Sequence[int], recording: ToyRecording) -> Iterator[Source
         random = np.random.default_rng([seed, 1])
         noise, share = recording.noise * random.random(), recording.random_share * random.random()
         script = ToyPushScript(random, noise=noise, random_share=share)
+        is_other, other = random.random() < recording.other_share, random.integers((2, 4))
         frame, info = environment.reset(seed=seed)
         frames, states = [frame], [info["state"]]
         actions, rewards = np.zeros((recording.length, 2), np.float32), np.zeros(recording.length, np.float32)
         for step in range(recording.length - 1):
-            actions[step] = script(info["state"])
+            state = info["state"]
+            actions[step] = script(np.concatenate([state[:-2], other]) if is_other else state)
             frame, rewards[step], _, _, info = environment.step(actions[step])
             frames.append(frame)
             states.append(info["state"])

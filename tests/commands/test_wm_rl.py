@@ -1,0 +1,95 @@
+"""``ivideogpt train-policy`` and ``ivideogpt wm-rl``: the whole pipeline on toy push, resume, and names of forks."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gymnasium")
+
+from ivideogpt.commands.wm_rl import load_wm_rl_settings  # noqa: E402
+from ivideogpt.core.errors import UserError  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("wm-rl")
+
+
+def test_a_policy_is_trained_resumed_and_evaluated(run, folder: Path) -> None:
+    demos, policy = folder / "demos", folder / "policy"
+    run("collect", "toy-push", "--episodes", 4, "--workers", 0, "--out", demos)
+    first = run("train-policy", "debug", "--data", demos, "--out", policy, "--steps", 10)
+    assert first.code == 0 and first.json["steps"] == 10 and first.json["demonstrations"] == 4
+    again = run("train-policy", "--out", policy)
+    assert again.json["steps"] == 20 and len((policy / "metrics.jsonl").read_text().splitlines()) == 20
+    other = run("train-policy", "--out", policy, "--training.batch-size", 4)
+    assert other.code == 2 and "was begun with training.batch_size 8" in other.err
+    few = run("train-policy", "debug", "--data", demos, "--out", folder / "few", "--episodes", 9)
+    assert few.code == 2 and "4 demonstrations" in few.err and not (folder / "few").exists()
+    measured = run(
+        "evaluate-policy", "toy-push", "--policy", policy, "--trials", 2, "--workers", 0, "--out", folder / "measured"
+    )
+    assert measured.code == 0 and measured.json["trials"] == 2
+
+
+@pytest.mark.slow
+def test_debug_runs_the_whole_pipeline_and_the_same_command_does_nothing_twice(run, folder: Path) -> None:
+    done = run("wm-rl", "debug", "--run", folder / "debug")
+    assert done.code == 0, done.err
+    assert {"success_before", "success_after", "agreement"} <= done.json.keys() and len(done.out.splitlines()) == 1
+    assert (Path(done.json["output"]) / "policy.safetensors").is_file()
+    again = run("wm-rl", "debug", "--run", folder / "debug")
+    assert {**again.json, "seconds": 0} == {**done.json, "seconds": 0}
+    longer = run("wm-rl", "--run", folder / "debug", "--rl.iterations", 9)
+    assert longer.code == 2 and "rl.iterations 3" in longer.err
+
+
+def test_names_of_configurations_of_forks_mean_a_suite() -> None:
+    for name, suite in (
+        ("libero_spatial_mbpo_openpi_pi05_config", "libero_spatial"),
+        ("libero_10_mbpo_openpi_pi05", "libero_10"),
+        ("libero_object_mbpo_openpi", "libero_object"),
+    ):
+        assert load_wm_rl_settings({"config_name": name}).rl.task == suite
+    with pytest.raises(UserError, match="there is no configuration 'nonsense'"):
+        load_wm_rl_settings({"config_name": "nonsense"})
+    with pytest.raises(UserError, match="expected one of toy-push"):
+        load_wm_rl_settings({})
+
+
+def test_a_policy_is_needed_where_demonstrations_are_refused(run, folder: Path) -> None:
+    done = run("wm-rl", "toy-push", "--no-demo", "--run", folder / "none")
+    assert done.code == 2 and "give one with --policy" in done.err and not (folder / "none").exists()
+
+
+def test_the_pipeline_script_honours_the_variables_of_the_forks(tmp_path: Path) -> None:
+    import os
+    import subprocess
+
+    script = Path(__file__).parents[2] / "runs" / "wm_rl_vla.sh"
+    log, program = tmp_path / "log", tmp_path / "ivideogpt"
+    program.write_text(f'#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES|$*" >> {log}\n')
+    program.chmod(0o755)
+    variables = {
+        "MBPO_TASK_NAME": "libero_object",
+        "MBPO_CONFIG": "libero_object_mbpo_openpi_pi05_config",
+        "MBPO_FRAMES": "5000",
+        "MBPO_DEMO": "false",
+        "MBPO_GPU": "0",
+        "VLA_GPUS": "1",
+        "MBPO_EXTRA_ARGS": "seed=3",
+        "VLA_EXTRA_ARGS": "--rl.iterations 7",
+    }
+    places = {"IVIDEOGPT": str(program), "RUNS": str(tmp_path / "runs")}
+
+    def lines(**more: str) -> list[str]:
+        log.unlink(missing_ok=True)
+        subprocess.run(["bash", str(script)], env=os.environ | variables | places | more, check=True, timeout=20)
+        return log.read_text().splitlines()
+
+    model, policy = lines()
+    assert model.startswith("0|mbrl task=libero_object num_train_frames=5000") and model.endswith("seed=3")
+    assert "demo=true" not in model
+    assert policy.startswith("1|wm-rl --config-name libero_object_mbpo_openpi_pi05_config task_name=libero_object")
+    assert policy.endswith("--rl.iterations 7") and f"--world {tmp_path}/runs/world" in policy
+    assert len(lines(SKIP_MBRL="1")) == 1 and "mbrl task" in lines(SKIP_VLA="1")[0]
