@@ -114,3 +114,14 @@ def test_mistakes_are_one_sentence() -> None:
     with pytest.raises(UserError, match="action_repeat is 0"):
         RoboDesk("push_red", action_repeat=0)
     assert len(ROBODESK_TASKS) == 7
+
+
+def test_recorded_episodes_tell_where_they_succeed() -> None:
+    from ivideogpt.envs.record.goal_episodes import GoalRecording, record_goal_environment
+
+    recording = GoalRecording(length=6, noise=0.0)
+    (episode,) = record_goal_environment("robodesk/push_red", [0], recording)
+    success = episode.arrays["success"]
+    assert episode.cameras["image"].shape == (6, 64, 64, 3) and episode.actions.shape == (6, 5)
+    assert success.any() and not success[0] and not success[-1] and episode.meta["success"]
+    assert episode.rewards[:-1].min() > 0 and episode.rewards[-1] == 0 and episode.state.shape == (6, 85)

@@ -126,3 +126,27 @@ def test_a_new_objective_is_one_function_and_one_row(monkeypatch) -> None:
     monkeypatch.setitem(OBJECTIVES, "dark", "ivideogpt.planning.objectives:dark")
     rollout = Shown(torch.stack([torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)]))
     assert make_objective({"dark": 1.0}, None)(rollout, Goal(GOAL)).tolist() == [0, -1]
+
+
+def trained_classifier(task: str = "pusht"):
+    from ivideogpt.models.success_classifier import ClassifierConfig, ClassifierFacts, SuccessClassifier
+
+    torch.manual_seed(0)
+    network = ClassifierConfig(resolution=64, width=8, hidden=4)
+    return SuccessClassifier(network, ClassifierFacts(task=task)).eval()
+
+
+def test_the_classifier_objective_is_the_logit_of_all_frames() -> None:
+    classifier, rollout = trained_classifier(), futures(NEAR, FAR)
+    score = make_objective({"classifier": 10.0}, None, classifier)(rollout, Goal(GOAL))
+    with torch.inference_mode():
+        expected = 10 * classifier(rollout.frames.flatten(0, 1)).reshape(2, 2).sum(dim=1)
+    torch.testing.assert_close(score, expected)
+    assert score.shape == (2,) and score[0] != score[1]
+    mixed = make_objective({"pixels": 0.5, "classifier": 10.0}, None, classifier)(rollout, Goal(GOAL))
+    torch.testing.assert_close(mixed, expected + 0.5 * make_objective({"pixels": 1.0}, None)(rollout, Goal(GOAL)))
+
+
+def test_without_a_classifier_the_objective_says_how_to_get_one() -> None:
+    with pytest.raises(UserError, match="needs a success classifier; train one .ivideogpt train-classifier"):
+        make_objective({"classifier": 1.0}, None)

@@ -1,5 +1,7 @@
 """A benchmark in the style of VP2, in a toy world: goal files, the trial of 15 steps, its scores, and the bounds."""
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -215,6 +217,25 @@ def test_every_task_of_vp2_has_its_search() -> None:
     assert settings.objective == {"pixels": 1.0} and settings.planner.noise.std == (0.5, 0.5, 0.5, 0.0)
 
 
+def classifier_of(task: str, folder: Path) -> None:
+    """Write an untrained classifier of a task."""
+    from ivideogpt.models.success_classifier import ClassifierConfig, ClassifierFacts, SuccessClassifier
+
+    network = ClassifierConfig(resolution=SIZE, width=8, hidden=4)
+    SuccessClassifier(network, ClassifierFacts(task=task)).save_pretrained(folder)
+
+
+def test_a_success_classifier_of_the_task_is_an_objective(tmp_path, capsys, monkeypatch) -> None:
+    from ivideogpt.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    classifier_of("robosuite/push", tmp_path / "push")
+    options = ["--instances", "1", "--budget", "small", "--planner.noise.std", "0.7", "--goals.max-steps", "3"]
+    options += ["--agents", "simulator", 'objective={"pixels": 0.5, "classifier": 10}', "--classifier", "push"]
+    assert main(["plan", "robosuite/push", *options]) == 0
+    assert "success classifier of robosuite/push" in capsys.readouterr().out
+
+
 def test_the_command_writes_a_goal_file_that_the_benchmark_reads(tmp_path, capsys, monkeypatch) -> None:
     from ivideogpt.cli import main
 
@@ -230,7 +251,17 @@ def test_the_command_writes_a_goal_file_that_the_benchmark_reads(tmp_path, capsy
     assert "VP2-style" in page and "of goals.hdf5" in page and "Instance 1<" in page
     assert main(["plan", "robosuite/push", *options]) == 0  # all results are kept
     assert "simulator 2/2" not in capsys.readouterr().out
+    classifier_of("robodesk/push_red", tmp_path / "red")
+    objective = 'objective={"classifier": 1}'
     for words, sentence in (
+        (
+            ["plan", "robosuite/push", "--agents", "simulator", objective, "--classifier", "red", "--output", "other"],
+            "is of the task 'robodesk/push_red', not 'robosuite/push'",
+        ),
+        (
+            ["plan", "robosuite/push", "--agents", "random", "--classifier", "nothing"],
+            "nothing holds no success classifier",
+        ),
         (["plan", "goals", "robosuite/push", "--out", "goals.hdf5"], "'goals.hdf5' exists"),
         (["plan", "goals", "pusht", "--out", "more.hdf5"], "pusht has no goal files"),
         (["plan", "robosuite/push", "--agents", "script"], "there is no agent 'script'"),

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _EPISODES = 60
 _METAWORLD = "metaworld"
 _LIBERO = "libero"
+#: Extra of the environments of planning benchmarks.
+_VP2 = "vp2"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,18 @@ def _record_toy(tasks: Sequence[str], seeds: range, out: Path, settings: Any, wo
     collect_toy(seeds, out, settings, workers)
 
 
+def _goal_settings() -> Any:
+    from ivideogpt.envs.record.goal_episodes import GoalRecording
+
+    return GoalRecording()
+
+
+def _record_goals(tasks: Sequence[str], seeds: range, out: Path, settings: Any, workers: int | None) -> None:
+    from ivideogpt.envs.record.goal_episodes import collect_goal_environment
+
+    collect_goal_environment(tasks[0], seeds, out, settings, workers)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SquareRecording:
     """Episodes of a moving square have no settings."""
@@ -103,6 +117,7 @@ RECORDERS: Mapping[str, Recorder] = {
     "pusht": Recorder(_pusht_settings, _record_pusht),
     _METAWORLD: Recorder(_metaworld_settings, _record_metaworld),
     _LIBERO: Recorder(_libero_settings, _record_libero),
+    _VP2: Recorder(_goal_settings, _record_goals),
     "toy-push": Recorder(_toy_settings, _record_toy),
     "moving-square": Recorder(SquareRecording, _record_squares),
 }
@@ -127,7 +142,8 @@ def collect(
     Args:
         environment: pusht; metaworld/TASK or the name of a task of Meta-World, such as plate-slide; metaworld/all for
             the six tasks of the official experiments; a suite of LIBERO or one of its tasks, such as libero_spatial/0;
-            toy-push or moving-square, which need no simulator. `ENV --help` lists the options of each.
+            robodesk/TASK or robosuite/push; toy-push or moving-square, which need no simulator. `ENV --help` lists the
+            options of each.
         settings: how the environment is recorded.
         out: folder of the store.
         seeds: "first:stop", one episode a seed, stop excluded; seeds from 10000 on are held out. Default: 0:60.
@@ -153,7 +169,9 @@ def find_recorder(environment: str) -> tuple[Recorder, tuple[str, ...]]:
         suite = str(row[1].options["suite"])
         every = tuple(f"{suite}/{number}" for number in range(LIBERO_SUITES[suite]))
         return RECORDERS[_LIBERO], (row[0],) if "/" in row[0] else every
-    if name in RECORDERS and name != _LIBERO and bool(task) == (name == _METAWORLD):
+    if row is not None and row[1].extra == _VP2:
+        return RECORDERS[_VP2], (row[0],)
+    if name in RECORDERS and name not in (_LIBERO, _VP2) and bool(task) == (name == _METAWORLD):
         return RECORDERS[name], METAWORLD_TASKS if task == "all" else (task,)
     if name == _METAWORLD:
         raise UserError("metaworld needs a task; give metaworld/plate-slide, or metaworld/all for six tasks")
@@ -161,9 +179,9 @@ def find_recorder(environment: str) -> tuple[Recorder, tuple[str, ...]]:
         return RECORDERS[_METAWORLD], METAWORLD_TASKS
     if row is not None and row[0].startswith(f"{_METAWORLD}/"):
         return RECORDERS[_METAWORLD], (row[0].partition("/")[2],)
-    families = (_METAWORLD, _LIBERO)
+    families = (_METAWORLD, _LIBERO, _VP2)
     environments = [*(name for name in RECORDERS if name not in families), "metaworld/TASK", *METAWORLD_TASKS]
-    environments += ["libero_spatial/0"]
+    environments += ["libero_spatial/0", "robodesk/push_red", "robosuite/push"]
     near = closest(environment, [*environments, *ALL_METAWORLD_TASKS])
     advice = f"did you mean {near!r}?" if near else f"expected one of: {', '.join(environments)}"
     raise UserError(f"there is no environment {environment!r} to record; {advice}")

@@ -159,7 +159,9 @@ def read_commands(text: str) -> list[OfficialCommand]:
             script, name, launcher = words[place], words[place].rpartition("/")[2], words[:place]
             program = next((program for program in programs if program.rpartition("/")[2] == name), None)
             if name == "run_control.py":
-                raise UserError(f"{script} has no counterpart here yet: planning on VP2 is planned")
+                raise UserError(
+                    f"{script} is of VP2; its counterpart here is ivideogpt plan robodesk/TASK (docs/planning.md)"
+                )
             if program is None:
                 raise UserError(f"{script} is no official program; {suggestion(script, programs)}")
             typed = _read_flags(program, words[place + 1 :])
