@@ -11,8 +11,11 @@ from ivideogpt.cli import main
 from ivideogpt.commands.training_stages import Machine, read_mixture, tokenizer_stage, transformer_stage
 from ivideogpt.configs.recipe import Recipe
 from ivideogpt.configs.registry import find_preset
+from ivideogpt.core.errors import UserError
+from ivideogpt.data.tokens import TokenLoader, TokenStore
 from ivideogpt.envs.record.moving_square import collect_squares
 from ivideogpt.models.transformer import TransformerConfig
+from ivideogpt.training.token_batches import StoredTokens
 from ivideogpt.training.tokenizer_loss import TokenizerLossConfig
 from ivideogpt.worldmodel.world_model import WorldModel
 
@@ -85,6 +88,19 @@ def test_a_miniature_is_trained_measured_and_post_trained(kind: str, tmp_path: P
     options = ["--clips", "2", "--metrics", "none", "--device", "cpu", "--output", str(tmp_path / "report")]
     capsys.readouterr()
     assert main(words + options) == 0, capsys.readouterr().err
+    words = ["predict", str(tmp_path / "start"), "--input", str(data), "--horizon", "2", "--device", "cpu"]
+    assert main([*words, "--output", str(tmp_path / "pictures")]) == 0
+    with pytest.raises(UserError, match="24 x 16 pixels, which an environment cannot give"):
+        model.require_square("an environment")
+
+    # tokens on disk are those of clips as they come
+    words = ["tokenize", str(tmp_path / "tokenizer"), "--data", str(data), "--out", str(tmp_path / "tokens")]
+    assert main([*words, "--frames", "4", "--device", "cpu"]) == 0
+    stored = StoredTokens(model, TokenLoader(TokenStore(tmp_path / "tokens"), batch_size=2, frames=4))
+    batch = next(iter(stored))
+    assert batch.ids.shape == (2, layout.length(2, 2)) and batch.actions.shape == (2, 2 + model.past_actions, 1)
+    assert model.dynamics.losses(batch.ids, batch.actions).tokens.isfinite()
+
     words = ["posttrain", "debug", str(tmp_path / "start"), "--data", str(data), "--run", str(tmp_path / "run")]
     assert main([*words, "--tracker", "none", "--device", "cpu", "--steps", "1"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -19,9 +19,9 @@ def observation(model, count: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
 def test_candidates_share_one_prefill(model_of, monkeypatch) -> None:
     prefills, original = [], decode.prefill
 
-    def counted(dynamics, codes, frames):
+    def counted(dynamics, codes, *others):
         prefills.append(len(codes))
-        return original(dynamics, codes, frames)
+        return original(dynamics, codes, *others)
 
     monkeypatch.setattr(decode, "prefill", counted)
     root = ImaginedFutures(model_of("conditional")).root(observation(model_of("conditional")))

@@ -47,7 +47,7 @@ def test_the_second_action_leads_to_the_first_predicted_frame(model_of) -> None:
 def test_one_context_is_encoded_once_and_several_apart(model_of, monkeypatch) -> None:
     model, rows, original = model_of("conditional"), [], decode.prefill
     monkeypatch.setattr(
-        decode, "prefill", lambda d, codes, frames: (rows.append(len(codes)), original(d, codes, frames))[1]
+        decode, "prefill", lambda d, codes, *others: (rows.append(len(codes)), original(d, codes, *others))[1]
     )
     given, vp2 = batch(model, rows=5), VP2Model(model)
     whole = vp2(given)["rgb"]

@@ -61,6 +61,7 @@ def gallery(
     if stride is None and dataset_name is not None:
         stride = dataset_info(dataset_name).stride()
     model = WorldModel.from_pretrained(checkpoint, device=device)
+    model.require_square("the gallery")
     if data is None:
         data = _own_episodes(checkpoint)
     episodes, source = _read(data, dataset_name, camera_key, model.resolution)

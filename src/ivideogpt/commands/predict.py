@@ -85,19 +85,20 @@ def predict(
     # model and clip
     model = WorldModel.from_pretrained(checkpoint, device=device, context_frames=context_frames, int8=int8)
     sampling = choose_sampling(model, temperature=temperature, top_k=top_k, greedy=greedy)
-    recorded = _read(input, episode, dataset_name, camera_key, model.resolution)
+    recorded = _read(input, episode, dataset_name, camera_key, model.frame_size)
     stride = model.config.frame_stride if stride is None else stride
     clip = _clip(model, _strided(recorded, start, stride), horizon)
     context, future = clip.frames[: model.context_frames], clip.frames[model.context_frames :]
-    actions = _actions(model, clip, horizon or len(future) or DEFAULT_HORIZON)
-    steps = len(actions) if actions is not None else horizon or len(future) or DEFAULT_HORIZON
+    steps = horizon or len(future) or DEFAULT_HORIZON
+    past, actions = model.split_actions(_actions(model, clip, steps, repeat))
 
     # imagination
     imagined, seconds = imagine_with_progress(
         model,
         _pixels(context)[None].expand(repeat, -1, -1, -1, -1),
-        None if actions is None else actions[None].expand(repeat, -1, -1),
+        actions,
         steps,
+        past_actions=past,
         sampling=sampling,
         seed=seed,
         reanchor_every=reanchor_every,
@@ -129,7 +130,7 @@ def _pixels(frames: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float() / 255
 
 
-def _read(path: Path, index: int, dataset_name: str | None, camera_key: str | None, size: int) -> Episode:
+def _read(path: Path, index: int, dataset_name: str | None, camera_key: str | None, size: tuple[int, int]) -> Episode:
     from ivideogpt.data.episode_files import is_store, load_episodes, resized
     from ivideogpt.data.media import read_episode
 
@@ -187,8 +188,8 @@ def _clip(model: WorldModel, episode: Episode, horizon: int | None) -> Episode:
     return Episode(frames=frames, actions=actions)
 
 
-def _actions(model: WorldModel, clip: Episode, horizon: int) -> torch.Tensor | None:
-    """Return actions ``[horizon a]`` in model units."""
+def _actions(model: WorldModel, clip: Episode, horizon: int, rows: int) -> torch.Tensor | None:
+    """Return actions ``[rows p+horizon a]`` in model units, the same in all rows; past ones first."""
     import torch
 
     if not model.action_dim:
@@ -202,12 +203,14 @@ def _actions(model: WorldModel, clip: Episode, horizon: int) -> torch.Tensor | N
         raise UserError(
             f"the input's actions have {clip.actions.shape[1]} numbers; this model was trained with {model.action_dim}"
         )
-    usable = clip.actions[model.context_frames - 1 : -1]
+    first = model.context_frames - 1
+    usable = clip.actions[first:-1]
     if len(usable) < horizon:
         raise UserError(
             f"horizon is {horizon}, but the input has actions for {len(usable)} future frames; use at most that"
         )
-    return model.normalize_actions(torch.from_numpy(usable[:horizon]).float())
+    actions = torch.from_numpy(clip.actions[first - model.past_actions : first + horizon]).float()
+    return model.normalize_actions(actions).expand(rows, -1, -1)
 
 
 def _figures(futures: torch.Tensor, true: torch.Tensor, last: torch.Tensor) -> dict[str, dict[str, float]]:

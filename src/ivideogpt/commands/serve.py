@@ -71,6 +71,7 @@ def serve(
     with listening:
         folder = resolve_checkpoint(checkpoint, shipped=SHIPPED)
         model = WorldModel.from_pretrained(folder, device=device, int8=int8)
+        model.require_square("the page")
         episodes = _episodes(data, folder, model.resolution)
         access = Access.of(host)
         app = create_app(model, episodes, name=Path(checkpoint).name, access=access, limits=limits)

@@ -24,7 +24,7 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.files import write_atomic
 from ivideogpt.core.reading import check_is_file, check_unpacked_size, local_path, reading
-from ivideogpt.data.augment import resize
+from ivideogpt.data.augment import both_sides, resize
 
 FORMAT = "ivideogpt-episodes-1"
 #: Splits that no model is trained on.
@@ -105,9 +105,9 @@ def open_episodes(path: str | Path, *, most: int = 200, size: int | None = None)
     return [resized(store[index], size) for index in order[:most]]
 
 
-def resized(episode: Episode, size: int | None) -> Episode:
-    """Return the episode with frames of size x size pixels; None: the same episode."""
-    if size is None or episode.frames.shape[1:3] == (size, size):
+def resized(episode: Episode, size: int | tuple[int, int] | None) -> Episode:
+    """Return the episode with frames of size x size pixels, or of (height, width); None: the same episode."""
+    if size is None or episode.frames.shape[1:3] == both_sides(size):
         return episode
     frames = resize(torch.from_numpy(episode.frames), size)
     return replace(episode, frames=rearrange(frames, "t c h w -> t h w c").numpy())

@@ -21,6 +21,7 @@ from einops import rearrange
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.reading import check_is_file, local_path
+from ivideogpt.data.augment import both_sides
 from ivideogpt.data.catalog import DatasetInfo, dataset_info
 from ivideogpt.data.image_files import list_images, read_image
 from ivideogpt.data.numpy_files import NumpyArchive
@@ -37,7 +38,7 @@ def read_episode(
     *,
     dataset_name: str | None = None,
     camera_key: str | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
 ) -> Episode:
     """Read one recording.
 
@@ -48,8 +49,8 @@ def read_episode(
             environment clipped the actions.
         camera_key: array of an ``.npz`` that holds the frames, instead of the dataset's. With neither, the only array
             that can be frames is taken.
-        size: frames are resized to size x size pixels (bilinear, antialiased, without a crop: the aspect ratio is
-            not kept), as the official predict.py does; None keeps their size.
+        size: frames are resized to size x size pixels, or to (height, width): bilinear, antialiased, without a crop,
+            so that the aspect ratio is not kept, as the official predict.py does; None keeps their size.
 
     Returns:
         The episode: frames uint8 ``[t h w 3]``; from an ``.npz`` also actions, rewards, terminated and state. ``key``
@@ -61,7 +62,7 @@ def read_episode(
             have other shapes or values than expected.
     """
     path = local_path(path)
-    if size is not None and size < 1:
+    if size is not None and min(both_sides(size)) < 1:
         raise UserError(f"size is {size}; expected at least 1 pixel, for example 64")
     dataset = dataset_info(dataset_name) if dataset_name is not None else None
     if not path.exists():
@@ -89,7 +90,9 @@ def read_episode(
     return Episode(frames=frames, key=path.stem, meta=meta | {"fps": rate})
 
 
-def _read_npz(path: Path, dataset: DatasetInfo | None, camera_key: str | None, size: int | None, meta: dict) -> Episode:
+def _read_npz(
+    path: Path, dataset: DatasetInfo | None, camera_key: str | None, size: int | tuple[int, int] | None, meta: dict
+) -> Episode:
     with NumpyArchive(path) as archive:
         camera = camera_key or (dataset.camera_key if dataset else _only_camera(archive))
         stored = archive.read(camera)
@@ -217,7 +220,7 @@ def _only_column(rows: np.ndarray, name: str) -> np.ndarray:
     return rows[:, 0]
 
 
-def _gather(pictures: Iterable[np.ndarray], path: Path, size: int | None) -> np.ndarray:
+def _gather(pictures: Iterable[np.ndarray], path: Path, size: int | tuple[int, int] | None) -> np.ndarray:
     """Return frames ``[t h w 3]``, resized one by one, so that a long recording is never in memory at full size."""
     frames, shape = [], None
     for index, picture in enumerate(pictures):
@@ -233,13 +236,13 @@ def _gather(pictures: Iterable[np.ndarray], path: Path, size: int | None) -> np.
     return np.stack(frames)
 
 
-def _resize(frames: np.ndarray, size: int | None) -> np.ndarray:
-    """Return frames uint8 ``[t h w 3]`` as ``[t size size 3]``; None: as they are."""
-    if size is None or frames.shape[1:3] == (size, size):
+def _resize(frames: np.ndarray, size: int | tuple[int, int] | None) -> np.ndarray:
+    """Return frames uint8 ``[t h w 3]`` as ``[t height width 3]``; None: as they are."""
+    if size is None or frames.shape[1:3] == (sides := both_sides(size)):
         return np.ascontiguousarray(frames)
-    resized = np.empty((len(frames), size, size, 3), np.uint8)
+    resized = np.empty((len(frames), *sides, 3), np.uint8)
     for index, frame in enumerate(frames):
         pixels = rearrange(torch.tensor(frame, dtype=torch.float32), "h w c -> 1 c h w")
-        pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+        pixels = torch.nn.functional.interpolate(pixels, sides, mode="bilinear", antialias=True)
         resized[index] = rearrange(pixels.round().clamp(0, 255).to(torch.uint8), "1 c h w -> h w c").numpy()
     return resized

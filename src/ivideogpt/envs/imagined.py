@@ -115,6 +115,7 @@ class ImaginedVectorEnv(VectorEnv):
         if not model.action_dim or model.config.goal_conditioned:
             kind = "is conditioned on a goal" if model.config.goal_conditioned else "takes no actions"
             raise UserError(f"the world model {model.config.name} {kind}; an environment needs one that takes actions")
+        model.require_square("an environment")
         if reward is None and not model.config.heads.reward:
             raise UserError(
                 f"the world model {model.config.name} has no reward head; give a reward function, a checkpoint with "

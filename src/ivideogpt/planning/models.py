@@ -121,6 +121,7 @@ class ImaginedFutures:
         if not model.action_dim or model.config.goal_conditioned:
             kind = "is conditioned on a goal" if model.config.goal_conditioned else "takes no actions"
             raise UserError(f"the world model {model.config.name} {kind}; a planner needs one that takes actions")
+        model.require_square("a planner")
         self.model, self.raw_actions, self.raw_range = model, raw_actions, raw_range
         self.sampling, self.seed = sampling, seed
 

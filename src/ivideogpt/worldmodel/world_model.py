@@ -201,6 +201,22 @@ class WorldModel(nn.Module):
             name = self.config.name or "this model"
             raise UserError(f"{name} is a picture model without tokens; {purpose} needs a token model, use another one")
 
+    def require_square(self, purpose: str) -> None:
+        """Check that frames are square and no actions between context frames are read.
+
+        Args:
+            purpose: what needs it, for the message.
+
+        Raises:
+            UserError: they are not, or some are.
+        """
+        height, width = self.frame_size
+        if height != width or self.past_actions:
+            kind = f"frames of {width} x {height} pixels" if height != width else "actions between its context frames"
+            raise UserError(
+                f"{self.config.name or 'this model'} has {kind}, which {purpose} cannot give; use evaluate or predict"
+            )
+
     def facts(self) -> dict[str, str]:
         """Return the facts of the model as name and value, both for people."""
         if self.pictures is not None:
