@@ -38,7 +38,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_never_stopped(run, tmp_path, ch
     ("words", "sentence"),
     [
         ("pusht --out new", "preset pusht needs data; give --data"),
-        ("--out new", "a new training needs a preset; expected one of pusht, robot, debug"),
+        ("--out new", "a new run needs a preset; expected one of pusht, robot,"),
         ("push --out new", "there is no preset 'push' for train-classifier; did you mean 'pusht'?"),
         ("pusht --data d --out new", "expected"),
         ("debug --out new --steps 0", "steps is 0; expected at least 1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -51,7 +51,7 @@ def serve_policy(
         raise UserError(f"port is {port}; expected 0 to 65535")
     name = canonical_name(environment)
     choice = choose_policy(policy, name, trials=1, demos=demos, image_size=image_size)
-    made = make_single(name, image_size=choice.settings.image_size, **choice.settings.environment_options)
+    made: Any = make_single(name, image_size=choice.settings.image_size, **choice.settings.environment_options)
     action_dim, image = made.action_space.shape[0], made.observation_space.shape[-2]
     made.close()
     served = partial(_served, choice, name, action_dim, image)

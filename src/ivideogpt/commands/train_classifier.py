@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ivideogpt.commands.kept_settings import keep_values, kept_values, load_settings
 from ivideogpt.commands.output import check_folder, print_json
-from ivideogpt.configs.registry import PRESETS, find_preset
-from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
+from ivideogpt.core.config import to_dict
 from ivideogpt.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,26 +21,14 @@ if TYPE_CHECKING:
     from ivideogpt.models.success_classifier import SuccessClassifier
     from ivideogpt.training.success_classifier import ClassifierTraining
 
-_SETTINGS = "settings.json"
-_KIND = "classifier"
+_KIND = "classifiers"
 
 
 def load_classifier_settings(typed: Mapping[str, str]) -> ClassifierTraining:
-    """Load the settings that options change: those of the resumed training, else those of the preset.
-
-    Raises:
-        UserError: there is no such preset, or the training was begun with another one.
-    """
+    """Load the settings that options change; see `load_settings`."""
     from ivideogpt.training.success_classifier import ClassifierTraining
 
-    preset, kept = typed.get("preset"), _kept(Path(typed["out"])) if "out" in typed else None
-    if kept is None:
-        if preset is None:
-            raise UserError(f"a new training needs a preset; expected one of {', '.join(PRESETS['classifiers'])}")
-        return find_preset(preset, "classifiers")
-    if preset not in (None, kept["preset"]):
-        raise UserError(f"'{typed['out']}' was begun with the preset {kept['preset']}, not {preset}; choose another")
-    return from_dict(ClassifierTraining, kept["settings"], where=_SETTINGS)
+    return load_settings(typed, _KIND, ClassifierTraining, run="out")
 
 
 def train_success_classifier(
@@ -83,13 +71,13 @@ def train_success_classifier(
     if steps is not None and steps < 1:
         raise UserError(f"steps is {steps}; expected at least 1")
     config = settings if seed is None else replace(settings, seed=seed)
-    kept = _kept(out)
+    kept = kept_values(out, _KIND)
     data = _find_data(preset, data, out, kept)
     model = _load_world(world, config)
     training, test = read_labelled(data, held_out)
     frames = label_frames(training, config)
     label_frames(test, config)  # refused before the training, not after it
-    _keep(out, kept, {"kind": _KIND, "preset": preset, "data": data, "settings": to_dict(config)})
+    keep_values(out, _KIND, preset or (kept and kept["preset"]), config, data=data)
     run = Run(out, seed=config.seed, device=device, log_every=config.log_every, save_every=config.save_every)
     torch.manual_seed(config.seed)
     classifier = train_classifier(config, SuccessClassifier(config.network), frames, run, until=steps)
@@ -208,24 +196,3 @@ def _find_data(preset: str | None, data: str | None, out: Path, kept: Mapping[st
     if data is None:
         raise UserError(f"preset {preset} needs data; give --data, an episode store with successes")
     return str(Path(data).absolute())
-
-
-def _kept(out: Path) -> dict[str, Any] | None:
-    """Read the settings in the folder of a training; None for a new one."""
-    if not (out / _SETTINGS).is_file():
-        return None
-    kept = load_json(out / _SETTINGS)
-    if kept.get("kind") != _KIND:
-        raise UserError(f"'{out}' holds another kind of run; choose another folder")
-    return kept
-
-
-def _keep(out: Path, kept: Mapping[str, Any] | None, values: Mapping[str, Any]) -> None:
-    """Write the settings of a new training, or check that a resumed one has the same."""
-    if kept is None:
-        save_json(out / _SETTINGS, values)
-        return
-    for name in ("data", *values["settings"]):
-        before, now = (tree[name] if name == "data" else tree["settings"].get(name) for tree in (kept, values))
-        if before != now:
-            raise UserError(f"{out} was begun with {name} {before!r}, not {now!r}; give the same, or another folder")

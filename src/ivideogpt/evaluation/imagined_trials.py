@@ -241,7 +241,7 @@ class _Group:
             for step, (pictures, details) in enumerate(zip(shown, infos, strict=True)):
                 newest = self._newest(pictures)
                 signal = self._signal(newest, frames, details)
-                for row in np.flatnonzero(~over):
+                for row in np.flatnonzero(~over).tolist():
                     frames[row].append(newest[row])
                     rewards[row].append(float(paid[row, step]))
                     signals[row].append(float(signal[row]))
@@ -272,7 +272,7 @@ class _Group:
         """Return the actions ``[n c a]`` of all rows in units of the world model's data, 0 for rows that are over."""
         stacked = observed if self.stack > 1 else observed[:, None]
         actions: np.ndarray | None = None
-        for row in np.flatnonzero(~over):
+        for row in np.flatnonzero(~over).tolist():
             state = {"state": info["state"][row : row + 1]} if "state" in info else {}
             chunk = actions_of_row(self.policies[row].act({"frames": stacked[row : row + 1]} | state))
             if actions is None:

@@ -18,6 +18,7 @@ POLICIES: dict[str, str] = {
     "toy-push-script": "ivideogpt.policies.scripted:ToyPushPolicy",
     "metaworld-script": "ivideogpt.policies.scripted:MetaWorldPolicy",
     "drqv2": "ivideogpt.policies.drqv2:DrQv2",
+    "lerobot": "ivideogpt.policies.vla.lerobot:LeRobotPolicy",
     "openpi": "ivideogpt.policies.vla.openpi:OpenPIPolicy",
     "planner": "ivideogpt.planning.planner:Planner",
 }

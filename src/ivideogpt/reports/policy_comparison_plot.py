@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
 
     raise MissingExtraError("matplotlib", "rl") from error
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#75787f", "#000000", "#8c510a")
 _MARKERS = "os^DvPX*"
 
 
@@ -38,7 +38,7 @@ def write_comparison_png(path: Path, panels: Sequence[tuple[str, Sequence[Compar
         UserError: the file cannot be written.
     """
     with styled():
-        figure = Figure(figsize=(5.4 * len(panels), 5.6), layout="constrained")
+        figure = Figure(figsize=(5.0 * len(panels), 6.0), layout="constrained")
         all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (score, policies, agreement) in zip(all_axes, panels, strict=True):
             for number, policy in enumerate(policies):
@@ -58,10 +58,11 @@ def write_comparison_png(path: Path, panels: Sequence[tuple[str, Sequence[Compar
             low, high = min(ends), max(ends)
             margin = 0.05 * (high - low or 1)
             axes.plot([low, high], [low, high], color="#75787f", linewidth=1, linestyle=(0, (3, 3)), zorder=0)
-            axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
+            axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+            axes.set_box_aspect(1)
             axes.set_xlabel(f"{score}, in the simulator")
             axes.set_ylabel(f"{score}, in the imagination")
             axes.set_title(f"Pearson {agreement.pearson.value:.2f}, rank {agreement.spearman.value:.2f}")
         handles, labels = all_axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3 * len(panels)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * len(panels)))
         write_atomic(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120, facecolor=PAPER))

@@ -379,12 +379,13 @@ def imagine_frames(
         pixels = imagined.rollout(actions, config.horizon).frames
         pixels = rearrange((pixels.clamp(0, 1) * 255).round().byte(), "b t c h w -> b t h w c").cpu().numpy()
         for (number, start), picture in zip(batch, pixels, strict=True):
-            label = frame_labels(*episodes[number], config)[start + context : start + length]
+            episode, success = episodes[number]
+            label = frame_labels(episode, success, config)[start + context : start + length]
             usable = np.isfinite(label)
             frames.append(picture[usable])
             labels.append(label[usable] > 0)
             numbers.append(np.full(int(usable.sum()), number))
-            words += [episodes[number][0].instruction] * int(usable.sum())
+            words += [episode.instruction] * int(usable.sum())
     return LabelledFrames(np.concatenate(frames), np.concatenate(labels), np.concatenate(numbers), tuple(words))
 
 

@@ -156,8 +156,8 @@ class _ServedEpisode:
             UserError: it has no picture.
         """
         picture = observation.get("observation/image") if isinstance(observation, dict) else None
-        is_array = isinstance(picture, np.ndarray) and picture.dtype == np.uint8
-        if not is_array or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+        shape = picture.shape if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 else ()
+        if not isinstance(picture, np.ndarray) or len(shape) != 3 or shape[2] != 3 or not picture.size:
             raise UserError("the observation has no picture 'observation/image'; expected uint8 [h w 3]")
         prompt = str(observation.get("prompt", ""))
         if prompt != self._instruction:

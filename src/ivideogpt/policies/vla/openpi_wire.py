@@ -35,7 +35,7 @@ def pack(value: Any) -> bytes:
         UserError: it holds something that a message cannot.
     """
     try:
-        return msgpack.packb(value, default=_packed)
+        return bytes(msgpack.packb(value, default=_packed) or b"")
     except (TypeError, ValueError, OverflowError) as error:
         why = reason(error)
         raise UserError(f"an openpi message cannot hold this ({why}); give arrays, numbers and text") from error
