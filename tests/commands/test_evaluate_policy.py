@@ -128,7 +128,7 @@ def test_policies_are_compared_in_both_worlds(run, tmp_path, checkpoints, judge,
         ("", "name one environment, such as --suite libero_spatial or maniskill/pick_cube"),
         (
             "reacher --policy magic",
-            "there is no policy 'magic'; expected one of metaworld-script, pusht-drag",
+            "there is no policy 'magic'; expected one of lerobot, metaworld-script",
         ),
         ("reacher --policy random --trials 0", "trials is 0 and videos is 2; expected at least 1 and 0"),
         ("reacher --policy replay", "demos/reacher is no episode store; give demonstrations of reacher"),
