@@ -4,12 +4,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ivideogpt.cli import main
+from ivideogpt.commands.train_pictures import _read_episodes
 from ivideogpt.configs.registry import PRESETS, find_preset
 from ivideogpt.core.config import from_dict, to_dict
+from ivideogpt.core.errors import UserError
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -60,6 +63,31 @@ def test_a_model_starts_from_another_one(trained: Path, tmp_path: Path) -> None:
     assert again is not None and torch.equal(first.forecast.net.stem.weight, again.forecast.net.stem.weight)
 
 
+def test_episodes_of_other_sizes_and_lengths_are_resized_and_cut(store_of, tmp_path: Path) -> None:
+    store, recipe = store_of((4, 6, 14), dim=1, size=(32, 32), split="train"), find_preset("debug", "pictures")
+    windows, _, _ = _read_episodes(str(store.folder), recipe)
+    assert [len(window) for window in windows] == [6] * 4 and {x.frames.shape[1] for x in windows} == {16}
+    np.testing.assert_array_equal(windows[-1].actions[:-1], store[2].actions[8:13])
+
+    # without recorded rewards the model has none
+    words = ("debug", "--data", store.folder, "--run", tmp_path / "run", "--steps", 1, "--tracker", "none")
+    assert run("train-pictures", *words) == 0
+    pictures = WorldModel.from_pretrained(tmp_path / "run").pictures
+    assert pictures is not None and pictures.reward is None
+
+    # the preset for any robot reads as many numbers as there are
+    for dim in (3, 0):
+        data = store_of((17,), dim=dim, split="train").folder
+        small = ("training.dynamics.forecast.net.width=8", "--steps", 1)
+        words = ("train-pictures", "robot-64", "--data", data, "--run", tmp_path / f"robot-{dim}", *small)
+        assert run(*words, "--tracker", "none") == 0
+        model = WorldModel.from_pretrained(tmp_path / f"robot-{dim}")
+        assert model.action_dim == dim and model.resolution == 64
+
+    with pytest.raises(UserError, match="has no episodes of at least 6 frames"):
+        _read_episodes(str(store_of((3, 4), split="train").folder), recipe)
+
+
 @pytest.mark.parametrize("name", PRESETS["pictures"])
 def test_presets_survive_json(name: str) -> None:
     recipe = find_preset(name, "pictures")
@@ -70,9 +98,9 @@ def test_presets_survive_json(name: str) -> None:
     ("words", "sentence"),
     [
         (("nothing", "--run", "{new}"), "there is no preset 'nothing' for train-pictures"),
-        (("--run", "{new}"), "a new run needs a preset; expected one of debug, pusht-64"),
+        (("--run", "{new}"), "a new run needs a preset; expected one of debug, robot-64"),
         (("pusht-64", "--run", "{new}"), "needs data; give --data"),
-        (("pusht-64", "--run", "{new}", "--data", "{data}"), "expected episodes of one length, with frames of 64 x 64"),
+        (("metaworld-64", "--run", "{new}", "--data", "{data}"), "have 1 numbers and the forecast reads 4; set"),
         (("debug", "--run", "{new}", "--data", "{data}", "--init", "pusht-64-tokens"), "is a token model"),
         (("debug", "--run", "{new}", "--data", "{data}", "training.dynamics.forecast.action-dim=3"), "have 1 numbers"),
         (("pusht-64", "--run", "{run}"), "was begun with the preset debug, not pusht-64"),

@@ -59,10 +59,10 @@ def train_picture_model(
     """Train a picture model on episode stores; the same command resumes a stopped run.
 
     Args:
-        preset: debug, pusht-64 or metaworld-64; its settings are options too, which `PRESET --help` lists. Default:
-            the settings of the resumed run.
+        preset: debug, robot-64, pusht-64, metaworld-64 or toy-push; its settings are options too, which `PRESET --help`
+            lists. Default: the settings of the resumed run.
         settings: the settings of the preset.
-        data: a store or a mixture file (.toml, .json); all episodes have one length. debug makes its own.
+        data: a store or a mixture file (.toml, .json) of a camera that stands still. debug makes its own.
         run: folder for checkpoints (each a whole model), metrics.jsonl, curves and rounds of corrections.
         init: a picture model to start from: a folder, a run, a Hub id or a shipped model; its networks replace the
             preset's.
@@ -147,20 +147,23 @@ def _prepare(
     recipe: PictureRecipe, world: PictureWorld, data: str, name: str, initial: WorldModel | None
 ) -> tuple[WorldModel, PictureClips]:
     """Make the model to train, called ``name``, and the clips to train it on; of the episodes nothing else is kept."""
-    episodes, dataset, space = _read_episodes(data, recipe.training.dynamics.resolution)
+    episodes, dataset, space = _read_episodes(data, recipe)
     clips = world.read_clips(episodes)
     about = {"action_space": world.actions if world.actions.names else space, "metadata": {"data": dataset}}
     model = _new_model(recipe, name, initial, episodes, about)
     return model, _in_model_units(clips, model)
 
 
-def _read_episodes(data: str, resolution: int) -> tuple[list[Episode], str, ActionSpace]:
+def _read_episodes(data: str, recipe: PictureRecipe) -> tuple[list[Episode], str, ActionSpace]:
     """Read all training episodes, the names of their stores and the ranges of their actions.
 
+    Frames of another size are resized. Episodes of different lengths are cut into windows of ``recipe.clip_frames``.
+
     Raises:
-        UserError: there are none, their frames have another size, or they differ in length.
+        UserError: there are none, or all are shorter than a window.
     """
     from ivideogpt.commands.training_stages import read_mixture
+    from ivideogpt.data.episode_files import resized
     from ivideogpt.data.store.reader import EpisodeStore
     from ivideogpt.worldmodel.config import ActionSpace
 
@@ -168,19 +171,23 @@ def _read_episodes(data: str, resolution: int) -> tuple[list[Episode], str, Acti
     for source in read_mixture(data).sources:
         store = EpisodeStore(source.path)
         chosen = [index for index, split in enumerate(store.splits) if source.split in (None, split)]
-        episodes += [store[index] for index in chosen]
+        episodes += [resized(store[index], recipe.training.dynamics.resolution) for index in chosen]
         names.append(f"{store.facts.dataset.name}, {len(chosen)} episodes")
         actions = store.facts.actions
         if actions is not None and all(a < b for a, b in zip(actions.low, actions.high, strict=True)):
             space = ActionSpace(names=actions.names, low=actions.low, high=actions.high)
-    shapes = sorted({episode.frames.shape[:3] for episode in episodes})
-    if len(shapes) != 1 or shapes[0][1:] != (resolution, resolution):
-        sizes = ", ".join(f"{length} of {width} x {height} px" for length, height, width in shapes[:4]) or "none"
-        raise UserError(
-            f"{data} has episodes with these frames: {sizes}; expected episodes of one length, with frames of "
-            f"{resolution} x {resolution} px: record them so"
-        )
+    if len({len(episode) for episode in episodes}) > 1:
+        episodes = [window for episode in episodes for window in _windows(episode, recipe.clip_frames)]
+    if not episodes:
+        raise UserError(f"{data} has no episodes of at least {recipe.clip_frames} frames; record longer ones")
     return episodes, "; ".join(names), space
+
+
+def _windows(episode: Episode, length: int) -> list[Episode]:
+    """Cut an episode into windows of ``length`` frames; the last one ends with it. One that is shorter has none."""
+    last = len(episode) - length
+    starts = sorted({*range(0, last + 1, length), last}) if last >= 0 else []
+    return [episode.window(start, length) for start in starts]
 
 
 def _new_model(
@@ -208,9 +215,17 @@ def _new_model(
     from ivideogpt.worldmodel.world_model import WorldModel
 
     shape, actions = recipe.training.dynamics, [x.actions for x in episodes if x.actions is not None]
+    if any(x.rewards is None for x in episodes):  # a network that learns nothing would give random rewards
+        shape = replace(shape, reward=None)
     width = actions[0].shape[1] if len(actions) == len(episodes) else 0
+    if recipe.actions_from_data:
+        forecast = replace(shape.forecast, action="numbers" if width else "none", action_dim=width)
+        shape = replace(shape, forecast=forecast)
     if shape.forecast.action_dim not in (0, width):
-        raise UserError(f"actions have {width} numbers and the forecast reads {shape.forecast.action_dim}; change one")
+        raise UserError(
+            f"actions have {width} numbers and the forecast reads {shape.forecast.action_dim}; set "
+            f"training.dynamics.forecast.action_dim={width}, or give other data"
+        )
     mean, std, space = (), (), about["action_space"]
     if shape.forecast.action == "pointer":  # -1 to 1 is the whole frame
         low, high = np.array(space.low), np.array(space.high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ivideogpt.models.frame_reward import FrameRewardConfig
 from ivideogpt.models.picture_dynamics import PictureDynamicsConfig
@@ -20,11 +20,13 @@ class PictureRecipe:
         world: of `PICTURE_WORLDS`.
         training: the networks and the settings of their training.
         clip_frames: frames of the clips that the model is measured on, context included.
+        actions_from_data: the forecast reads as many numbers as the actions of the data have; without actions, none.
     """
 
     world: str = "any"
     training: PictureTraining = field(default_factory=PictureTraining)
     clip_frames: int = 16
+    actions_from_data: bool = False
 
 
 def pusht_pictures() -> PictureRecipe:
@@ -78,6 +80,17 @@ def metaworld_pictures() -> PictureRecipe:
         ),
         clip_frames=17,
     )
+
+
+def robot_pictures() -> PictureRecipe:
+    """Return a model of one scene of any robot, before a camera that stands still.
+
+    Actions and rewards are those of the episodes, if they have any.
+    """
+    recipe = metaworld_pictures()
+    dynamics = replace(recipe.training.dynamics, scenes=1)
+    training = replace(recipe.training, dynamics=dynamics, steps=6_000)
+    return replace(recipe, training=training, actions_from_data=True)
 
 
 def debug_pictures() -> PictureRecipe:

@@ -38,6 +38,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     # ``PictureRecipe``: train-pictures
     "pictures": {
         "debug": "pictures:debug_pictures",
+        "robot-64": "pictures:robot_pictures",
         "pusht-64": "pictures:pusht_pictures",
         "toy-push": "pictures:toy_push_pictures",
         "metaworld-64": "pictures:metaworld_pictures",
