@@ -89,7 +89,8 @@ class RoboDesk(GoalEnvironment):
         super().__init__(5, seed=seed, size=size, steps=steps, render_mode=render_mode)
         self.task, self.action_repeat = task, action_repeat
         self.metadata = self.metadata | {"render_fps": 50 / action_repeat}
-        self._simulator: Any = robodesk.RoboDesk(task, reward="dense", action_repeat=1, episode_length=0)
+        package: Any = robodesk
+        self._simulator: Any = package.RoboDesk(task, reward="dense", action_repeat=1, episode_length=0)
         self._render_size = max(_RENDER_SIZE, size)
         self._camera = OffscreenCamera(
             self._physics.model.ptr, _VIEW, size=self._render_size, shadow_size=shadow_size, samples=samples

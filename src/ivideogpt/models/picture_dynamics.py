@@ -136,12 +136,8 @@ class PictureDynamics(nn.Module):
         if self.sprites is not None and poses is None:
             poses = torch.stack(self.sprites.read(history[:, -1], background)[0], dim=1)
 
-        # the pointer in pixels
-        if actions is not None and self.config.forecast.action == "pointer":
-            actions = self.config.pointer_offset + self.config.pointer_scale * actions
-
         # forecast, then whole objects where it shows them
-        frames = self.forecast(history, background, actions).clamp(0, 1)
+        frames = self.draw(history, actions, background)
         next_poses = None
         if self.sprites is not None and poses is not None:
             read, _ = self.sprites.read(frames, background, poses.unbind(dim=1))
@@ -150,6 +146,13 @@ class PictureDynamics(nn.Module):
 
         rewards, terminations = self.read_reward(frames, background)
         return PictureStep(frames, rewards, terminations, next_poses)
+
+    def draw(self, history: Tensor, actions: Tensor | None, background: Tensor | None = None) -> Tensor:
+        """Draw the forecast's frame ``[b c h w]`` in [0, 1], before rigid objects are made whole; see `forward`."""
+        background = self.background_of(history[:, -1]) if background is None else background
+        if actions is not None and self.config.forecast.action == "pointer":  # the pointer in pixels
+            actions = self.config.pointer_offset + self.config.pointer_scale * actions
+        return self.forecast(history, background, actions).clamp(0, 1)
 
     def background_of(self, frames: Tensor) -> Tensor:
         """Return the background of each of ``frames`` [b c h w]: ``[b c h w]``, or ``[1 c h w]`` with one scene."""

@@ -165,7 +165,7 @@ class ImaginedRoot:
         """Imagine candidates in batches of bounded size that fit into the free memory."""
         model, parts = self.futures.model, []
         row_bytes = model.row_bytes(min(model.segment_frames(), actions.shape[1]))
-        for batch in self._model_units(actions).split(BATCH_ROWS):
+        for batch in self.model_units(actions).split(BATCH_ROWS):
 
             def imagine_rows(rows: slice, batch: Tensor = batch) -> Imagination:
                 chunk = batch[rows]
@@ -174,7 +174,12 @@ class ImaginedRoot:
             parts += memory.in_chunks(len(batch), row_bytes, model.device, imagine_rows)
         return Imagination.joined(parts)
 
-    def _model_units(self, actions: Tensor) -> Tensor:
+    def model_units(self, actions: Tensor) -> Tensor:
+        """Convert actions ``[k t a]`` of the environment to the model's.
+
+        Raises:
+            UserError: they have another number of numbers.
+        """
         if actions.shape[-1] != self.futures.action_dim:
             raise UserError(
                 f"an action has {actions.shape[-1]} numbers; the world model {self.futures.model.config.name} takes "

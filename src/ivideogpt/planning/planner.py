@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
+from ivideogpt.planning.gradients import check_gradients, refined
 from ivideogpt.planning.models import PlanningModel, Rollout, RolloutStart, Root
 from ivideogpt.planning.objectives import Goal, Objective
 from ivideogpt.planning.optimizers import OPTIMIZERS, ActionNoise, ActionPlan, OptimizerConfig, Score, two_speed_score
@@ -37,6 +38,9 @@ class PlannerConfig:
         speed: full: rate candidates by the model; draft: by the forecast of tokens alone; both: by the draft, and the
             best ``full_candidates`` by the model.
         full_candidates: candidates that the model rates with speed both.
+        gradient_steps: steps of gradient descent from the plan of a search through the pictures of a picture model; the
+            result is taken where its score is higher. 0: none.
+        gradient_rate: largest change of a number of an action in a step, about.
         optimizer: the search.
         noise: the candidates.
     """
@@ -49,6 +53,8 @@ class PlannerConfig:
     score_every: int | None = None
     speed: Literal["full", "draft", "both"] = "full"
     full_candidates: int = 16
+    gradient_steps: int = 0
+    gradient_rate: float = 0.02
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     noise: ActionNoise = field(default_factory=lambda: ActionNoise(std=(0.5,)))
 
@@ -58,7 +64,9 @@ class PlannerConfig:
         Raises:
             UserError: a number is out of range.
         """
-        check_at_least(self, horizon=1, replan_every=1, action_repeat=1, full_candidates=1)
+        check_at_least(self, horizon=1, replan_every=1, action_repeat=1, full_candidates=1, gradient_steps=0)
+        if not self.gradient_rate > 0:
+            raise UserError(f"gradient_rate is {self.gradient_rate}; expected more than 0")
         if self.replan_every > self.horizon:
             raise UserError(
                 f"replan_every is {self.replan_every} and horizon is {self.horizon}; expected at most the horizon"
@@ -138,6 +146,8 @@ class Planner:
         self._goals: list[Goal] = []
         self._rows: list[_Row] = []
         self.set_goals(goals)
+        if settings.gradient_steps:
+            check_gradients(model)
 
     def set_goals(self, goals: Sequence[np.ndarray]) -> None:
         """Give each row a goal, a picture uint8 ``[h w 3]``, for the episodes that `reset` begins.
@@ -189,6 +199,8 @@ class Planner:
             row.last_action = torch.as_tensor(first, dtype=torch.float32)
         last_action, root = row.last_action, self.model.root(observation)
         plan = self.search(root, row.goal, last_action, self._initial_mean(row), row.generator)
+        if settings.gradient_steps:
+            plan = self.refine(root, row.goal, last_action, plan)
         actions = self.expand(plan.actions[None], last_action)[0]
         row.queue = list(actions[: settings.replan_every])
         row.mean = self._shifted(self.expand(plan.mean[None], last_action)[0])
@@ -226,6 +238,17 @@ class Planner:
         scores["both"] = two_speed_score(scores["draft"], scores["full"], settings.full_candidates)
         optimize = OPTIMIZERS[settings.optimizer.name]
         return optimize(scores[settings.speed], mean, settings.noise, settings.optimizer, generator)
+
+    def refine(self, root: Root, goal: Goal, last_action: Tensor, plan: ActionPlan) -> ActionPlan:
+        """Return ``plan``, or its actions after gradient steps where their score is higher; see ``gradient_steps``."""
+        steps, rate = self.settings.gradient_steps, self.settings.gradient_rate
+
+        def expand(points: Tensor) -> Tensor:
+            return self.expand(points, last_action)
+
+        better = refined(root, expand, plan.actions, goal, steps=steps, rate=rate)
+        before, after = self._score(root.rollout(expand(torch.stack([plan.actions, better]))), goal).tolist()
+        return plan._replace(actions=better, best=after) if after > before else plan
 
     def _score(self, rollout: Rollout, goal: Goal) -> Tensor:
         """Return the score ``[k]`` of futures; see ``score_every``."""

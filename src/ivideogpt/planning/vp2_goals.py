@@ -26,7 +26,7 @@ from ivideogpt.envs.goal_environment import GoalEnvironment
 #: Most steps of a script, and steps before its end at which an instance starts: VP2's agents have 14 free actions.
 _SCRIPT_STEPS, _REACHABLE_STEPS = 40, 12
 #: Scripts in a row that may miss the goal.
-_MOST_MISSES = 50
+_MOST_MISSES = 20
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def read_goals(path: str, cameras: Sequence[str]) -> list[GoalEpisode]:
     """
     with hdf5.open_hdf5(local_path(path)) as file:
         data = hdf5.group(file, "data")
-        names = [name for name in data if name.removeprefix("demo_").isdigit()]
+        names = [name for name in map(str, data) if name.removeprefix("demo_").isdigit()]
         if not names:
             raise UserError(f"{path} has no data/demo_1; expected a goal file of VP2, or one of: ivideogpt plan goals")
         names.sort(key=lambda name: int(name.removeprefix("demo_")))
