@@ -58,7 +58,6 @@ def wm_rl(
     demos: str | None = None,
     recordings: str | None = None,
     held_out: str | None = None,
-    algorithm: str | None = None,
     imagination: bool = True,
     seed: int | None = None,
     device: str = "auto",
@@ -85,7 +84,6 @@ def wm_rl(
         demos: an episode store of demonstrations with instructions.
         recordings: an episode store; imagined episodes begin at its first frames, with its instructions.
         held_out: an episode store that world model and classifier are checked on.
-        algorithm: grpo_flow, ppo_flow, filtered_bc or residual_drq.
         imagination: play in the world model; --no-imagination plays in the environment, to compare with.
         seed: of demonstrations, policy and improvement.
         device: auto, cpu or cuda.
@@ -95,7 +93,7 @@ def wm_rl(
     from ivideogpt.policies.vla.tiny_flow import TinyFlow
 
     start = time.perf_counter()
-    changes: dict[str, Any] = {"task": task_name, "algorithm": algorithm, "seed": seed}
+    changes: dict[str, Any] = {"task": task_name, "seed": seed}
     changes["imagination"] = None if imagination else False
     config = replace(settings.rl, **{name: value for name, value in changes.items() if value is not None})
     recipe = replace(settings, rl=config)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.optim import ScheduleName
 
 #: Ways of improving a policy; see ``ivideogpt.wmrl``.
 Algorithm = Literal["grpo_flow", "ppo_flow", "filtered_bc", "residual_drq"]
@@ -38,7 +39,8 @@ class WmRlConfig:
         demo_share: of filtered_bc: share of a batch that are demonstrations.
         bc_updates: of filtered_bc, in an iteration.
         residual_scale: of residual_drq: largest correction of an action.
-        learning_rate: of AdamW, constant.
+        learning_rate: of AdamW, at first; see ``schedule``.
+        schedule: "cosine", which falls to 0 at the last iteration, or "constant".
         clip_norm: largest gradient norm.
         trusted_psnr: imagined episodes are cut at the step from which held-out recordings, imagined again with their
             actions, differ more than this PSNR in dB says; 0: never.
@@ -75,6 +77,7 @@ class WmRlConfig:
     bc_updates: int = 20
     residual_scale: float = 0.2
     learning_rate: float = 1e-4
+    schedule: ScheduleName = "cosine"
     clip_norm: float = 1.0
     trusted_psnr: float = 20.0
     least_agreement: float = 0.7

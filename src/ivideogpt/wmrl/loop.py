@@ -12,14 +12,14 @@ from einops import rearrange
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.optim import adamw
+from ivideogpt.core.optim import adamw, named_schedule, set_learning_rate
 from ivideogpt.core.run import Run
 from ivideogpt.models.success_classifier import SuccessClassifier
 from ivideogpt.policies.vla.tiny_flow import TinyFlow
 from ivideogpt.training.imitation import ChunkDataset
 from ivideogpt.wmrl.config import WmRlConfig
 from ivideogpt.wmrl.rollouts import RealRows, Rows, play_episodes
-from ivideogpt.wmrl.updates import ChunkValue, FlowLearner, imitate_successes
+from ivideogpt.wmrl.updates import ChunkValue, FlowLearner, SuccessBuffer, imitate_successes
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -133,13 +133,23 @@ def improve_policy(
     value = ChunkValue(policy.config.width).to(run.device)
     learner = FlowLearner(config, policy, reference, value)
     trained = torch.nn.ModuleDict({"policy": policy, "value": value})
+    successes = SuccessBuffer(policy)
     optimizer = adamw(trained, learning_rate=config.learning_rate)
-    parts = {"policy": policy, "reference": reference, "value": value, "optimizer": optimizer, "rows": rows}
+    parts = {
+        "policy": policy,
+        "reference": reference,
+        "value": value,
+        "optimizer": optimizer,
+        "rows": rows,
+        "successes": successes,
+    }
     done, last = run.resume(**parts), min(config.iterations if until is None else until, config.iterations)
+    schedule = named_schedule(config.schedule, config.learning_rate, steps=config.iterations)
     is_flow = config.algorithm in ("grpo_flow", "ppo_flow")
     for step in run.updates("wm-rl", done, last, clips=rows.count, unit="episode"):
         random = np.random.default_rng([config.seed, step])
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        set_learning_rate(optimizer, schedule(step))
         rollouts = None
         figures = {}
         if is_flow or config.demo_share < 1:
@@ -157,7 +167,9 @@ def improve_policy(
         if is_flow and rollouts is not None:
             figures |= learner.update(rollouts, optimizer, generator)
         else:
-            figures |= imitate_successes(config, policy, rollouts, demonstrations, optimizer, random, generator)
+            if rollouts is not None:
+                successes.add(rollouts)
+            figures |= imitate_successes(config, policy, successes, demonstrations, optimizer, random, generator)
         if evaluate is not None and config.evaluate_every and (step + 1) % config.evaluate_every == 0:
             figures["real_success"] = evaluate(policy)
         is_over = config.most_env_steps > 0 and isinstance(rows, RealRows) and rows.steps >= config.most_env_steps

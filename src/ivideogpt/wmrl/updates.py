@@ -8,6 +8,8 @@ Source: RLinf's piRL (ratio of a chunk, one stochastic step), Shao et al. 2024 (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -159,10 +161,51 @@ class FlowLearner:
         return torch.cat(old), torch.cat(means)
 
 
+class SuccessBuffer:
+    """Chunks of the latest episodes that succeeded; of more than ``capacity`` chunks the oldest are dropped."""
+
+    def __init__(self, policy: TinyFlow, capacity: int = 20_000) -> None:
+        """Make an empty buffer for chunks of a policy."""
+        config = policy.config
+        self.capacity = capacity
+        self.frames = torch.zeros(0, config.images, config.resolution, config.resolution, 3, dtype=torch.uint8)
+        self.words = torch.zeros(0, config.words, dtype=torch.long)
+        self.actions = torch.zeros(0, config.chunk, config.action_dim)
+
+    def __len__(self) -> int:
+        """Return the number of chunks."""
+        return len(self.frames)
+
+    def add(self, episodes: PlayedEpisodes) -> None:
+        """Add the chunks of the episodes that succeeded."""
+        good = torch.nonzero((episodes.alive & episodes.succeeded).flatten())[:, 0]
+        new = (
+            episodes.observations.frames[good],
+            episodes.observations.words[good],
+            episodes.actions.flatten(0, 1)[good],
+        )
+        for name, value in zip(("frames", "words", "actions"), new, strict=True):
+            setattr(self, name, torch.cat([getattr(self, name), value])[-self.capacity :])
+
+    def draw(self, count: int, random: np.random.Generator) -> tuple[FlowObservation, Tensor, Tensor]:
+        """Draw chunks; see ``ChunkDataset.draw``."""
+        rows = torch.from_numpy(random.integers(0, len(self), count))
+        actions = self.actions[rows]
+        return FlowObservation(self.frames[rows], self.words[rows]), actions, torch.ones(actions.shape[:2])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the chunks."""
+        return {name: getattr(self, name) for name in ("frames", "words", "actions")}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load what ``state_dict`` returned."""
+        self.frames, self.words, self.actions = (state[name] for name in ("frames", "words", "actions"))
+
+
 def imitate_successes(
     config: WmRlConfig,
     policy: TinyFlow,
-    rollouts: PlayedEpisodes | None,
+    successes: SuccessBuffer,
     demonstrations: ChunkDataset | None,
     optimizer: torch.optim.Optimizer,
     random: np.random.Generator,
@@ -173,26 +216,21 @@ def imitate_successes(
     Args:
         config: the settings.
         policy: changed in place.
-        rollouts: of an iteration; None: demonstrations alone.
+        successes: where it is empty, demonstrations are imitated alone.
         demonstrations: None: successes alone.
         optimizer: of the policy.
         random: draws chunks.
         generator: of times and noise of the flow.
     """
-    good = torch.zeros(0, dtype=torch.long)
-    if rollouts is not None:
-        good = torch.nonzero((rollouts.alive & rollouts.succeeded).flatten())[:, 0]
     demos = 0 if demonstrations is None else round(config.minibatch * config.demo_share)
-    demos = config.minibatch if demonstrations is not None and not len(good) else demos
+    demos = config.minibatch if demonstrations is not None and not len(successes) else demos
     losses = []
-    for _ in range(config.bc_updates if demos or len(good) else 0):
+    for _ in range(config.bc_updates if demos or len(successes) else 0):
         parts = []
         if demos and demonstrations is not None:
             parts.append(demonstrations.draw(demos, random))
-        if len(good) and demos < config.minibatch and rollouts is not None:
-            rows = good[torch.from_numpy(random.integers(0, len(good), config.minibatch - demos))]
-            actions = rollouts.actions.flatten(0, 1)[rows]
-            parts.append((rollouts.observations.rows(rows), actions, torch.ones(actions.shape[:2])))
+        if demos < config.minibatch:
+            parts.append(successes.draw(config.minibatch - demos, random))
         seen = FlowObservation(*(torch.cat([part[0][field] for part in parts]) for field in range(2)))  # type: ignore[arg-type]
         actions, counts = (torch.cat([part[field] for part in parts]).to(policy.device) for field in (1, 2))
         loss = policy.loss(seen.to(policy.device), actions, counts, generator)
@@ -201,4 +239,4 @@ def imitate_successes(
         nn.utils.clip_grad_norm_(policy.parameters(), config.clip_norm)
         optimizer.step()
         losses.append(loss.item())
-    return {"loss": float(np.mean(losses)) if losses else 0.0, "chunks": float(len(good))}
+    return {"loss": float(np.mean(losses)) if losses else 0.0, "chunks": float(len(successes))}
