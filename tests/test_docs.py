@@ -88,6 +88,8 @@ def known_options(name):
             "train-pictures": "pictures",
             "posttrain": "posttrain",
             "plan": "planning",
+            "train-policy": "policies",
+            "wm-rl": "wmrl",
         }
         kind = kinds.get(name, "training")
         settings = [find_preset(preset, kind) for preset in PRESETS[kind]]
