@@ -14,6 +14,7 @@ from ivideogpt.configs.registry import find_preset
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.tokens import TokenLoader, TokenStore
 from ivideogpt.envs.record.moving_square import collect_squares
+from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.transformer import TransformerConfig
 from ivideogpt.training.token_batches import StoredTokens
 from ivideogpt.training.tokenizer_loss import TokenizerLossConfig
@@ -125,6 +126,12 @@ def test_the_presets_have_the_published_sizes() -> None:
             8192,
         )
         assert training.batch_size == 4 * 8 and recipe.tokenizer.loss.discriminator_weight == 0.1
+    with torch.device("meta"):  # shapes alone: nothing is computed
+        for recipe, tokens, frames in ((single, [(1, 4, 320), (1, 1, 320)], 5), (multi, [(1, 1, 1280), (1, 8, 80)], 9)):
+            network = CompressiveTokenizer(recipe.tokenizer.tokenizer)
+            codes = network.encode(torch.empty(1, frames, 3, 256, 320))
+            assert [tuple(x.shape) for x in codes] == tokens
+            assert network.decode(*codes).shape == (1, frames, 3, 256, 320)
     clips = multi.transformer_clips(9, context_frames=2, size=shape.frame_size, rewards=False)
     assert (clips.mode, clips.horizon, clips.size) == ("reference_first", 8 + 15, (256, 320))
     assert single.transformer_clips(5, context_frames=4, size=8, rewards=False).mode == "contiguous"

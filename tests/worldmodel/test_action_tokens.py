@@ -187,6 +187,8 @@ def test_a_checkpoint_comes_back(kind, tmp_path):
     assert again.config == model.config and again.layout == model.layout
     assert torch.equal(rollout(again).ids, rollout(model).ids)
     assert "24 x 16" in (tmp_path / "model" / "README.md").read_text()
+    rounded = WorldModel.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    assert rollout(rounded).frames.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
