@@ -270,3 +270,29 @@ def test_the_command_writes_a_goal_file_that_the_benchmark_reads(tmp_path, capsy
     ):
         assert main(words) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_a_world_model_of_another_world_and_a_missing_package_are_refused(model_of, monkeypatch) -> None:
+    import importlib.util
+    import sys
+
+    from ivideogpt.core.errors import MissingExtraError
+    from ivideogpt.envs import registry
+
+    with pytest.raises(UserError, match="toy needs 16 px and 1: train a model on it"):
+        benchmark().imagined(model_of("conditional"), 0)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name.startswith("robo") else find(name, *a)
+    )
+    for name, module in (("robodesk/push_red", "robodesk"), ("robosuite/push", "robosuite_push")):
+        monkeypatch.delitem(sys.modules, f"ivideogpt.envs.{module}", raising=False)
+        with pytest.raises(MissingExtraError, match=r"is not installed; run: pip install 'ivideogpt\[vp2\]'"):
+            registry.make(name)
+    with pytest.raises(UserError, match="pusht has no goals; expected one such as robodesk/push_red"):
+        monkeypatch.setattr("ivideogpt.planning.vp2_benchmark.make", lambda name, **options: NoGoals())
+        VP2Benchmark(VP2Planning(environment="pusht"))
+
+
+class NoGoals:
+    unwrapped = None

@@ -60,9 +60,10 @@ class PlanningResults:
         """
         self.folder, self._settings, self._type, path = folder, settings, result_type, folder / SETTINGS
         if path.is_file():
-            before, now = load_json(path), to_dict(settings)
-            if before != now:
-                names = ", ".join(name for name in now if before.get(name) != now[name])
+            kept = from_dict(type(settings), load_json(path), where=str(path))
+            if kept != settings:
+                before, now = to_dict(kept), to_dict(settings)
+                names = ", ".join(name for name in now if before[name] != now[name])
                 raise UserError(
                     f"'{folder}' holds a benchmark with other settings ({names}); use the same to go on, or give "
                     "another --output"

@@ -65,7 +65,7 @@ class VP2Benchmark:
         environment = make(self.settings.environment, steps=self.goals.max_steps + 1).unwrapped
         if not isinstance(environment, GoalEnvironment):
             raise UserError(
-                f"{self.settings.environment} has no goals; expected robodesk/push_red, robosuite/push, ..."
+                f"{self.settings.environment} has no goals; expected one such as robodesk/push_red"
             )
         return environment
 
