@@ -64,9 +64,7 @@ class VP2Benchmark:
     def _make(self) -> GoalEnvironment:
         environment = make(self.settings.environment, steps=self.goals.max_steps + 1).unwrapped
         if not isinstance(environment, GoalEnvironment):
-            raise UserError(
-                f"{self.settings.environment} has no goals; expected one such as robodesk/push_red"
-            )
+            raise UserError(f"{self.settings.environment} has no goals; expected one such as robodesk/push_red")
         return environment
 
     @cached_property
