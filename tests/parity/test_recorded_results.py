@@ -36,7 +36,7 @@ pytestmark = pytest.mark.parity
 TOKENS, LOSSES = (Path(__file__).parent / name for name in ("recorded_tokens.npz", "recorded_losses.json"))
 #: Temperature of the checkpoint when the tokens were recorded, and frames imagined. The horizon of pusht-64 crosses the
 #: end of its segment.
-SHIPPED_MODELS = {"pusht-64-tokens": (0.85, 14), "metaworld-64": (0.5, 10)}
+SHIPPED_MODELS = {"pusht-64-tokens": (0.85, 14)}
 DRAWS = [(seed, greedy) for seed in (0, 1) for greedy in (True, False)]
 #: Share of sampled ids that may differ: products round differently from processor to processor, so that a number drawn
 #: near the border between two ids chooses the other one, and everything after it differs.
