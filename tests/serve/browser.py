@@ -1,9 +1,9 @@
 """What the tests of the page share: a browser on the real server with the shipped model."""
 
 import contextlib
-import re
 import io
 import math
+import re
 import shutil
 import socket
 import subprocess
