@@ -1,6 +1,7 @@
-"""Write the checkpoint of a Meta-World run as it ships, with a held-out episode of each task.
+r"""Write the checkpoint of a Meta-World run as it ships, with a held-out episode of each task.
 
-python runs/publish_metaworld.py runs/metaworld-64/training --test datasets/metaworld-test --out runs/metaworld-64/checkpoint
+python runs/publish_metaworld.py runs/metaworld-64/training --test datasets/metaworld-test-shaken \
+    --out runs/metaworld-64/checkpoint
 """
 
 from dataclasses import replace
@@ -27,7 +28,7 @@ def publish(
         test: store of held-out episodes.
         out: folder of the checkpoint.
         name: of the model.
-        facts: JSON file with metadata for the model card: data, training, measured results and what the model cannot do.
+        facts: JSON file with metadata for the model card: data, training, results and what the model cannot do.
     """
     model = WorldModel.from_pretrained(run)
     metadata = {"license": "mit"} | ({} if facts is None else load_json(facts))
