@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
+from ivideogpt.worldmodel.world_model import WorldModel
 
 pytest.importorskip("accelerate", reason="several processes need the extra train")
 
@@ -43,6 +45,30 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     launch(2, *transformer, f"run={tmp_path / 'b'}", *settings, "transformer.gradient_accumulation=2")
     assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-3)
     assert losses(tmp_path / "b" / "forecast-1") == pytest.approx(losses(tmp_path / "a" / "forecast-1"), rel=1e-3)
+
+
+def test_divided_weights_give_the_losses_of_one_process_and_ordinary_checkpoints(tmp_path: Path) -> None:
+    fsdp = ("--parallel", "fsdp")
+    tokenizer = ("train-tokenizer", "debug", "--steps", 5)
+    launch(1, *tokenizer, f"run={tmp_path / 'one'}")
+    data = ("--data", tmp_path / "one-data")
+    launch(2, *tokenizer, f"run={tmp_path / 'two'}", *data, *fsdp, "tokenizer.gradient_accumulation=2")
+    assert losses(tmp_path / "two")[:4] == pytest.approx(losses(tmp_path / "one")[:4], rel=1e-3)
+    settings = ("--tokenizer", tmp_path / "one", *data, "forecasts=[]", "transformer.imagined_share=0")
+    transformer = ("train-transformer", "debug", *settings, "transformer.gradient_checkpointing=true")
+    launch(1, *transformer, f"run={tmp_path / 'a'}", "--steps", 5)
+    launch(2, *transformer, f"run={tmp_path / 'b'}", "--steps", 3, *fsdp, "transformer.gradient_accumulation=2")
+    launch(1, f"{transformer[0]}", f"run={tmp_path / 'b'}", "--steps", 5)  # goes on in one process
+    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=2e-3)
+    one, two = (WorldModel.from_pretrained(tmp_path / name).state_dict() for name in "ab")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-2, atol=2e-3)
+
+
+def test_a_kind_of_parallel_training_that_does_not_exist_is_named() -> None:
+    with pytest.raises(UserError, match="parallel is 'zero'; expected ddp or fsdp"):
+        Ranks.join("cpu", "zero")
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:

@@ -42,6 +42,7 @@ def train_tokenizer(
     seed: int | None = None,
     workers: int = 0,
     device: str = "auto",
+    parallel: str = "ddp",
     precision: str = "auto",
     tracker: str = "auto",
 ) -> None:
@@ -63,6 +64,8 @@ def train_tokenizer(
         seed: of weights, data order and everything else that is random.
         workers: processes that read clips.
         device: auto, cpu or cuda.
+        parallel: of several processes (torchrun): ddp (each holds all weights), or fsdp (weights, gradients and
+            optimizer are divided among them).
         precision: auto, float32 or bfloat16.
         tracker: draws curves: tensorboard (auto: where it is installed), wandb, trackio or none.
     """
@@ -77,7 +80,7 @@ def train_tokenizer(
     _check(steps, seed)
     if init is not None and vqgan is not None:
         raise UserError(f"init is {init} and vqgan is {vqgan}; a tokenizer starts from one of them: leave one out")
-    tracker, ranks = choose_tracker(tracker), Ranks.join(device)
+    tracker, ranks = choose_tracker(tracker), Ranks.join(device, parallel)
     recipe, stores = _seeded(settings, seed), _open_data(preset, data, mixture, run, ranks)
     if isinstance(stores, TokenStore):
         raise UserError(f"{data} holds tokens; a tokenizer is trained on frames: give an episode store as --data")
@@ -169,6 +172,7 @@ def train_transformer(
     seed: int | None = None,
     workers: int = 0,
     device: str = "auto",
+    parallel: str = "ddp",
     precision: str = "auto",
     tracker: str = "auto",
 ) -> None:
@@ -191,6 +195,8 @@ def train_transformer(
         seed: of weights, data order and everything else that is random.
         workers: processes that read clips.
         device: auto, cpu or cuda.
+        parallel: of several processes (torchrun): ddp (each holds all weights), or fsdp (weights, gradients and
+            optimizer are divided among them).
         precision: auto, float32 or bfloat16.
         tracker: draws curves: tensorboard (auto: where it is installed), wandb, trackio or none.
     """
@@ -205,7 +211,7 @@ def train_transformer(
 
     check_folder(run)
     _check(steps, seed)
-    tracker, ranks = choose_tracker(tracker), Ranks.join(device)
+    tracker, ranks = choose_tracker(tracker), Ranks.join(device, parallel)
     recipe, stores = _seeded(settings, seed), _open_data(preset, data, mixture, run, ranks)
     is_augmented = recipe.augmentation_of("transformer") is not None
     if isinstance(stores, TokenStore) and is_augmented and ranks.is_first:
@@ -258,7 +264,7 @@ def _open_data(
     """
     from ivideogpt.commands.run_settings import kept_data
     from ivideogpt.commands.training_stages import read_mixture
-    from ivideogpt.data.tokens import FACTS, TokenStore
+    from ivideogpt.data.tokens import TokenStore
     from ivideogpt.envs.record.moving_square import collect_squares
 
     if data is None and mixture is None and (kept := kept_data(run)) is not None:
@@ -270,11 +276,23 @@ def _open_data(
         ranks.wait()
     if data is None:
         raise UserError(f"preset {preset} needs data; give --data, a folder that `ivideogpt convert` wrote")
-    if not (Path(data) / FACTS).is_file():
+    if not _holds_tokens(data):
         return read_mixture(data, mixture)
     if mixture is not None:
         raise UserError(f"mixture is {mixture!r}, but {data} holds tokens, whose stores are known; leave --mixture out")
     return TokenStore(data)
+
+
+def _holds_tokens(data: str) -> bool:
+    from ivideogpt.data.store.byte_ranges import open_folder
+    from ivideogpt.data.tokens import FACTS
+
+    if "://" not in data:
+        return (Path(data) / FACTS).is_file()
+    try:
+        return open_folder(data).size(FACTS) > 0
+    except FileNotFoundError:
+        return False
 
 
 def _report(run: Path) -> None:

@@ -64,8 +64,12 @@ def adamw(
         (no_decay if exempt else decay).append(parameter)
     groups = [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    fused = True if all(parameter.is_cuda for parameter in (*decay, *no_decay)) else None
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=fused)
+    trained = (*decay, *no_decay)
+    fused = True if all(parameter.is_cuda for parameter in trained) else None
+    # No kernel updates whole and divided weights (FSDP2) together.
+    is_mixed = len({hasattr(parameter, "full_tensor") for parameter in trained}) > 1
+    kernel: dict[str, bool | None] = {"foreach": False} if is_mixed else {"fused": fused}
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, **kernel)
     optimizer.register_load_state_dict_pre_hook(_keep_fused)
     return optimizer
 
@@ -74,6 +78,20 @@ def _keep_fused(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict
     """Keep the kernel of the current device in place of that of the device that saved."""
     fused = optimizer.defaults["fused"]
     return {**state, "param_groups": [{**group, "fused": fused} for group in state["param_groups"]]}
+
+
+def clip_gradients(module: nn.Module, norm: float) -> None:
+    """Scale the gradients of a module so that their norm together is at most ``norm``; weights may be divided."""
+    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    divided = [gradient for gradient in gradients if hasattr(gradient, "full_tensor")]
+    if len(divided) in (0, len(gradients)):
+        nn.utils.clip_grad_norm_(module.parameters(), norm)
+        return
+    whole = [gradient for gradient in gradients if not hasattr(gradient, "full_tensor")]
+    totals = [nn.utils.get_total_norm(divided).full_tensor(), nn.utils.get_total_norm(whole)]  # type: ignore[attr-defined]
+    scale = min(1.0, norm / (torch.stack(totals).norm().item() + 1e-6))
+    for gradient in gradients:
+        gradient.mul_(scale)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from ivideogpt.core.checkpoint import load_tensors, save_tensors, step_folder, step_folders
 from ivideogpt.core.config import load_json
-from ivideogpt.core.distributed import Ranks
+from ivideogpt.core.distributed import Ranks, load_whole_state, whole_state
 from ivideogpt.core.errors import Stopped, UserError
 from ivideogpt.core.files import remove_leftovers, replace_folder, write_text_atomic, writing
 from ivideogpt.core.folder_lock import lock_folder
@@ -297,9 +297,9 @@ class Run:
             if also is not None:
                 also(folder)
             trees = {}
-            for name, part in {**parts, "random": self._random}.items():
+            for name, part_state in states.items():
                 tensors: dict[str, torch.Tensor] = {}
-                trees[name] = flatten(part.state_dict(), tensors)
+                trees[name] = flatten(part_state, tensors)
                 save_tensors(folder / "training" / f"{name}.safetensors", tensors)
             if self.ranks.ranks > 1:
                 save_tensors(folder / "training" / RANKS, own)
@@ -307,6 +307,7 @@ class Run:
             write_text_atomic(folder / "training" / "state.json", json.dumps(state))
 
         target, own = step_folder(self.folder, step), self._rank_states()
+        states = {name: whole_state(part.state_dict()) for name, part in {**parts, "random": self._random}.items()}
         if not self.ranks.is_first:
             self.ranks.wait()
             return target
@@ -351,7 +352,7 @@ class Run:
         for name, part in {**parts, "random": self._random}.items():
             tensors = load_tensors(folder / "training" / f"{name}.safetensors")
             try:
-                part.load_state_dict(unflatten(state["parts"][name], tensors))
+                load_whole_state(part, unflatten(state["parts"][name], tensors))
             except Exception as error:  # of any kind, where the file is damaged
                 reason = " ".join(str(error).split())[:300]
                 raise UserError(

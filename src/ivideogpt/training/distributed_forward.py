@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ivideogpt.core.distributed import whole_state
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.run import Run
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-def forward_pass(module: nn.Module, run: Run, *, compile: bool) -> nn.Module:
+
+def forward_pass(
+    module: nn.Module,
+    run: Run,
+    *,
+    compile: bool,
+    blocks: Iterable[nn.Module] = (),
+    whole: Iterable[nn.Parameter] = (),
+    methods: Iterable[str] = (),
+) -> nn.Module:
     """Return the callable that training uses instead of ``module``, whose weights and names stay as they are.
+
+    Call it before an optimizer is made: with FSDP2 the weights are divided in place.
 
     Args:
         module: on the device of the run.
         run: with the processes that train together.
         compile: by ``torch.compile``: the first updates are slow, the others faster.
+        blocks: submodules of divided weights, see ``Ranks.shard``.
+        whole: weights that are not divided.
+        methods: that need the weights, beside ``forward``.
 
     Raises:
         UserError: PyTorch cannot compile on this machine.
     """
-    forward = run.ranks.wrap(module)
+    if run.ranks.divides_weights:
+        run.ranks.shard(module, blocks=blocks, whole=whole, methods=methods)
+        forward = module
+    else:
+        forward = run.ranks.wrap(module)
     if not compile:
         return forward
     _check_compiler(run.device)
@@ -59,5 +80,20 @@ def in_parts(tensors: Sequence[Tensor | None], parts: int) -> Iterator[tuple[Any
 
 
 def gradients_meet(forward: nn.Module, *, now: bool) -> AbstractContextManager[Any]:
-    """Return True where the gradients of this part, with all before them, are averaged over the ranks."""
+    """Return the context of a part whose gradients, with all before them, are averaged over the ranks only ``now``."""
+    if hasattr(forward, "set_requires_gradient_sync"):  # FSDP2
+        forward.set_requires_gradient_sync(now)  # pyright: ignore[reportCallIssue]
+        return nullcontext()
     return nullcontext() if now else getattr(forward, "no_sync", nullcontext)()
+
+
+def whole_copy(model: ModuleT, run: Run) -> ModuleT | None:
+    """Return a copy on the CPU that `fill_copy` fills, on the first of ranks that divide the weights; else None."""
+    return copy.deepcopy(model).cpu() if run.ranks.divides_weights and run.ranks.is_first else None
+
+
+def fill_copy(copied: nn.Module | None, module: nn.Module) -> None:
+    """Copy divided weights into the whole copy of a module. Every rank must call this, with None but for the first."""
+    weights = whole_state(module.state_dict())
+    if copied is not None:
+        copied.load_state_dict(weights)

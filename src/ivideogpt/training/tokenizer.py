@@ -22,7 +22,7 @@ from ivideogpt.core.config import check_at_least
 from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.episode import Clip
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.optim import ScheduleName, adamw, check_descent, named_schedule, set_learning_rate
+from ivideogpt.core.optim import ScheduleName, adamw, check_descent, clip_gradients, named_schedule, set_learning_rate
 from ivideogpt.core.run import Run
 from ivideogpt.core.training_state import Stateful
 from ivideogpt.metrics.perceptual import load_perceptual
@@ -30,7 +30,14 @@ from ivideogpt.models.discriminator import Discriminator, DiscriminatorConfig
 from ivideogpt.models.tokenizer import CompressiveTokenizer, Reconstruction
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.training.codebooks import CodebookAverages, CodebookUsage, freeze_codebooks
-from ivideogpt.training.distributed_forward import check_parts, forward_pass, gradients_meet, in_parts
+from ivideogpt.training.distributed_forward import (
+    check_parts,
+    fill_copy,
+    forward_pass,
+    gradients_meet,
+    in_parts,
+    whole_copy,
+)
 from ivideogpt.training.tokenizer_loss import RareColours, TokenizerLoss, TokenizerLossConfig, last_layer_of
 from ivideogpt.training.weight_average import ExponentialAverage
 
@@ -201,6 +208,10 @@ class TokenizerTrainer:
             freeze_codebooks(tokenizer)
         self.usage = CodebookUsage(config.tokenizer.context_codes, config.tokenizer.dynamics_codes).to(run.device)
 
+        # the forward pass, on all processes; the gradients of the last layer are compared before they are averaged
+        self._whole = [self._last_layer] if run.ranks.divides_weights else []
+        self._forward = forward_pass(tokenizer, run, compile=config.compile, whole=self._whole)
+
         # optimizers; the discriminator's schedule counts its own updates
         rate, options = config.learning_rate, {"betas": config.betas, "weight_decay": config.weight_decay}
         self._optimizer = adamw(tokenizer, learning_rate=rate, **options)
@@ -216,9 +227,6 @@ class TokenizerTrainer:
                 warmup_steps=config.warmup_steps,
             )
         self.average = ExponentialAverage(tokenizer, config.average_decay) if config.average_decay > 0 else None
-
-        # the forward pass, on all processes
-        self._forward = forward_pass(tokenizer, run, compile=config.compile)
 
     def parts(self) -> dict[str, Stateful]:
         """Return what a checkpoint holds, by name."""
@@ -268,6 +276,7 @@ class TokenizerTrainer:
             reconstructions.append(Reconstruction(**{name: value.detach() for name, value in vars(made).items()}))
 
         # update
+        self.run.ranks.average_gradients(self._whole)
         rate = self._schedule(step)
         self._descend(self._optimizer, self.tokenizer, rate)
         return {**_means(metrics), "learning_rate": rate}, _joined(reconstructions)
@@ -287,7 +296,7 @@ class TokenizerTrainer:
         """
         discriminator, optimizer = self.loss.network, self._discriminator_optimizer
         assert discriminator is not None and optimizer is not None
-        config, ranks = self.config, self.run.ranks
+        config = self.config
 
         # gradients of the losses
         optimizer.zero_grad(set_to_none=True)
@@ -300,9 +309,7 @@ class TokenizerTrainer:
             metrics.append({f"discriminator_{name}": value.detach() for name, value in losses._asdict().items()})
 
         # update; nothing else averages these gradients over the processes
-        for weight in discriminator.parameters():
-            if weight.grad is not None and ranks.ranks > 1:
-                weight.grad.copy_(ranks.mean(weight.grad))
+        self.run.ranks.average_gradients(discriminator.parameters())
         rate = self._discriminator_schedule(step - config.loss.discriminator_start)
         self._descend(optimizer, discriminator, rate)
         return {**_means(metrics), "discriminator_learning_rate": rate}
@@ -311,7 +318,7 @@ class TokenizerTrainer:
         """Make one step down the gradients, clipped."""
         set_learning_rate(optimizer, rate)
         if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(module.parameters(), self.config.clip_norm)
+            clip_gradients(module, self.config.clip_norm)
         optimizer.step()
 
 
@@ -349,9 +356,11 @@ def train_tokenizer(
     sample = loader.clips(range(-(-SAMPLE // loader.clip_frames))).frames.flatten(0, 1)
     if config.tokenizer.background and initial is None:
         tokenizer.background.copy_(sample.median(dim=0).values)  # the usual picture
+    whole = whole_copy(tokenizer, run)
     trainer = TokenizerTrainer(config, tokenizer, new_loss(config, sample, run.ranks), run)
     codebooks, average, usage = trainer.codebooks, trainer.average, trainer.usage
     finished = tokenizer if average is None else average.model  # what is measured and saved
+    finished = finished if whole is None else whole
 
     # training state
     parts = {**trainer.parts(), "batches": loader}
@@ -383,8 +392,10 @@ def train_tokenizer(
         if save:
             metrics |= usage.figures()
             usage.reset()
+            if run.ranks.divides_weights:
+                fill_copy(whole, tokenizer)
             if evaluate is not None and run.ranks.is_first:
-                metrics |= evaluate(finished.eval(), step + 1)
+                metrics |= evaluate(finished.to(run.device).eval(), step + 1)
                 tokenizer.train()
         run.log(step + 1, **metrics)
         if save:
@@ -394,6 +405,11 @@ def train_tokenizer(
 
 def _check(config: TokenizerTraining, ranks: Ranks) -> None:
     check_parts(config.gradient_accumulation, config.batch_size, ranks.ranks)
+    if config.average_decay and ranks.divides_weights:
+        raise UserError(
+            f"average_decay is {config.average_decay} and parallel is fsdp; averages of weights need ddp: use it, or "
+            "set average_decay to 0"
+        )
     if config.compile and config.loss.discriminator_weight:
         # Compiled, the backward pass is one piece: a gradient of the last layer alone cannot be had first.
         raise UserError(

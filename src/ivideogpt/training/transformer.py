@@ -15,10 +15,17 @@ from tqdm import tqdm
 from ivideogpt.core.config import check_at_least, suggestion
 from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
-from ivideogpt.core.optim import ScheduleName, adamw, check_descent, named_schedule, set_learning_rate
+from ivideogpt.core.optim import ScheduleName, adamw, check_descent, clip_gradients, named_schedule, set_learning_rate
 from ivideogpt.core.run import Run
 from ivideogpt.models.dynamics import EXTRA_LOSSES, DynamicsLosses
-from ivideogpt.training.distributed_forward import check_parts, forward_pass, gradients_meet, in_parts
+from ivideogpt.training.distributed_forward import (
+    check_parts,
+    fill_copy,
+    forward_pass,
+    gradients_meet,
+    in_parts,
+    whole_copy,
+)
 from ivideogpt.training.lora import LoraTraining, adapters, merged_model, trained_share
 from ivideogpt.training.token_batches import TokenBatch, TokenBatches
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -125,6 +132,8 @@ def train_transformer(
         MissingExtraError: there are to be adapters, and peft is not installed.
     """
     check_parts(config.gradient_accumulation, config.batch_size, run.ranks.ranks)
+    if config.lora.rank and run.ranks.divides_weights:
+        raise UserError(f"lora.rank is {config.lora.rank} and parallel is fsdp; adapters are trained with ddp")
     model.to(run.device)
     model.tokenizer.requires_grad_(False)
     model.transformer.gradient_checkpointing = config.gradient_checkpointing
@@ -133,6 +142,10 @@ def train_transformer(
         dynamics = model.dynamics
         if config.lora.rank and run.ranks.is_first:
             tqdm.write(f"adapters of rank {config.lora.rank}: {trained_share(dynamics)}", file=sys.stderr)
+        whole = whole_copy(model, run)
+        methods = ("forecast", "forecast_logits")
+        layers = model.transformer.layers
+        forward = forward_pass(dynamics, run, compile=config.compile, blocks=layers, methods=methods)
         optimizer = adamw(
             dynamics, learning_rate=config.learning_rate, weight_decay=config.weight_decay, betas=config.betas
         )
@@ -147,7 +160,6 @@ def train_transformer(
         # training state
         parts = {"learner": dynamics, "optimizer": optimizer, "batches": batches}
         done, last = run.resume(**parts), min(config.steps if until is None else until, config.steps)
-        forward = forward_pass(dynamics, run, compile=config.compile)
         dynamics.train()
         stream = iter(batches)
         for step in run.updates("transformer", done, last, clips=config.batch_size):
@@ -162,16 +174,19 @@ def train_transformer(
             optimizer.zero_grad(set_to_none=True)
             metrics = accumulate_gradients(config, forward, run, batch, inputs)
             if config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(dynamics.parameters(), config.clip_norm)
+                clip_gradients(dynamics, config.clip_norm)
             optimizer.step()
             metrics["learning_rate"] = schedule(step)
 
             # log and checkpoint
             save = run.is_save_step(step + 1, last=last)
             finished = merged_model(model) if save and run.ranks.is_first else model
+            if save and run.ranks.divides_weights:
+                fill_copy(None if whole is None else whole.dynamics, dynamics)
+                finished = model if whole is None else whole
             if save and evaluate is not None and run.ranks.is_first:
                 dynamics.eval()
-                metrics |= evaluate(finished, step + 1)
+                metrics |= evaluate(finished.to(run.device), step + 1)
                 dynamics.train()
             run.log(step + 1, **metrics)
             if save:
