@@ -159,7 +159,7 @@ def test_a_damaged_file_is_named(place, tmp_path) -> None:
     tokens = made(place, "plain", tmp_path / "tokens")
     shard = tmp_path / "tokens" / "shards" / "000-s0.safetensors"
     shard.write_bytes(shard.read_bytes()[:-9])
-    with pytest.raises(UserError, match="000-s0.safetensors is damaged"):
+    with pytest.raises(UserError, match="tokens/shards/000-s0.safetensors has .*it was cut off"):
         tokens.clip(0, 0, 5)
 
 

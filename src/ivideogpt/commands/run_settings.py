@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def data_facts(
     """
     return DataFacts(
         sources=tuple(map(_source_facts, opened.sources)),
-        tokens="" if tokens is None else os.path.abspath(tokens.folder),
+        tokens="" if tokens is None else absolute_path(tokens.folder),
         takes="" if tokens is None else _takes(tokens),
         tokenizer="" if tokenizer is None else tokenizer.fingerprint(),
     )

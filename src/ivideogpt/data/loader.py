@@ -10,6 +10,7 @@ Clip k is a pure function of (seed, k): workers, ranks, batch size and resuming 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ from ivideogpt.data.store.reader import EpisodeStore
 # Streams of a clip's random numbers: one for each use, so that a change of one use does not shift the other.
 _PLACE, _AUGMENTATION = range(2)
 _ROWS = ("actions", "action_mask", "rewards")
+# Clips of remote stores that a worker reads at the same time.
+_MOST_REQUESTS = 32
 
 
 class ClipRandom:
@@ -93,7 +96,7 @@ class ClipDataset(Dataset[Any]):
         """Return a batch of clips, each given as (seed, number); a UserError is returned as text for ``finish``."""
         random = ClipRandom()
         try:
-            read = [self.mixture.read(self.mixture.place(random.of(*item))) for item in items]
+            read = self._read([self.mixture.place(random.of(*item)) for item in items])
             draws = [self._draw(clip, random.of(*item, _AUGMENTATION)) for clip, item in zip(read, items, strict=True)]
             return self._batch(read, draws)
         except UserError as error:
@@ -105,8 +108,15 @@ class ClipDataset(Dataset[Any]):
         Raises:
             UserError: a clip cannot be read.
         """
-        read = [self.mixture.read(place) for place in places]
+        read = self._read(places)
         return self._batch(read, [self._draw(clip, None) for clip in read])
+
+    def _read(self, places: Sequence[ClipPlace]) -> list[ClipArrays]:
+        """Read clips; those of remote stores at the same time, so that a batch waits for the network once."""
+        if len(places) < 2 or not self.mixture.is_remote:
+            return [self.mixture.read(place) for place in places]
+        with ThreadPoolExecutor(min(len(places), _MOST_REQUESTS)) as threads:
+            return list(threads.map(self.mixture.read, places))
 
     def _batch(self, read: list[ClipArrays], draws: list[AugmentationDraw]) -> dict[str, Any]:
         frames: list[Tensor] | Tensor = [torch.from_numpy(clip.frames) for clip in read]

@@ -106,6 +106,11 @@ class OpenMixture:
         """True where all episodes of all sources have rewards; only headers of files are read."""
         return all(source.store.has(episode, "rewards") for source in self.sources for episode in source.episodes)
 
+    @property
+    def is_remote(self) -> bool:
+        """True where reading a clip may wait for a network."""
+        return any("://" in source.store.folder for source in self.sources)
+
     def reopened(self) -> OpenMixture:
         """Return a copy with newly opened stores, for another process."""
         copy = object.__new__(OpenMixture)

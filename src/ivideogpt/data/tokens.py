@@ -10,29 +10,36 @@ and shorter clips are its beginning. ``training.tokenize_store`` writes such fol
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import json
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import torch
-from safetensors import safe_open
 
-from ivideogpt.core.config import from_dict, load_json
+from ivideogpt.core.config import from_dict
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.layout import TokenLayout
-from ivideogpt.core.reading import check_is_file, local_path, reading
+from ivideogpt.core.reading import reading
 from ivideogpt.data.clip_order import ClipCursor
 from ivideogpt.data.loader import clip_random
 from ivideogpt.data.mixtures import LARGEST_ACTION_WIDTH, Mixture, MixtureSource
+from ivideogpt.data.store.byte_ranges import open_folder
+from ivideogpt.data.store.format import Tensor as StoredTensor
+from ivideogpt.data.store.format import read_header
 
 FORMAT = "ivideogpt-tokens-1"
 FACTS, INDEX, SHARDS = "tokens.json", "index.safetensors", "shards"
 #: Columns of the index, one number a take: file, store of the mixture, first row in the file, frames, episode.
 COLUMNS = ("shard", "source", "first", "length", "episode")
 _MOST_OPEN = 128
+# Batches of remote tokens that are fetched at the same time, and clips of each.
+_BATCHES_AHEAD, _MOST_REQUESTS = 4, 16
 _ADVICE = "delete it and tokenize again"
 
 
@@ -134,19 +141,27 @@ class TokenStore:
     def __init__(self, folder: str | Path) -> None:
         """Load the description of the folder and the location of each take.
 
+        Args:
+            folder: of the tokens, or a URL that fsspec knows.
+
         Raises:
             UserError: it holds no tokens, is not finished, or is damaged.
         """
-        self.folder = local_path(folder)
-        if not (self.folder / FACTS).is_file():
+        self._files = open_folder(folder)
+        self.folder = self._files.name
+        text = self._content(FACTS)
+        if text is None:
             raise UserError(f"{folder} holds no tokens; expected {FACTS} in it, as `ivideogpt tokenize` writes it")
-        self.facts = from_dict(TokenFacts, load_json(self.folder / FACTS), where=str(self.folder / FACTS))
+        with reading(f"{folder}/{FACTS}", _ADVICE):
+            facts = json.loads(text)
+        self.facts = from_dict(TokenFacts, facts, where=f"{folder}/{FACTS}")
         if self.facts.format != FORMAT:
             raise UserError(f"{folder} has the format {self.facts.format!r}; expected {FORMAT}: tokenize again")
-        if not (self.folder / INDEX).is_file():
+        index = self._content(INDEX)
+        if index is None:
             raise UserError(f"{folder} is not finished; give the same `ivideogpt tokenize` command again")
-        self.shard, self.source, self.first, self.length, self.episode = self._load_index()
-        self._open: OrderedDict[int, Any] = OrderedDict()
+        self.shard, self.source, self.first, self.length, self.episode = self._read_index(index)
+        self._headers: OrderedDict[int, dict[str, StoredTensor]] = OrderedDict()
 
     def __len__(self) -> int:
         """Return the number of takes."""
@@ -195,12 +210,20 @@ class TokenStore:
             rewards[:, -1] = 0
         return TokenClip(context, dynamics, actions, mask, rewards)
 
-    def _load_index(self) -> list[np.ndarray]:
+    def _content(self, path: str) -> bytes | None:
+        """Return the content of a file of the folder, or None where there is none."""
+        try:
+            with self._files.open(path) as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _read_index(self, content: bytes) -> list[np.ndarray]:
         """Return the columns of the index, int64 ``[n]`` each."""
-        path, facts = self.folder / INDEX, self.facts
-        check_is_file(path, "index of tokens")
-        with reading(path, _ADVICE), safe_open(path, framework="np") as file:
-            columns = {name: file.get_tensor(name) for name in COLUMNS}
+        path, facts = f"{self.folder}/{INDEX}", self.facts
+        with reading(path, _ADVICE):
+            tensors = safetensors.numpy.load(content)
+            columns = {name: tensors[name] for name in COLUMNS}
             if any(column.dtype != np.int64 or column.ndim != 1 for column in columns.values()):
                 raise ValueError("a column is no list of whole numbers")
             if len({len(column) for column in columns.values()}) > 1:
@@ -211,25 +234,31 @@ class TokenStore:
                     raise ValueError(f"an entry of {name!r} is out of range")
             return list(columns.values())
 
-    def _shard_path(self, number: int) -> Path:
-        return self.folder / SHARDS / f"{self.facts.shards[number]}.safetensors"
+    def _shard_path(self, number: int) -> str:
+        return f"{SHARDS}/{self.facts.shards[number]}.safetensors"
 
     def _slices(self, number: int, wanted: dict[str, tuple[int, int]]) -> dict[str, torch.Tensor]:
         """Return rows of tensors of a shard, by their names."""
         path = self._shard_path(number)
-        with reading(path, _ADVICE):
-            if number not in self._open:
-                check_is_file(path, "file of tokens")
-                self._open[number] = safe_open(path, framework="pt").__enter__()
-                if len(self._open) > _MOST_OPEN:
-                    self._open.popitem(last=False)[1].__exit__(None, None, None)
-            shard, slices = self._open[number], {}
+        name = f"{self.folder}/{path}"
+        with reading(name, _ADVICE):
+            if number not in self._headers:
+                size = self._files.size(path)
+                self._headers[number] = read_header(
+                    lambda start, stop: self._files.ranges(path, [(start, stop)])[0].tobytes(), size, name, form=None
+                )
+                if len(self._headers) > _MOST_OPEN:
+                    self._headers.popitem(last=False)
+            tensors = self._headers[number]
             for name, (low, high) in wanted.items():
-                slices[name] = shard.get_slice(name)[low:high]
-                expected = self._row_shape(name)
-                if tuple(slices[name].shape) != (high - low, *expected):
-                    raise ValueError(f"{name} has no rows {low} to {high} of shape {list(expected)}")
-            return slices
+                shape = self._row_shape(name)
+                if tensors[name].shape[1:] != shape or not 0 <= low <= high <= tensors[name].shape[0]:
+                    raise ValueError(f"{name} has no rows {low} to {high} of shape {list(shape)}")
+            contents = self._files.ranges(path, [tensors[name].rows(*rows) for name, rows in wanted.items()])
+            return {
+                name: torch.from_numpy(tensors[name].array(content).copy())
+                for name, content in zip(wanted, contents, strict=True)
+            }
 
     def _row_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one row of a tensor."""
@@ -246,7 +275,9 @@ class TokenStore:
     def _check_codes(self, number: int, codes: torch.Tensor, size: int) -> None:
         """Raise UserError if a code is outside of its codebook."""
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < size:
-            raise UserError(f"{self._shard_path(number)} is damaged (a code is not one of {size}); {_ADVICE}")
+            raise UserError(
+                f"{self.folder}/{self._shard_path(number)} is damaged (a code is not one of {size}); {_ADVICE}"
+            )
 
 
 class TokenLoader(ClipCursor):
@@ -290,14 +321,33 @@ class TokenLoader(ClipCursor):
 
     def __iter__(self) -> Iterator[TokenClip]:
         """Yield batches from ``step`` on, without end; ``step`` counts them."""
+        if "://" in self.store.folder:
+            yield from self._fetched_ahead()
         while True:
             clip = self.clips(self.numbers(self.step))
             self.step += 1
             yield clip
 
+    def _fetched_ahead(self) -> Iterator[TokenClip]:
+        """Yield batches that threads fetch from afar while earlier ones are used."""
+        with ThreadPoolExecutor(_BATCHES_AHEAD) as threads:
+            waiting = deque(
+                threads.submit(self.clips, self.numbers(self.step + ahead)) for ahead in range(_BATCHES_AHEAD)
+            )
+            while True:
+                clip = waiting.popleft().result()
+                self.step += 1
+                waiting.append(threads.submit(self.clips, self.numbers(self.step + _BATCHES_AHEAD - 1)))
+                yield clip
+
     def clips(self, numbers: Sequence[int]) -> TokenClip:
         """Return a batch of clips by their numbers."""
-        rows = [self.store.clip(*self._place(number), self.frames) for number in numbers]
+        places = [self._place(number) for number in numbers]
+        if "://" in self.store.folder and len(places) > 1:
+            with ThreadPoolExecutor(min(len(places), _MOST_REQUESTS)) as threads:
+                rows = list(threads.map(lambda place: self.store.clip(*place, self.frames), places))
+        else:
+            rows = [self.store.clip(*place, self.frames) for place in places]
 
         def joined(name: str) -> Any:
             values = [getattr(row, name) for row in rows]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import mmap
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from ivideogpt.core.errors import MissingExtraError, UserError
+from ivideogpt.core.errors import UserError
 from ivideogpt.core.reading import check_is_file, local_path, reading
 from ivideogpt.data.store.format import SHARDS, Tensor, read_header
+from ivideogpt.data.store.remote_folder import RemoteFolder
 
 # A memory map keeps its file open.
 _MOST_OPEN = 128
@@ -67,37 +67,6 @@ class LocalFolder:
             if len(self._maps) > _MOST_OPEN:
                 self._maps.popitem(last=False)
         return [content[start:stop] for start, stop in wanted]
-
-
-class RemoteFolder:
-    """A folder that fsspec can reach, for example ``s3://bucket/store``."""
-
-    def __init__(self, url: str) -> None:
-        try:
-            import fsspec
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("fsspec", "data") from error
-        self.name = url.rstrip("/")
-        self._files: Any
-        with reading(url, "install the package that it needs, or copy the store here", fault="cannot be read"):
-            self._files, root = fsspec.url_to_fs(self.name)
-        self._root = str(root).rstrip("/")
-
-    def open(self, path: str) -> BinaryIO:
-        """Load a file."""
-        return io.BytesIO(self._files.cat_file(f"{self._root}/{path}"))
-
-    def size(self, path: str) -> int:
-        """Return the bytes of a file."""
-        return int(self._files.size(f"{self._root}/{path}"))
-
-    def ranges(self, path: str, wanted: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        """Load ranges of bytes of a file in one request."""
-        ranges = [(start, stop) for start, stop in wanted if stop > start]
-        names = [f"{self._root}/{path}"] * len(ranges)
-        starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
-        contents = iter(self._files.cat_ranges(names, starts, stops, on_error="raise") if ranges else [])
-        return [np.frombuffer(next(contents) if stop > start else b"", np.uint8) for start, stop in wanted]
 
 
 def open_folder(folder: str | Path) -> StoreFolder:

@@ -96,13 +96,16 @@ def encoded_header(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> b
     return struct.pack("<Q", len(text)) + text
 
 
-def read_header(read: Callable[[int, int], bytes], size: int, name: str) -> dict[str, Tensor]:
+def read_header(
+    read: Callable[[int, int], bytes], size: int, name: str, *, form: str | None = FORMAT
+) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file.
 
     Args:
         read: returns the bytes from one position to another.
         size: of the file.
         name: of the file, for errors.
+        form: that the file must say it has; None: any.
 
     Raises:
         UserError: the file is damaged, or its length is not that of its tensors.
@@ -112,8 +115,8 @@ def read_header(read: Callable[[int, int], bytes], size: int, name: str) -> dict
         if not 2 <= length <= min(size, _LARGEST_HEADER):
             raise ValueError(f"its header cannot have {length} bytes")
         entries = json.loads(read(8, 8 + length))
-        if entries.pop("__metadata__")["format"] != FORMAT:
-            raise ValueError(f"it is not of format {FORMAT}")
+        if form not in (None, entries.pop("__metadata__", {}).get("format")):
+            raise ValueError(f"it is not of format {form}")
         begin = 8 + length
         tensors = {key: _tensor(key, entry, begin) for key, entry in entries.items()}
     expected = max((tensor.stop for tensor in tensors.values()), default=begin)

@@ -59,6 +59,21 @@ class EpisodeStore(Sequence[Episode]):
         # A worker process opens the store anew: memory maps and connections cannot be sent to it.
         return EpisodeStore, (self.folder,)
 
+    @classmethod
+    def from_hub(cls, repository: str, *, revision: str | None = None) -> EpisodeStore:
+        """Open a store in a dataset repository of the Hugging Face Hub; only what is read is fetched.
+
+        Args:
+            repository: ``owner/name``, or ``owner/name/folder`` for a folder in it.
+            revision: branch, tag or commit.
+
+        Raises:
+            UserError: there is no such store, or the Hub cannot be reached.
+        """
+        owner, name, *folder = repository.split("/")
+        version = "" if revision is None else f"@{revision.replace('/', '%2F')}"
+        return cls("/".join([f"hf://datasets/{owner}/{name}{version}", *folder]))
+
     def reopened(self) -> EpisodeStore:
         """Return the store opened again, for another process: memory maps and connections do not survive there."""
         return EpisodeStore(self.folder)
