@@ -68,7 +68,7 @@ def adamw(
     fused = True if all(parameter.is_cuda for parameter in trained) else None
     # No kernel updates whole and divided weights (FSDP2) together.
     is_mixed = len({hasattr(parameter, "full_tensor") for parameter in trained}) > 1
-    kernel: dict[str, bool | None] = {"foreach": False} if is_mixed else {"fused": fused}
+    kernel: dict[str, Any] = {"foreach": False} if is_mixed else {"fused": fused}
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, **kernel)
     optimizer.register_load_state_dict_pre_hook(_keep_fused)
     return optimizer

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -30,76 +30,6 @@ from ivideogpt.data.store.reader import EpisodeStore
 
 # Episodes whose numbers, and files whose tables, stay in memory: where tables hold numbers alone, and where pictures.
 _MOST_KEPT = {"numbers": (256, 64), "pictures": (16, 2)}
-
-
-class EpisodeSource(Protocol):
-    """Recorded episodes that clips are cut from: an ``EpisodeStore``, or a dataset read where it is.
-
-    Attributes:
-        folder: path, URL, or path after a prefix.
-        facts: description of the dataset, its cameras and its actions.
-    """
-
-    folder: str
-    facts: IndexFacts
-
-    def __len__(self) -> int:
-        """Return the number of episodes."""
-        ...
-
-    @property
-    def keys(self) -> list[str]:
-        """The official name of each episode."""
-        ...
-
-    @property
-    def splits(self) -> list[str]:
-        """The split of each episode."""
-        ...
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Frames of each episode, int64 ``[n]``."""
-        ...
-
-    @property
-    def shards(self) -> list[str]:
-        """Names of groups of episodes that are read together."""
-        ...
-
-    @property
-    def shard_numbers(self) -> np.ndarray:
-        """Position of each episode's group in ``shards``, int ``[n]``."""
-        ...
-
-    def has(self, index: int, name: str) -> bool:
-        """Return whether an episode has "actions", "rewards", "terminated" or "state"."""
-        ...
-
-    def arrays(
-        self,
-        index: int,
-        names: Iterable[str],
-        rows: Sequence[int] | np.ndarray | None = None,
-        *,
-        camera: str | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Return frames and named rows; see ``EpisodeStore.arrays``."""
-        ...
-
-    def reopened(self) -> EpisodeSource:
-        """Return the same episodes for another process."""
-        ...
-
-
-def open_source(folder: str | Path) -> EpisodeSource:
-    """Open a store, or a LeRobot dataset after the prefix ``lerobot:``.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    text = str(folder)
-    return LeRobotEpisodes(text) if text.startswith(LEROBOT) else EpisodeStore(folder)
 
 
 class LeRobotEpisodes:
@@ -236,6 +166,20 @@ class LeRobotEpisodes:
         if len(rows) and rows[-1] - rows[0] + 1 != len(rows):
             raise UserError(f"{path} has rows of other episodes between those of episode {episode}; write it again")
         return table.slice(rows[0] if len(rows) else 0, len(rows))
+
+
+#: Recorded episodes that clips are cut from.
+EpisodeSource = EpisodeStore | LeRobotEpisodes
+
+
+def open_source(folder: str | Path) -> EpisodeSource:
+    """Open a store, or a LeRobot dataset after the prefix ``lerobot:``.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    text = str(folder)
+    return LeRobotEpisodes(text) if text.startswith(LEROBOT) else EpisodeStore(folder)
 
 
 def _decoded(frames: Frames, name: str) -> np.ndarray:

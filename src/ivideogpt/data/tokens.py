@@ -342,12 +342,15 @@ class TokenLoader(ClipCursor):
 
     def clips(self, numbers: Sequence[int]) -> TokenClip:
         """Return a batch of clips by their numbers."""
-        places = [self._place(number) for number in numbers]
-        if "://" in self.store.folder and len(places) > 1:
-            with ThreadPoolExecutor(min(len(places), _MOST_REQUESTS)) as threads:
-                rows = list(threads.map(lambda place: self.store.clip(*place, self.frames), places))
+
+        def read(number: int) -> TokenClip:
+            return self.store.clip(*self._place(number), self.frames)
+
+        if "://" in self.store.folder and len(numbers) > 1:
+            with ThreadPoolExecutor(min(len(numbers), _MOST_REQUESTS)) as threads:
+                rows = list(threads.map(read, numbers))
         else:
-            rows = [self.store.clip(*place, self.frames) for place in places]
+            rows = list(map(read, numbers))
 
         def joined(name: str) -> Any:
             values = [getattr(row, name) for row in rows]

@@ -227,11 +227,11 @@ def evaluate(
         if workers == 0:
             parts = [measurement.measure(batch, on_step=bar.update) for batch in batches]
         else:
-            measured: dict[int, _Figures] = {}
+            finished: dict[int, _Figures] = {}
             for position, part in as_pool(workers).run(measurement.measure, batches):
-                measured[position] = part
+                finished[position] = part
                 bar.update(len(batches[position].frames) * per_clip)
-            parts = [measured[position] for position in range(len(batches))]
+            parts = [finished[position] for position in range(len(batches))]
     for part in parts[1:]:
         parts[0].join(part)
     evaluation = measurement.evaluation(clips, seed, parts[0])

@@ -186,7 +186,8 @@ def _work(
     try:
         from ivideogpt.scaling.ray_pool import load_function
 
-        return "result", cloudpickle.dumps(load_function(function[0])(cloudpickle.loads(item)))
+        result = load_function(function[0])(cloudpickle.loads(item))
+        return "result", cloudpickle.dumps(result)  # pyright: ignore[reportPrivateImportUsage]
     except UserError as error:
         return "error", str(error)
 
@@ -195,5 +196,6 @@ def _work(
 def load_function(reference: Any) -> Callable[[Any], Any]:
     """Load the function of a task on a worker, once a process: it may hold the weights of a model."""
     import ray
+    from ray import cloudpickle
 
-    return ray.cloudpickle.loads(ray.get(reference))
+    return cloudpickle.loads(ray.get(reference))
