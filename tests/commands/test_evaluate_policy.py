@@ -57,6 +57,10 @@ def test_an_agent_of_a_run_is_a_policy(run, tmp_path) -> None:
     newest.rename(newest.with_name("step-99999999"))
     later = run(*words, 3)
     assert later.code == 2 and "holds results of another evaluation; give another folder with --out" in later.err
+    # a checkpoint can be named itself
+    named = ("evaluate-policy", "reacher", "--policy", "agent/checkpoints/step-99999999", "--workers", 0, "--trials", 2)
+    same = run(*named, "--out", "named")
+    assert same.code == 0 and same.json["return"] == done.json["return"], same.err
 
 
 @pytest.fixture

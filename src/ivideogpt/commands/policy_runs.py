@@ -74,7 +74,7 @@ class PolicyWorld:
             facts = self.classifier.facts
             judge = f"classifier of {facts.task}, threshold {facts.threshold:.6f}"
         steps, reanchor = self.settings.steps, self.settings.reanchor_every
-        return {"world": self.checkpoint, "judge": judge, "steps": steps, "reanchor_every": reanchor}
+        return {"world": self.checkpoint, "judge": judge, "max_steps": steps, "reanchor_every": reanchor}
 
 
 def open_policy_world(

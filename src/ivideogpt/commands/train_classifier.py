@@ -77,7 +77,7 @@ def train_success_classifier(
     training, test = read_labelled(data, held_out)
     frames = label_frames(training, config)
     label_frames(test, config)  # refused before the training, not after it
-    keep_values(out, _KIND, preset or (kept and kept["preset"]), config, data=data)
+    keep_values(out, _KIND, preset or (kept["preset"] if kept else None), config, data=data)
     run = Run(out, seed=config.seed, device=device, log_every=config.log_every, save_every=config.save_every)
     torch.manual_seed(config.seed)
     classifier = train_classifier(config, SuccessClassifier(config.network), frames, run, until=steps)

@@ -106,8 +106,11 @@ class LeRobotPolicy:
 def _load(path: str, device: str) -> tuple[Any, Any, Any]:
     """Return a policy of LeRobot in evaluation mode, and its processors of observations and actions."""
     try:
-        from lerobot.configs.policies import PreTrainedConfig
-        from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+        from lerobot.configs.policies import PreTrainedConfig  # pyright: ignore[reportMissingImports]
+        from lerobot.policies.factory import (  # pyright: ignore[reportMissingImports]
+            get_policy_class,
+            make_pre_post_processors,
+        )
     except ModuleNotFoundError as error:
         raise MissingExtraError("lerobot", "lerobot") from error
     try:
