@@ -1,5 +1,7 @@
 """A reward is read from one picture."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -42,6 +44,7 @@ def test_the_readout_by_places_tells_a_patch_at_one_place_from_the_same_at_anoth
 
 
 def test_a_readout_by_places_needs_the_size_of_a_frame() -> None:
-    for changes in ({"readout": "places"}, {"readout": "places", "resolution": 18}, {"resolution": 16}):
+    places, summed = (partial(FrameRewardConfig, readout=readout) for readout in ("places", "sum"))
+    for config in (places, partial(places, resolution=18), partial(summed, resolution=16)):
         with pytest.raises(UserError, match="expected 0 for 'sum' and a multiple of 4 px for 'places'"):
-            FrameRewardConfig(**changes)
+            config()

@@ -66,8 +66,10 @@ class AgentTrainer:
         self.learner: WorldModelLearner | None = None
         if config.use_world_model:
             model = _first_model(config, run, self.action_dim, image)
-            is_picture = model is not None and not model.has_tokens
-            self.learner = (PictureLearner if is_picture else TokenLearner)(config.world_model, run, model)
+            if model is None or model.has_tokens:
+                self.learner = TokenLearner(config.world_model, run, model)
+            else:
+                self.learner = PictureLearner(config.world_model, run, model)
         self.replay = ReplayBuffer(config.replay_capacity, folder=run.folder / "replay")
         self.imagined = RolloutBuffer(config.replay_capacity, kept_rollouts=config.imagination.kept_rollouts)
         self.collector = Collector(self.environments, seed=config.seed, frame_stack=config.frame_stack)
