@@ -53,8 +53,8 @@ class PushRight(Rows):
         self.steps += int(steps.sum())
         return Outcome(np.zeros((self.count, 1, 16, 16, 3), np.uint8), success, self._over.copy(), steps)
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        super().load_state_dict(state)
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        super().load_state_dict(state_dict)
 
 
 def new_policy(seed: int = 0) -> TinyFlow:

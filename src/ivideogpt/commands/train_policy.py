@@ -75,7 +75,9 @@ def train_policy(
     demonstrations, instructions = read_instructed(data, episodes)
     torch.manual_seed(training.seed)
     chunks, policy = ChunkDataset(demonstrations, instructions, settings.policy), TinyFlow(settings.policy)
-    keep_values(out, _KIND, preset or (kept and kept["preset"]), settings, data=str(data.absolute()), episodes=episodes)
+    keep_values(
+        out, _KIND, preset or (kept["preset"] if kept else None), settings, data=str(data.absolute()), episodes=episodes
+    )
     run = Run(
         out,
         seed=training.seed,

@@ -103,7 +103,7 @@ def wm_rl(
     check_folder(folder)
     kept = kept_values(folder, _KIND)
     given = dict(zip(_INPUTS, (policy, world, classifier, demos, recordings, held_out), strict=True))
-    given = {name: value or (kept and kept.get(name)) for name, value in given.items()}
+    given = {name: value or (kept.get(name) if kept else None) for name, value in given.items()}
     preset = preset or (kept["preset"] if kept else "libero")
     keep_values(folder, _KIND, preset, recipe, **given)
     inputs = _prepare(recipe, folder, given, device, precision)
@@ -129,7 +129,7 @@ def _prepare(
     from ivideogpt.commands.train_policy import train_policy
 
     config, inputs = recipe.rl, {name: value for name, value in given.items() if value}
-    machine = {"device": device, "precision": precision}
+    machine: dict[str, Any] = {"device": device, "precision": precision}
     first = config.seed % 10 * recipe.demonstrations if recipe.demonstrations <= 100 else 0
     wanted = {
         "demos": (first, recipe.demonstrations, recipe.demonstration_options),
@@ -180,7 +180,7 @@ def _record(task: str, seeds: range, out: Path, options: Mapping[str, Any]) -> N
     recorder.record(tasks, seeds, out, settings, 0)
 
 
-def _train_world(recipe: WmRlRecipe, data: str, folder: Path, machine: Mapping[str, str]) -> None:
+def _train_world(recipe: WmRlRecipe, data: str, folder: Path, machine: Mapping[str, Any]) -> None:
     kind, _, name = recipe.world.rpartition(":")
     if kind != "tokens":
         from ivideogpt.commands.train_pictures import train_picture_model

@@ -31,6 +31,8 @@ class WmRlConfig:
         reanchor_every: steps after which a token model encodes a new context; None: where its positions run out.
         discount: of the reward of a success, for each step before it.
         noise_level: of the stochastic step of the flow in training.
+        stochastic_steps: the stochastic step is one of so many first ones; 0: of all. Late noise moves an action a little
+            and cannot choose another one.
         epochs: passes over the chunks of an iteration.
         minibatch: chunks of an update.
         clip_low, clip_high: ratios of probabilities beyond 1 - low and 1 + high stop counting.
@@ -67,6 +69,7 @@ class WmRlConfig:
     reanchor_every: int | None = None
     discount: float = 0.98
     noise_level: float = 0.5
+    stochastic_steps: int = 0
     epochs: int = 2
     minibatch: int = 128
     clip_low: float = 0.2
@@ -97,7 +100,9 @@ class WmRlConfig:
             UserError: one is out of range.
         """
         check_at_least(self, iterations=1, prompts=1, group=1, horizon=1, latest_start=0, discount=0, noise_level=0)
-        check_at_least(self, epochs=1, minibatch=1, kl_weight=0, gae_lambda=0, bc_updates=1, learning_rate=0)
+        check_at_least(
+            self, stochastic_steps=0, epochs=1, minibatch=1, kl_weight=0, gae_lambda=0, bc_updates=1, learning_rate=0
+        )
         check_at_least(self, trusted_psnr=0, evaluation_episodes=1, evaluate_every=0, evaluation_rows=1, seed=0)
         check_at_least(self, evaluation_seed=0, most_env_steps=0, log_every=0, save_every=0, residual_scale=0)
         for name in ("discount", "gae_lambda", "demo_share", "least_agreement"):

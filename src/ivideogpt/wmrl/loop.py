@@ -162,6 +162,7 @@ def improve_policy(
                 generator,
                 horizon=config.horizon,
                 noise_level=config.noise_level if is_flow else 0.0,
+                stochastic_steps=config.stochastic_steps,
             )
             figures = {"success": rollouts.succeeded.float().mean().item(), "steps": rollouts.steps.sum().item()}
         if is_flow and rollouts is not None:

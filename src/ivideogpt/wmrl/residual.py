@@ -126,10 +126,10 @@ class ResidualAgent:
         """Return weights, optimizers and transitions."""
         return {"agent": self.agent.training_state(), "buffer": self.buffer.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load what ``state_dict`` returned."""
-        self.agent.load_training_state(state["agent"])
-        self.buffer.load_state_dict(state["buffer"])
+        self.agent.load_training_state(state_dict["agent"])
+        self.buffer.load_state_dict(state_dict["buffer"])
 
 
 def improve_residual(

@@ -50,9 +50,9 @@ class Rows(Protocol):
         """Return the number of steps."""
         return {"steps": self.steps}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
         """Load what ``state_dict`` returned."""
-        self.steps = state["steps"]
+        self.steps = state_dict["steps"]
 
     def begin(self, random: np.random.Generator, group: int) -> tuple[np.ndarray, list[str]]:
         """Begin episodes, ``group`` neighbouring ones alike; return frames uint8 ``[n k h w 3]`` and instructions."""
@@ -161,7 +161,7 @@ class ImaginedRows(Rows):
         steps = np.where(self._over, 0, taken)
         self._over |= ends.any(axis=1)
         self.steps += int(steps.sum())
-        return Outcome(self._stacked(frames[-1]), terminated.any(axis=1), self._over.copy(), steps)
+        return Outcome(self._stacked(frames[-1]), np.asarray(terminated.any(axis=1)), self._over.copy(), steps)
 
     def _reward(self, frames: np.ndarray, actions: np.ndarray, after: np.ndarray) -> np.ndarray:
         words = self._instructions if self._classifier.config.words else None
@@ -273,6 +273,7 @@ def play_episodes(
     *,
     horizon: int,
     noise_level: float = 0.0,
+    stochastic_steps: int = 0,
     over: np.ndarray | None = None,
 ) -> PlayedEpisodes:
     """Play episodes that have begun until all are over.
@@ -285,10 +286,12 @@ def play_episodes(
         generator: of the noise of the flow, on the CPU.
         horizon: most steps.
         noise_level: of one random step of the flow of each chunk; 0: the flow is deterministic.
+        stochastic_steps: it is one of so many first steps; 0: of all.
         over: bool ``[n]``, rows that are not played; None: none.
     """
     config, device = policy.config, policy.device
     words = hash_words(instructions, config)
+    most = min(stochastic_steps or config.denoise_steps, config.denoise_steps)
     done, steps = np.zeros(rows.count, bool) if over is None else over.copy(), np.zeros(rows.count, np.int64)
     parts: dict[str, list[Tensor]] = {
         name: [] for name in ("frames", "before", "after", "actions", "indices", "alive", "success")
@@ -299,7 +302,7 @@ def play_episodes(
         seen = FlowObservation(torch.from_numpy(frames), words)
         shape = rows.count, config.chunk, config.action_dim
         start, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
-        index = int(torch.randint(config.denoise_steps, (), generator=generator)) if noise_level else -1
+        index = int(torch.randint(most, (), generator=generator)) if noise_level else -1
         chain = policy.sample(policy.encode(seen.to(device)), start, index=index, level=noise_level, noise=noise)
         actions = chain.actions.clamp(-1, 1).cpu()
         outcome = rows.play_chunk(actions.numpy())

@@ -197,9 +197,9 @@ class SuccessBuffer:
         """Return the chunks."""
         return {name: getattr(self, name) for name in ("frames", "words", "actions")}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load what ``state_dict`` returned."""
-        self.frames, self.words, self.actions = (state[name] for name in ("frames", "words", "actions"))
+        self.frames, self.words, self.actions = (state_dict[name] for name in ("frames", "words", "actions"))
 
 
 def imitate_successes(
