@@ -31,8 +31,8 @@ class WmRlConfig:
         reanchor_every: steps after which a token model encodes a new context; None: where its positions run out.
         discount: of the reward of a success, for each step before it.
         noise_level: of the stochastic step of the flow in training.
-        stochastic_steps: the stochastic step is one of so many first ones; 0: of all. Late noise moves an action a little
-            and cannot choose another one.
+        stochastic_steps: the stochastic step is one of so many first ones; 0: of all. Late noise moves an action
+            a little and cannot choose another one.
         epochs: passes over the chunks of an iteration.
         minibatch: chunks of an update.
         clip_low, clip_high: ratios of probabilities beyond 1 - low and 1 + high stop counting.
