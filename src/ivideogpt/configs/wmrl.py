@@ -51,8 +51,19 @@ class WmRlRecipe:
 
 
 def toy_push_improvement() -> WmRlRecipe:
-    """Return the experiment of docs/wm-rl.md: a policy that solves about half of toy push, improved by GRPO."""
+    """Return the experiment of docs/results.md: a policy that solves half of toy push, which imitates its successes."""
     return WmRlRecipe(
+        rl=WmRlConfig(
+            algorithm="filtered_bc",
+            iterations=40,
+            prompts=64,
+            group=1,
+            bc_updates=30,
+            minibatch=64,
+            learning_rate=1e-3,
+            demo_share=0.3,
+            evaluation_episodes=400,
+        ),
         policy_steps=1_500,
         recording_options={"noise": 0.5, "random_share": 0.7, "other_share": 0.5},
     )
@@ -63,8 +74,7 @@ def debug_improvement() -> WmRlRecipe:
     recipe = toy_push_improvement()
     return replace(
         recipe,
-        rl=replace(
-            recipe.rl,
+        rl=WmRlConfig(
             iterations=3,
             prompts=4,
             group=4,
