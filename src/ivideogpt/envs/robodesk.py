@@ -37,6 +37,8 @@ _BLOCKS = ("ball", "upright_block", "flat_block")
 _SUBSTEPS = 10
 #: Speed of the scripts for each m of distance, and height in m at which they push blocks.
 _SCRIPT_GAIN, _PUSH_HEIGHT = 8.0, 0.785
+#: Angle of the wrist, in rad, at which the hand is narrow along y.
+_DRAWER_WRIST = -0.66
 #: Place from an object, in m, and the distance along each axis at which it is reached; None: the last one.
 _Waypoint = tuple[tuple[float, float, float], tuple[float, float, float] | None]
 
@@ -191,7 +193,10 @@ class RoboDesk(GoalEnvironment):
             self._script_phase += 1
             offset, _ = waypoints[self._script_phase]
         speed = np.clip(_SCRIPT_GAIN * (place + offset - self._hand()), -1.0, 1.0)
-        return np.array([*speed, 0.0, -1.0])
+        wrist = 0.0
+        if self.task == "open_drawer":  # so that the hand fits behind the handle
+            wrist = np.clip((_DRAWER_WRIST - self._physics.data.qpos[6]) / 2, -1.0, 1.0)
+        return np.array([*speed, wrist, -1.0])
 
     def is_goal(self, start: np.ndarray) -> bool:
         """Return whether the task is solved."""
@@ -207,8 +212,8 @@ class RoboDesk(GoalEnvironment):
             behind = [((-0.16, -0.15, 0.02), (0.06, 0.06, 0.1)), ((-0.1, 0, 0), (0.05, 0.035, 0.1))]
             return names.site_xpos["slide_handle"].copy(), [*behind, ((0.4, 0.02, 0), None)]
         if self.task == "open_drawer":
-            over = [((0, -0.04, 0.14), (0.05, 0.04, 0.2)), ((0, -0.04, -0.05), (0.2, 0.2, 0.03))]
-            return names.geom_xpos["drawer_handle"].copy(), [*over, ((0, -0.3, -0.1), None)]
+            behind = [((0, 0.02, 0.16), (0.05, 0.025, 0.2)), ((0, 0.02, -0.04), (0.2, 0.2, 0.04))]
+            return names.geom_xpos["drawer_handle"].copy(), [*behind, ((0, -0.3, -0.075), None)]
         block = names.xpos[self.task.removesuffix("_off_table")].copy()
         low = _PUSH_HEIGHT - block[2]
         behind = [((-0.16, 0, 0.14), (0.06, 0.05, 0.2)), ((-0.13, 0, low), (0.3, 0.05, 0.04))]

@@ -24,7 +24,7 @@ from ivideogpt.data.convert import hdf5
 from ivideogpt.envs.goal_environment import GoalEnvironment
 
 #: Most steps of a script, and steps before its end at which an instance starts: VP2's agents have 14 free actions.
-_SCRIPT_STEPS, _REACHABLE_STEPS = 40, 12
+_SCRIPT_STEPS, _REACHABLE_STEPS = 60, 12
 #: Scripts in a row that may miss the goal.
 _MOST_MISSES = 20
 
