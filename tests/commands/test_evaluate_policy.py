@@ -94,6 +94,17 @@ def test_a_policy_is_measured_in_the_world_model_with_a_classifier_as_the_judge(
     assert wrong.code == 2 and "is of the task 'reacher', not 'pusht'" in wrong.err
 
 
+def test_a_planner_searches_for_reward_in_a_world_model(run, checkpoints, judge) -> None:
+    planner = f"planner:world={checkpoints['plain']},horizon=2,candidates=4,iterations=1"
+    words = ("evaluate-policy", "reacher", "--policy", planner, *SMALL, "--trials", 2, "--videos", 0)
+    real = run(*words, "--out", "real")
+    assert real.code == 0 and real.json["trials"] == 2, real.err
+    imagined = run(*words, "--world", checkpoints["plain"], "--classifier", judge, "--out", "imagined")
+    assert imagined.code == 0 and imagined.json["trials"] == 2, imagined.err
+    wrong = run("evaluate-policy", "reacher", "--policy", planner, "--trials", 1, "--workers", 0, "--out", "wrong")
+    assert wrong.code == 2 and "shows 64 px and takes 2: give a world model of it" in wrong.err
+
+
 def test_imagined_episodes_begin_with_recorded_frames(run, checkpoints, judge, store_of) -> None:
     words = ("evaluate-policy", "reacher", "--world", checkpoints["plain"], "--classifier", judge, *SMALL)
     done = run(*words, "--data", store_of((6, 1, 7), dim=2).folder, "--out", "recorded")
@@ -143,6 +154,8 @@ def test_policies_are_compared_in_both_worlds(run, tmp_path, checkpoints, judge,
         ("reacher --compare --world w --policy random", "needs --world CHECKPOINT and at least 3 policies"),
         ("reacher --world nowhere", "checkpoint 'nowhere' is no folder"),
         ("pusht --policy pusht-goal:20", "expected options such as pusht-goal:noise=20"),
+        ("reacher --policy planner", "the policy 'planner' has no 'world'"),
+        ("reacher --policy planner:world=w,horizn=2", "has an unknown key 'horizn'; did you mean 'horizon'?"),
         ("--suite libero_space", "there is no environment 'libero_space'; did you mean 'libero_spatial'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 random                              a policy of the registry
 pusht-goal:noise=20                 with options, as key=value,key=value
+planner:world=pusht-64,horizon=10    a search for reward in a world model
 replay                              the actions of demonstrations
 ws://HOST:PORT                      a policy server of the openpi protocol
 runs/agent                          the folder of an agent or a flow policy, or one of its checkpoints/step-...
@@ -9,7 +10,9 @@ runs/agent                          the folder of an agent or a flow policy, or 
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +24,7 @@ from ivideogpt.core.errors import UserError
 if TYPE_CHECKING:
     from ivideogpt.core.protocols import Policy
     from ivideogpt.evaluation.policy_trials import PolicyMaker, PolicyTrial, TrialSettings
+    from ivideogpt.worldmodel.world_model import WorldModel
 
 #: Policies that are made in other ways than by their name and options alone.
 _NO_SCRIPTS = ("random", "drqv2", "planner", "openpi")
@@ -77,12 +81,15 @@ def choose_policy(
         label = address.partition("//")[2].replace(":", "-").replace("/", "-")
         return PolicyChoice(label, partial(_remote, text), settings)
     key, colon, options = text.partition(":")
+    label = re.sub(r"[^\w.+-]+", "-", text.replace("=", ""))
+    if key == "planner":
+        return PolicyChoice(label, partial(_planner, _planner_options(options, text)), settings)
     scripts = [other for other in POLICIES if other not in _NO_SCRIPTS]
     if key in scripts:
         values = _policy_options(options, text) if colon else {}
         if key.startswith("metaworld"):
             values = {"task": tasks_of(name)[0].partition("/")[2]} | values
-        return PolicyChoice(text.replace(":", "-").replace("=", ""), partial(_scripted, key, values), settings)
+        return PolicyChoice(label, partial(_scripted, key, values), settings)
     if Path(text).is_dir():
         for kind in FOLDER_POLICIES:
             if (choice := kind(Path(text), name, settings)) is not None:
@@ -188,6 +195,65 @@ def _remote(address: str, trial: PolicyTrial, action_dim: int, image: int) -> Po
     from ivideogpt.policies.vla.openpi import OpenPIPolicy
 
     return OpenPIPolicy(address)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PlannerOptions:
+    """Options of a planner: the world model, steps ahead and between searches, and the size of a search."""
+
+    world: str
+    horizon: int = 10
+    replan: int = 2
+    candidates: int = 32
+    iterations: int = 2
+    noise: float = 0.5
+
+
+def _planner_options(options: str, text: str) -> _PlannerOptions:
+    from ivideogpt.core.config import from_dict
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+    values = from_dict(_PlannerOptions, _policy_options(options, text) if options else {}, where=f"the policy {text!r}")
+    WorldModel.from_pretrained(values.world)  # an error shows here, not in another process
+    return values
+
+
+def _planner(options: _PlannerOptions, trial: PolicyTrial, action_dim: int, image: int) -> Policy:
+    """Make a planner that maximises the reward that the world model predicts."""
+    import numpy as np
+    import torch
+
+    from ivideogpt.planning.models import ImaginedFutures
+    from ivideogpt.planning.objectives import make_objective
+    from ivideogpt.planning.optimizers import ActionNoise, OptimizerConfig
+    from ivideogpt.planning.planner import Planner, PlannerConfig
+
+    model = _world_model(options.world)
+    if (model.resolution, model.action_dim) != (image, action_dim):
+        raise UserError(
+            f"{options.world} has frames of {model.resolution} px and actions of {model.action_dim} numbers; "
+            f"{trial.task} shows {image} px and takes {action_dim}: give a world model of it"
+        )
+    space = model.config.action_space
+    ends = (torch.tensor(space.low), torch.tensor(space.high)) if space.low else None
+    settings = PlannerConfig(
+        horizon=options.horizon,
+        replan_every=options.replan,
+        optimizer=OptimizerConfig(
+            candidates=options.candidates, iterations=options.iterations, elites=max(options.candidates // 8, 1)
+        ),
+        noise=ActionNoise(std=(options.noise,) * action_dim),
+    )
+    futures = ImaginedFutures(model, raw_actions=True, raw_range=ends, seed=trial.seed)
+    no_goal = np.zeros((1, image, image, 3), np.uint8)  # the reward reads none
+    return Planner(futures, make_objective({"reward": 1.0}, model), settings, goals=no_goal)
+
+
+@functools.lru_cache(maxsize=1)
+def _world_model(checkpoint: str) -> WorldModel:
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+    return WorldModel.from_pretrained(checkpoint)
 
 
 def _policy_options(text: str, policy: str) -> dict[str, Any]:
