@@ -6,8 +6,10 @@ import socket
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ivideogpt.cli import main
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.process_pool import ProcessPool
 from ivideogpt.scaling import ray_pool
@@ -121,3 +123,18 @@ def test_a_worker_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "ivideogpt", None)
     kind, message = ray_pool._work(("1.0", ".", []), [], b"")
     assert kind == "error" and f"ivideogpt cannot be imported on {socket.gethostname()}" in message
+
+
+def test_a_command_without_its_cluster_ends_with_2_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    (tmp_path / "source").mkdir()
+    np.savez(tmp_path / "source" / "0.npz", image=np.zeros((4, 16, 16, 3), np.uint8))
+    words = ["convert", "video", str(tmp_path / "source"), str(tmp_path / "store"), "--fps", "10"]
+    assert main([*words, "--ray", "127.0.0.1:1"]) == 2
+    assert "no Ray cluster answers at 127.0.0.1:1" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+    assert main([*words, "--ray", "auto", "--workers", "2"]) == 2
+    assert "a Ray cluster has its own workers: give one of them" in capsys.readouterr().err

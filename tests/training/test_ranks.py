@@ -1,16 +1,20 @@
 """Two processes on this machine train as one does on the same batches."""
 
+import copy
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from ivideogpt.core.distributed import Ranks
+from ivideogpt.core.distributed import Ranks, load_whole_state, whole_state
 from ivideogpt.core.errors import UserError
+from ivideogpt.core.optim import adamw, clip_gradients
 from ivideogpt.worldmodel.world_model import WorldModel
 
 pytest.importorskip("accelerate", reason="several processes need the extra train")
@@ -47,6 +51,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     assert losses(tmp_path / "b" / "forecast-1") == pytest.approx(losses(tmp_path / "a" / "forecast-1"), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_divided_weights_give_the_losses_of_one_process_and_ordinary_checkpoints(tmp_path: Path) -> None:
     fsdp = ("--parallel", "fsdp")
     tokenizer = ("train-tokenizer", "debug", "--steps", 5)
@@ -64,6 +69,63 @@ def test_divided_weights_give_the_losses_of_one_process_and_ordinary_checkpoints
     assert one.keys() == two.keys()
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-2, atol=2e-3)
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A group of this process alone."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+class Network(nn.Module):
+    """Two blocks, a weight that stays whole, and one that is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(6, 6) for _ in range(2))
+        self.last, self.codes = nn.Linear(6, 1), nn.Embedding(3, 6)
+        self.codes.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x).tanh()
+        return self.last(x + self.codes.weight[0])
+
+    def guess(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.blocks[0](x))
+
+
+def test_divided_weights_are_updated_clipped_saved_and_loaded_as_whole_ones(group: None) -> None:
+    torch.manual_seed(0)
+    plain = Network()
+    divided, x = copy.deepcopy(plain), torch.randn(5, 6)
+    ranks = Ranks(0, 1, torch.device("cpu"), parallel="fsdp")
+    ranks.shard(divided, blocks=divided.blocks, whole=[divided.last.weight], methods=["guess"])
+    names = {name for name, weight in divided.named_parameters() if hasattr(weight, "full_tensor")}
+    assert "blocks.0.weight" in names and not names & {"last.weight", "codes.weight"}
+    states, optimizers = [], [adamw(network, learning_rate=0.1) for network in (plain, divided)]
+    for network, optimizer in zip((plain, divided), optimizers, strict=True):
+        for _ in range(2):
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            clip_gradients(network, 0.05)
+            optimizer.step()
+        states.append((whole_state(network.state_dict()), whole_state(optimizer.state_dict()["state"])))
+    torch.testing.assert_close(states[1], states[0])
+    torch.testing.assert_close(divided.guess(x), plain.guess(x))
+
+    # the state of whole weights goes on with divided ones
+    load_whole_state(divided, states[0][0])
+    load_whole_state(optimizers[1], optimizers[0].state_dict())
+    assert {group["foreach"] for group in optimizers[1].param_groups} == {
+        False
+    }  # no kernel takes both kinds of weights
+    torch.testing.assert_close(whole_state(divided.state_dict()), states[0][0])
+    torch.testing.assert_close(whole_state(optimizers[1].state_dict()["state"]), states[0][1])
+    divided(x).square().mean().backward()
+    optimizers[1].step()
 
 
 def test_a_kind_of_parallel_training_that_does_not_exist_is_named() -> None:

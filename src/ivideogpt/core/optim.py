@@ -70,14 +70,14 @@ def adamw(
     is_mixed = len({hasattr(parameter, "full_tensor") for parameter in trained}) > 1
     kernel: dict[str, Any] = {"foreach": False} if is_mixed else {"fused": fused}
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, **kernel)
-    optimizer.register_load_state_dict_pre_hook(_keep_fused)
+    optimizer.register_load_state_dict_pre_hook(_keep_kernel)
     return optimizer
 
 
-def _keep_fused(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Keep the kernel of the current device in place of that of the device that saved."""
-    fused = optimizer.defaults["fused"]
-    return {**state, "param_groups": [{**group, "fused": fused} for group in state["param_groups"]]}
+def _keep_kernel(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Keep the kernel of the current device and weights in place of that of the process that saved."""
+    kernel = {name: optimizer.defaults[name] for name in ("fused", "foreach")}
+    return {**state, "param_groups": [{**group, **kernel} for group in state["param_groups"]]}
 
 
 def clip_gradients(module: nn.Module, norm: float) -> None:
