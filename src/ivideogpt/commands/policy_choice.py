@@ -245,7 +245,7 @@ def _planner(options: _PlannerOptions, trial: PolicyTrial, action_dim: int, imag
         noise=ActionNoise(std=(options.noise,) * action_dim),
     )
     futures = ImaginedFutures(model, raw_actions=True, raw_range=ends, seed=trial.seed)
-    no_goal = np.zeros((1, image, image, 3), np.uint8)  # the reward reads none
+    no_goal = [np.zeros((image, image, 3), np.uint8)]  # the reward reads none
     return Planner(futures, make_objective({"reward": 1.0}, model), settings, goals=no_goal)
 
 
