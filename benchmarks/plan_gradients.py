@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first goal")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rate", type=float, default=0.02)
-    parser.add_argument("--candidates", type=int, default=40, help="of a wider search, for comparison")
+    parser.add_argument("--candidates", type=int, default=64, help="of a wider search, for comparison")
     options = parser.parse_args()
     settings = pusht_planning()
     benchmark = PushTBenchmark(settings.goals)
