@@ -128,12 +128,12 @@ def test_a_new_objective_is_one_function_and_one_row(monkeypatch) -> None:
     assert make_objective({"dark": 1.0}, None)(rollout, Goal(GOAL)).tolist() == [0, -1]
 
 
-def trained_classifier(task: str = "pusht"):
+def trained_classifier(words: int = 0):
     from ivideogpt.models.success_classifier import ClassifierConfig, ClassifierFacts, SuccessClassifier
 
     torch.manual_seed(0)
-    network = ClassifierConfig(resolution=64, width=8, hidden=4)
-    return SuccessClassifier(network, ClassifierFacts(task=task)).eval()
+    network = ClassifierConfig(resolution=64, width=8, hidden=4, words=words)
+    return SuccessClassifier(network, ClassifierFacts(task="pusht")).eval()
 
 
 def test_the_classifier_objective_is_the_logit_of_all_frames() -> None:
@@ -150,3 +150,5 @@ def test_the_classifier_objective_is_the_logit_of_all_frames() -> None:
 def test_without_a_classifier_the_objective_says_how_to_get_one() -> None:
     with pytest.raises(UserError, match="needs a success classifier; train one .ivideogpt train-classifier"):
         make_objective({"classifier": 1.0}, None)
+    with pytest.raises(UserError, match="of pusht reads instructions, and a planner has none; train one with"):
+        make_objective({"classifier": 1.0}, None, trained_classifier(words=16))

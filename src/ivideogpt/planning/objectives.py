@@ -180,12 +180,17 @@ def classifier_objective(model: WorldModel | None, classifier: SuccessClassifier
     Source: VP2, ``classifier``; same. Its network is another one.
 
     Raises:
-        UserError: there is no classifier.
+        UserError: there is no classifier, or it reads instructions.
     """
     if classifier is None:
         raise UserError(
             "the objective classifier needs a success classifier; train one (ivideogpt train-classifier) and give its "
             "folder by --classifier, or use another objective"
+        )
+    if classifier.config.words:
+        raise UserError(
+            f"the success classifier of {classifier.facts.task} reads instructions, and a planner has none; train one "
+            "with --network.words 0"
         )
     if model is not None:
         classifier.to(model.device)
