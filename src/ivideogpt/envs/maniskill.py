@@ -367,7 +367,7 @@ class ManiSkill(gymnasium.Env):
 
     def _show(self, pictures: np.ndarray) -> np.ndarray:
         self._picture = pictures[0]
-        return self._picture.copy()
+        return pictures[0].copy()
 
 
 class ManiSkillVector(VectorEnv):

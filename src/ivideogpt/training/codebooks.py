@@ -56,7 +56,9 @@ class CodebookAverages(nn.Module):
         return [average for average in self.averages if isinstance(average, CodebookAverage)]
 
     def _quantizers(self, tokenizer: CompressiveTokenizer) -> list[VectorQuantizer]:
-        return [tokenizer.quantize, tokenizer.dynamics_quantize] if self.conditional else [tokenizer.quantize]
+        both = [tokenizer.quantize, tokenizer.dynamics_quantize] if self.conditional else [tokenizer.quantize]
+        # fixed codes have nothing to average
+        return [quantizer for quantizer in both if isinstance(quantizer, VectorQuantizer)]
 
     def _vectors(self, reconstruction: Reconstruction) -> list[tuple[Tensor, Tensor]]:
         context = (reconstruction.context_vectors, reconstruction.context_codes)

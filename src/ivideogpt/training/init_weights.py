@@ -8,6 +8,7 @@ import torch
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.models.dynamics import Heads, HeadsConfig
+from ivideogpt.models.quantizer import VectorQuantizer
 from ivideogpt.models.tokenizer import CompressiveTokenizer
 from ivideogpt.models.tokenizer_config import TokenizerConfig
 from ivideogpt.models.transformer import Transformer, TransformerConfig
@@ -148,7 +149,9 @@ def _begin_with_codes(model: WorldModel) -> None:
     change.
     """
     transformer, heads = model.transformer, model.heads
-    vectors = model.tokenizer.quantize.embedding.weight.detach().cpu()
+    quantizer = model.tokenizer.quantize
+    assert isinstance(quantizer, VectorQuantizer)
+    vectors = quantizer.embedding.weight.detach().cpu()
     vectors = (vectors - vectors.mean(dim=0)) / vectors.std(dim=0).clamp(min=1e-6)
     codes = len(vectors)
     for weight, std in ((transformer.embed.weight, EMBEDDING_STD), (transformer.head.weight, HEAD_STD)):
