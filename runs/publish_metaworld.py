@@ -13,6 +13,7 @@ from ivideogpt import Episode, WorldModel
 from ivideogpt.core.config import load_json
 from ivideogpt.data.episode_files import save_episodes
 from ivideogpt.data.store.reader import EpisodeStore
+from ivideogpt.worldmodel.config import ActionSpace
 from ivideogpt.worldmodel.shipped import EPISODES_FILE
 
 SHIPPED_FRAMES = 49
@@ -32,7 +33,9 @@ def publish(
     """
     model = WorldModel.from_pretrained(run)
     metadata = {"license": "mit"} | ({} if facts is None else load_json(facts))
-    model.config = replace(model.config, name=name, metadata=metadata)
+    # the whole range of the environment, not only what the recordings hold
+    space = ActionSpace(names=("x", "y", "z", "gripper"), low=(-1.0,) * 4, high=(1.0,) * 4)
+    model.config = replace(model.config, name=name, metadata=metadata, action_space=space)
     episodes: dict[str, Episode] = {}
     for episode in EpisodeStore(test):
         episodes.setdefault(episode.meta["task"], episode)

@@ -121,7 +121,7 @@ def test_any_clip_stays_inside_its_episode(mode, length, stride, frames, extra, 
     assert (drawn.rows[drawn.padding] == used.max()).all()
     if mode == "random_order":
         return
-    body = slice(1, None) if mode == "goal_first" else slice(None)
+    body = slice(1, None) if mode in ("goal_first", "reference_first") else slice(None)
     rows, padding = drawn.rows[body], drawn.padding[body]
     assert (np.diff(rows) >= 0).all() and (np.diff(padding.astype(int)) >= 0).all()
     assert (np.diff(rows[~padding]) > 0).all()

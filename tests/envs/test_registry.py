@@ -105,7 +105,7 @@ def test_an_environment_of_a_users_own_is_found_by_module_and_id_or_class(dummy)
         ("reachr", "did you mean 'reacher'"),
         ("plate-slid", "did you mean 'metaworld/plate-slide'"),
         ("Ant", "did you mean 'Ant-v"),
-        ("zzzzzz", "expected pusht, reacher, a task of Meta-World such as plate-slide"),
+        ("zzzzzz", "expected pusht, reacher, toy-push, a task of Meta-World such as plate-slide"),
     ],
 )
 def test_a_name_of_nothing_is_one_sentence(name: str, sentence: str) -> None:

@@ -72,6 +72,7 @@ def test_a_gamepad_moves_an_arm(visit, arm):
 
 def test_a_gamepad_moves_the_target_of_a_pointer(visit):
     page = visit(init=PAD)
+    settled(page)
     x, y = (int(text) for text in page.locator("#target").inner_text().split(", "))
     page.evaluate("window.pad.axes = [1, -1, 0, 0]")
     until_past(page, 2)

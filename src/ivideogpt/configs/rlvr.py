@@ -84,7 +84,9 @@ def _recipe(tokenizer: TokenizerConfig, *, clip_frames: int, batch_size: int) ->
             save_every=tokenizer_updates(50_000),
         ),
         model=ModelShape(
-            transformer=TransformerConfig(max_positions=8192), heads=HeadsConfig(action_conditioning=ACTION_TOKENS)
+            # training adds the tokens of the actions to the vocabulary
+            transformer=TransformerConfig(max_positions=8192, vocab_size=tokenizer.layout.vocab_size),
+            heads=HeadsConfig(action_conditioning=ACTION_TOKENS),
         ),
         transformer=TransformerTraining(
             steps=1_000_000,
