@@ -117,10 +117,10 @@ def test_mistakes_are_one_sentence() -> None:
 
 
 def test_recorded_episodes_tell_where_they_succeed() -> None:
-    from ivideogpt.envs.record.goal_episodes import GoalRecording, record_goal_environment
+    from ivideogpt.envs.record.simulator_episodes import SimulatorRecording, record_simulator
 
-    recording = GoalRecording(length=6, noise=0.0)
-    (episode,) = record_goal_environment("robodesk/push_red", [0], recording)
+    recording = SimulatorRecording(length=6, noise=0.0)
+    (episode,) = record_simulator("robodesk/push_red", [0], recording)
     success = episode.arrays["success"]
     assert episode.cameras["image"].shape == (6, 64, 64, 3) and episode.actions.shape == (6, 5)
     assert success.any() and not success[0] and not success[-1] and episode.meta["success"]

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 _EPISODES = 60
 _METAWORLD = "metaworld"
 _LIBERO = "libero"
-#: Extra of the environments of planning benchmarks.
-_VP2 = "vp2"
+#: Extras of the environments that one recorder serves.
+_SIMULATORS = ("vp2", "maniskill")
+_ROBOTS = "robots"
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,16 @@ def _record_toy(tasks: Sequence[str], seeds: range, out: Path, settings: Any, wo
     collect_toy(seeds, out, settings, workers)
 
 
-def _goal_settings() -> Any:
-    from ivideogpt.envs.record.goal_episodes import GoalRecording
+def _robot_settings() -> Any:
+    from ivideogpt.envs.record.simulator_episodes import SimulatorRecording
 
-    return GoalRecording()
+    return SimulatorRecording()
 
 
-def _record_goals(tasks: Sequence[str], seeds: range, out: Path, settings: Any, workers: int | None) -> None:
-    from ivideogpt.envs.record.goal_episodes import collect_goal_environment
+def _record_robots(tasks: Sequence[str], seeds: range, out: Path, settings: Any, workers: int | None) -> None:
+    from ivideogpt.envs.record.simulator_episodes import collect_simulator
 
-    collect_goal_environment(tasks[0], seeds, out, settings, workers)
+    collect_simulator(tasks[0], seeds, out, settings, workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ RECORDERS: Mapping[str, Recorder] = {
     "pusht": Recorder(_pusht_settings, _record_pusht),
     _METAWORLD: Recorder(_metaworld_settings, _record_metaworld),
     _LIBERO: Recorder(_libero_settings, _record_libero),
-    _VP2: Recorder(_goal_settings, _record_goals),
+    _ROBOTS: Recorder(_robot_settings, _record_robots),
     "toy-push": Recorder(_toy_settings, _record_toy),
     "moving-square": Recorder(SquareRecording, _record_squares),
 }
@@ -142,8 +143,8 @@ def collect(
     Args:
         environment: pusht; metaworld/TASK or the name of a task of Meta-World, such as plate-slide; metaworld/all for
             the six tasks of the official experiments; a suite of LIBERO or one of its tasks, such as libero_spatial/0;
-            robodesk/TASK or robosuite/push; toy-push or moving-square, which need no simulator. `ENV --help` lists the
-            options of each.
+            maniskill/TASK, with random actions; robodesk/TASK or robosuite/push; toy-push or moving-square, which need
+            no simulator. `ENV --help` lists the options of each.
         settings: how the environment is recorded.
         out: folder of the store.
         seeds: "first:stop", one episode a seed, stop excluded; seeds from 10000 on are held out. Default: 0:60.
@@ -169,9 +170,9 @@ def find_recorder(environment: str) -> tuple[Recorder, tuple[str, ...]]:
         suite = str(row[1].options["suite"])
         every = tuple(f"{suite}/{number}" for number in range(LIBERO_SUITES[suite]))
         return RECORDERS[_LIBERO], (row[0],) if "/" in row[0] else every
-    if row is not None and row[1].extra == _VP2:
-        return RECORDERS[_VP2], (row[0],)
-    if name in RECORDERS and name not in (_LIBERO, _VP2) and bool(task) == (name == _METAWORLD):
+    if row is not None and row[1].extra in _SIMULATORS:
+        return RECORDERS[_ROBOTS], (row[0],)
+    if name in RECORDERS and name not in (_LIBERO, _ROBOTS) and bool(task) == (name == _METAWORLD):
         return RECORDERS[name], METAWORLD_TASKS if task == "all" else (task,)
     if name == _METAWORLD:
         raise UserError("metaworld needs a task; give metaworld/plate-slide, or metaworld/all for six tasks")
@@ -179,9 +180,9 @@ def find_recorder(environment: str) -> tuple[Recorder, tuple[str, ...]]:
         return RECORDERS[_METAWORLD], METAWORLD_TASKS
     if row is not None and row[0].startswith(f"{_METAWORLD}/"):
         return RECORDERS[_METAWORLD], (row[0].partition("/")[2],)
-    families = (_METAWORLD, _LIBERO, _VP2)
+    families = (_METAWORLD, _LIBERO, _ROBOTS)
     environments = [*(name for name in RECORDERS if name not in families), "metaworld/TASK", *METAWORLD_TASKS]
-    environments += ["libero_spatial/0", "robodesk/push_red", "robosuite/push"]
+    environments += ["libero_spatial/0", "maniskill/pick-cube", "robodesk/push_red", "robosuite/push"]
     near = closest(environment, [*environments, *ALL_METAWORLD_TASKS])
     advice = f"did you mean {near!r}?" if near else f"expected one of: {', '.join(environments)}"
     raise UserError(f"there is no environment {environment!r} to record; {advice}")
