@@ -119,7 +119,8 @@ def visit(server, browser):
 
 def until_step(page, step: int) -> None:
     page.wait_for_function("step => document.querySelector('#timeline').max === String(step)", arg=step)
-    text = f"step {step}" if step else re.compile(r"context frame (\d+) of \1")  # the last one
+    # the last context frame; before the world opens there is frame 0 of 0
+    text = f"step {step}" if step else re.compile(r"context frame ([1-9]\d*) of \1\b")
     playwright.expect(page.locator("#picture-0 >> xpath=.. >> css=.at")).to_contain_text(text)
 
 
