@@ -135,6 +135,8 @@ def test_several_environments_in_one_simulator_need_a_graphics_card(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="sim_backend=physx_cuda needs an NVIDIA card"):
         make_vector("maniskill/pick_cube", 4, image_size=16, sim_backend="physx_cuda")
+    with pytest.raises(UserError, match="does not take the options .*'wheels'"):
+        make_vector("maniskill/pick_cube", 2, sim_backend="physx_cuda", wheels=4)
     with pytest.raises(UserError, match="there is no sim_backend 'gpu'"):
         ManiSkill("pick_cube", sim_backend="gpu")
 

@@ -121,9 +121,9 @@ def evaluate(
     check_folder(folder)
 
     # measurement
-    frames = len(held_out.clips) * (settled.samples + 4) * settled.horizon
     if network == "auto":
-        network = "vgg" if model.device.type != "cpu" or lpips is not None or frames <= MOST_VGG_FRAMES else "alex"
+        frames = len(held_out.clips) * (settled.samples + 4) * settled.horizon
+        network = _fast_network(model, frames, lpips)
     networks = _networks(model, parts, explicit, network, lpips, i3d)
     pool, _ = choose_pool(ray, None, device=model.device.type)
     options = {"seed": seed, "batch_size": batch_size, "workers": pool or 0}
@@ -133,6 +133,11 @@ def evaluate(
     about = _about(model, name, checkpoint, data or f"fresh episodes of {held_out.dataset}", held_out, networks)
     _print(evaluation, held_out, about, settled)
     _write_report(folder, evaluation, held_out, about, calibrated)
+
+
+def _fast_network(model: WorldModel, frames: int, lpips: Path | None) -> str:
+    """Return "vgg", or "alex" for so many ``frames`` that a processor would be slow with the other."""
+    return "vgg" if model.device.type != "cpu" or lpips is not None or frames <= MOST_VGG_FRAMES else "alex"
 
 
 def _measure(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ivideogpt.commands.kept_settings import keep_values, kept_values, load_settings
 from ivideogpt.commands.output import check_folder, print_json
-from ivideogpt.configs.registry import PRESETS, find_preset
-from ivideogpt.core.config import from_dict, load_json, save_json, to_dict
+from ivideogpt.core.config import to_dict
 from ivideogpt.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,25 +22,14 @@ if TYPE_CHECKING:
     from ivideogpt.worldmodel.config import ActionSpace
     from ivideogpt.worldmodel.world_model import WorldModel
 
-_SETTINGS = "settings.json"
+_KIND = "pictures"
 
 
 def load_picture_settings(typed: Mapping[str, str]) -> PictureRecipe:
-    """Load the settings that options change: those of the resumed run, else those of the preset.
+    """Load the settings that options change; see `load_settings`."""
+    from ivideogpt.configs.pictures import PictureRecipe
 
-    Raises:
-        UserError: there is no such preset, or the run was begun with another one.
-    """
-    preset, kept = typed.get("preset"), _kept(Path(typed["run"])) if "run" in typed else None
-    if kept is None:
-        if preset is None:
-            raise UserError(f"a new run needs a preset; expected one of {', '.join(PRESETS['pictures'])}")
-        return find_preset(preset, "pictures")
-    if preset not in (None, kept["preset"]):
-        raise UserError(
-            f"'{typed['run']}' was begun with the preset {kept['preset']}, not {preset}; choose another run folder"
-        )
-    return _recipe_of(kept, Path(typed["run"]))
+    return load_settings(typed, _KIND, PictureRecipe)
 
 
 def train_picture_model(
@@ -85,24 +74,17 @@ def train_picture_model(
     recipe = settings if seed is None else replace(settings, training=replace(settings.training, seed=seed))
     world = find_picture_world(recipe.world)
     tracker, data = choose_tracker(tracker), _find_data(preset, data, run)
-    kept = _kept(run)
-    if init is None and kept is not None and not step_folders(run):
-        init = kept.get("init")  # a run that was stopped before its first checkpoint begins again
-    initial = _initial(init)
+    kept = kept_values(run, _KIND)
+    # a run that was stopped before its first checkpoint begins again, from the same model
+    begins_again = init is None and kept is not None and not step_folders(run)
+    initial = _initial(kept.get("init") if begins_again and kept is not None else init)
     if initial is not None and initial.pictures is not None:
         recipe = replace(recipe, training=replace(recipe.training, dynamics=initial.pictures.config))
-    _check_kept(run, recipe, data)
     model, clips = _prepare(recipe, world, data, run.resolve().name, initial)
     assert model.pictures is not None
-    if kept is None:  # nothing is written before everything fits
-        values = {
-            "kind": "pictures",
-            "preset": preset,
-            "data": data,
-            "init": init and _from_anywhere(init),
-            "settings": to_dict(recipe),
-        }
-        save_json(run / _SETTINGS, values)
+    origin = _from_anywhere(init) if init else (kept or {}).get("init")
+    # nothing is written before everything fits
+    keep_values(run, _KIND, preset or (kept["preset"] if kept else None), recipe, data=data, init=origin)
     training = recipe.training
     drawn = open_tracker(tracker, run, to_dict(training), run.resolve().name)
     running = Run(
@@ -132,7 +114,7 @@ def _find_data(preset: str | None, data: str | None, run: Path) -> str:
     """Return the store or mixture file to train on; a resumed run keeps its own, the preset debug records one."""
     from ivideogpt.envs.record.moving_square import collect_squares
 
-    kept = _kept(run)
+    kept = kept_values(run, _KIND)
     if data is None and kept is not None:
         return kept["data"]
     if data is None and preset == "debug":
@@ -279,44 +261,3 @@ def _in_model_units(clips: PictureClips, model: WorldModel) -> PictureClips:
         return replace(clips, actions=None)
     mean, std = np.array(model.config.action_mean), np.array(model.config.action_std)
     return replace(clips, actions=((clips.actions - mean) / std).astype(np.float32))
-
-
-def _kept(run: Path) -> dict[str, Any] | None:
-    """Read the settings in the folder of a run; None for a new run."""
-    path = run / _SETTINGS
-    if not path.is_file():
-        return None
-    kept = load_json(path)
-    if kept.get("kind") != "pictures" or not {"preset", "data", "settings"} <= kept.keys():
-        raise UserError(f"'{run}' holds another kind of run; choose another folder")
-    return kept
-
-
-def _recipe_of(kept: Mapping[str, Any], run: Path) -> PictureRecipe:
-    from ivideogpt.configs.pictures import PictureRecipe
-
-    return from_dict(PictureRecipe, kept["settings"], where=str(run / _SETTINGS))
-
-
-def _check_kept(run: Path, recipe: PictureRecipe, data: str) -> None:
-    """Check that a resumed run has the settings and the data of its start.
-
-    Raises:
-        UserError: one differs; the first is named.
-    """
-    kept = _kept(run)
-    if kept is None:
-        return
-    before = {"data": kept["data"]} | _flat(to_dict(_recipe_of(kept, run)))
-    for name, value in ({"data": data} | _flat(to_dict(recipe))).items():
-        if before.get(name) != value:
-            raise UserError(
-                f"{run} was begun with {name} {before.get(name)!r}, not {value!r}; give the same, or choose another "
-                "run folder"
-            )
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, object]:
-    if isinstance(values, dict):
-        return {k: v for name, value in values.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
-    return {prefix.rstrip("."): values}

@@ -116,16 +116,16 @@ class _Scenes:
         task: str,
         count: int,
         *,
-        size: int,
-        steps: int,
-        action_repeat: int,
-        camera: str,
-        show_goal: bool,
-        control_mode: str,
-        reward_mode: str,
-        success_bonus: float,
-        render_backend: str,
-        sim_backend: str,
+        size: int = 64,
+        steps: int = 50,
+        action_repeat: int = 1,
+        camera: str = "render",
+        show_goal: bool = True,
+        control_mode: str = CONTROL_MODE,
+        reward_mode: str = "normalized_dense",
+        success_bonus: float = 0.0,
+        render_backend: str = "auto",
+        sim_backend: str = "physx_cpu",
     ) -> None:
         """Check the options, which are those of ``ManiSkill``, and build the scenes."""
         for name, value in (("size", size), ("steps", steps), ("action_repeat", action_repeat)):
@@ -388,35 +388,26 @@ class ManiSkillVector(VectorEnv):
         frame_stack: int = 1,
         size: int = 64,
         steps: int = 50,
-        action_repeat: int = 1,
-        camera: str = "render",
-        show_goal: bool = True,
-        control_mode: str = CONTROL_MODE,
-        reward_mode: str = "normalized_dense",
-        success_bonus: float = 0.0,
         terminate_on_success: bool = False,
-        render_backend: str = "auto",
         sim_backend: str = "physx_cuda",
+        **options: Any,
     ) -> None:
-        """Build the environments; the arguments are those of ``make_vector`` and `ManiSkill`.
+        """Build the environments.
+
+        Args:
+            task: ManiSkill's id, or its name here.
+            count: number n of environments.
+            frame_stack: frames k of an observation, oldest first: uint8 ``[n k size size 3]``; 1: ``[n size size 3]``.
+            size: side of a picture in pixels.
+            steps: actions of an episode.
+            terminate_on_success: end an episode at success.
+            sim_backend: of the physics; "physx_cpu" steps one environment only.
+            **options: as for `ManiSkill`.
 
         Raises:
             UserError: as ``ManiSkill``; or several environments on a processor, or there is no graphics card.
         """
-        self._scenes = _Scenes(
-            task,
-            count,
-            size=size,
-            steps=steps,
-            action_repeat=action_repeat,
-            camera=camera,
-            show_goal=show_goal,
-            control_mode=control_mode,
-            reward_mode=reward_mode,
-            success_bonus=success_bonus,
-            render_backend=render_backend,
-            sim_backend=sim_backend,
-        )
+        self._scenes = _Scenes(task, count, size=size, steps=steps, sim_backend=sim_backend, **options)
         self.num_envs, self.steps, self.terminate_on_success = count, steps, terminate_on_success
         stack = () if frame_stack == 1 else (frame_stack,)
         self.single_observation_space = gymnasium.spaces.Box(0, 255, (*stack, size, size, 3), np.uint8)

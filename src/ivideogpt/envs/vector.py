@@ -133,7 +133,10 @@ def make_vector(
         module, _, attribute = match[1].vector_entry_point.partition(":")
         size = {} if image_size is None else {"size": image_size}
         vector = getattr(importlib.import_module(module), attribute)
-        return vector(count=count, frame_stack=frame_stack, **dict(match[1].options) | size | options)
+        try:
+            return vector(count=count, frame_stack=frame_stack, **dict(match[1].options) | size | options)
+        except TypeError as error:
+            raise UserError(f"environment {name} does not take the options {sorted(options)} ({error})") from error
     make_row = partial(make_single, name, frame_stack=frame_stack, image_size=image_size, **options)
     make_row().close()  # an error shows here, not in another process
     if workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ class PushTGoals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanningConfig:
+class PlanningConfig(ABC):
     """Settings of a planning benchmark.
 
     Attributes:
@@ -70,9 +71,9 @@ class PlanningConfig:
     seed: int = 0
 
     @property
+    @abstractmethod
     def task(self) -> str:
         """Name of the task that a success classifier must be of."""
-        raise NotImplementedError
 
     def with_budget(self, candidates: int, iterations: int, elites: int) -> Self:
         """Return the settings with another number of candidates."""
