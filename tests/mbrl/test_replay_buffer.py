@@ -116,7 +116,11 @@ def test_transitions_before_the_first_are_seen_but_not_drawn() -> None:
 def test_every_state_is_a_start_with_the_frames_before_it() -> None:
     replay = ReplayBuffer(100)
     replay.add(episode(5))
-    starts = replay.starts(200, 3, np.random.default_rng(0))[:, :, 0, 0, 0]
+    states, rewards = replay.starts(200, 3, np.random.default_rng(0))
+    starts = states[:, :, 0, 0, 0]
+    given = replay._stored[0].episode.rewards
+    for number, reward in zip(starts[:, -1].tolist(), rewards, strict=True):
+        assert np.isnan(reward) if number == 0 else reward == given[number - 1]
     assert set(starts[:, -1].tolist()) == {0, 1, 2, 3}
     assert (starts[:, 0] == np.maximum(starts[:, -1].astype(int) - 2, 0)).all()
 

@@ -96,7 +96,7 @@ def test_starts_come_before_the_success_of_a_recording_and_not_after_the_latest(
     assert len(InstructedStarts(recordings(), words, frames=2, latest=3)) == 4 * 4
     assert len(InstructedStarts(recordings(success_at=1), words, frames=2, latest=3)) == 4 * 2
     starts = InstructedStarts(recordings(), words, frames=3, latest=3)
-    first = starts(1, np.random.default_rng(0), np.array([0]))[0]
+    first = starts(1, np.random.default_rng(0), np.array([0])).frames[0]
     assert first.shape == (3, 16, 16, 3) and (first == first[-1]).all() and starts.instruction(5) == "b"
 
 

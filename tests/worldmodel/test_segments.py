@@ -17,12 +17,12 @@ class PictureSegment:
     def __init__(self, frames: list[torch.Tensor]) -> None:
         self.frames = frames
 
-    def step(self, action, uniforms, sampling, previous):
+    def step(self, action, uniforms, sampling, previous, earlier):
         assert uniforms.shape == (len(action), 0)
         pixels = (self.frames[-1].roll(1, dims=2) + 0.1 * action[:, :, None, None]).clamp(0, 1)
-        return self.observe(pixels, action, uniforms, sampling, previous)
+        return self.observe(pixels, action, uniforms, sampling, previous, earlier)
 
-    def observe(self, pixels, action, uniforms, sampling, previous):
+    def observe(self, pixels, action, uniforms, sampling, previous, earlier):
         record = self.record(action)
         self.replay(record, Frame.shown(pixels), sampling)
         return record, Frame.shown(pixels)

@@ -65,7 +65,9 @@ def metaworld_pictures() -> PictureRecipe:
                 resolution=64,
                 scenes=6,
                 forecast=PictureForecastConfig(net=net, frames=3, action="numbers", action_dim=4),
-                reward=FrameRewardConfig(patch=8, width=64, blocks=3, readout="places", resolution=64, symlog=True),
+                reward=FrameRewardConfig(
+                    patch=8, width=64, blocks=3, readout="places", resolution=64, symlog=True, change=True
+                ),
             ),
             steps=14_000,
             crops=CropConfig(pixels=8 * 64 * 64, sides=(64,), side_shares=(1.0,), place_shares=(1.0,), symmetry="none"),

@@ -339,7 +339,7 @@ class ImaginedVectorEnv(VectorEnv):
             indices = indices.repeat(self.num_envs // len(indices))
 
         # start states: rows of a group take the draw of its first row
-        chosen, states, episodes = np.flatnonzero(rows), [], episodes + rows
+        chosen, batches, episodes = np.flatnonzero(rows), [], episodes + rows
         words, instructions = getattr(self.starts, "instructions", None), self._instructions.copy()
         for row in chosen.tolist():
             first = row - row % group_size
@@ -348,8 +348,9 @@ class ImaginedVectorEnv(VectorEnv):
             if words:  # drawn here, so that the task is that of the state
                 index = random.integers(0, len(words), 1) if index is None else index
                 instructions[row] = words[int(index[0])]
-            states.append(self.starts(1, random, index)[0])
-        frames = np.stack(states)
+            batches.append(self.starts(1, random, index))
+        frames = np.concatenate([batch.frames for batch in batches])
+        rewards = [[np.nan] if batch.rewards is None else batch.rewards for batch in batches]
         needed = max(self.model.context_frames, self.stack)
         if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1] < needed:
             raise UserError(
@@ -364,6 +365,7 @@ class ImaginedVectorEnv(VectorEnv):
             rearrange(context, "n t h w c -> n t c h w"),
             sampling=self.sampling,
             seed=[episode_seed(seeds[row], int(episodes[row])) for row in chosen.tolist()],
+            last_rewards=torch.from_numpy(np.concatenate(rewards).astype(np.float32)),
             reanchor_every=self.reanchor_every,
         )
         self._cohorts.append(_Cohort(session, chosen))

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
+
+
+class StartBatch(NamedTuple):
+    """Some start states.
+
+    Attributes:
+        frames: uint8 ``[n f h w 3]``: the last frame is the state, those before it led there.
+        rewards: float32 ``[n]``, of the transition to the last frame, NaN where it is unknown; None: all unknown.
+    """
+
+    frames: np.ndarray
+    rewards: np.ndarray | None = None
 
 
 class StartStates(Protocol):
@@ -17,16 +29,13 @@ class StartStates(Protocol):
     A source with a length and a list ``instructions``, one a state, pairs each start with its task in words.
     """
 
-    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> np.ndarray:
+    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> StartBatch:
         """Return start states.
 
         Args:
             count: how many.
             random: draws them where ``indices`` is None.
             indices: int64 ``[count]``, which ones; or None.
-
-        Returns:
-            uint8 ``[count f h w 3]``: the last frame is the state, those before it led there.
         """
         ...
 
@@ -55,34 +64,41 @@ class EpisodeStarts:
         """Return the number of states."""
         return len(self._states)
 
-    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> np.ndarray:
+    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> StartBatch:
         """Return start states; see `StartStates`.
 
         Raises:
             UserError: an index is out of range.
         """
         states = [self._states[index] for index in _chosen(len(self), count, random, indices)]
-        return np.stack([episode.frames[last - self.frames + 1 : last + 1] for episode, last in states])
+        frames = np.stack([episode.frames[last - self.frames + 1 : last + 1] for episode, last in states])
+        return StartBatch(frames, np.array([reward_before(episode, last) for episode, last in states], np.float32))
 
 
 class GivenStarts:
     """Start states that are given as frames, such as the first frames of held-out episodes."""
 
-    def __init__(self, frames: np.ndarray, instructions: Sequence[str] = ()) -> None:
-        """Take states uint8 ``[n f h w 3]`` and the task of each in words, or none."""
-        self.frames, self.instructions = frames, list(instructions)
+    def __init__(self, frames: np.ndarray, instructions: Sequence[str] = (), rewards: np.ndarray | None = None) -> None:
+        """Take states uint8 ``[n f h w 3]``, the task of each in words, or none, and `StartBatch.rewards`."""
+        self.frames, self.instructions, self.rewards = frames, list(instructions), rewards
 
     def __len__(self) -> int:
         """Return the number of states."""
         return len(self.frames)
 
-    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> np.ndarray:
+    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> StartBatch:
         """Return start states; see `StartStates`.
 
         Raises:
             UserError: an index is out of range.
         """
-        return self.frames[_chosen(len(self), count, random, indices)]
+        chosen = _chosen(len(self), count, random, indices)
+        return StartBatch(self.frames[chosen], None if self.rewards is None else self.rewards[chosen])
+
+
+def reward_before(episode: Episode, frame: int) -> float:
+    """Return the reward of the transition to a frame of an episode; NaN for the first one or without rewards."""
+    return float("nan") if episode.rewards is None or frame < 1 else float(episode.rewards[frame - 1])
 
 
 def _chosen(states: int, count: int, random: np.random.Generator, indices: np.ndarray | None) -> list[int]:

@@ -25,7 +25,7 @@ from ivideogpt.evaluation.frame_errors import FRAME_METRICS, FrameScores, Metric
 from ivideogpt.evaluation.held_out import Clips
 from ivideogpt.evaluation.intervals import Bootstrap, Estimate
 from ivideogpt.evaluation.protocols import Protocol
-from ivideogpt.evaluation.reward_accuracy import RewardScores, measure_rewards, reward_rows
+from ivideogpt.evaluation.reward_accuracy import RewardScores, last_reward, measure_rewards, reward_rows
 from ivideogpt.evaluation.rollouts import clip_seeds, imagine_futures
 from ivideogpt.evaluation.token_accuracy import TokenScores, frozen_frames, repetition, score_tokens
 from ivideogpt.evaluation.trust_signals import Trust, measure_trust
@@ -221,7 +221,8 @@ def evaluate(
         keep_pictures=domain is not None,
         score_tokens=tokens and model.has_tokens,
     )
-    batches = _batches(clips, actions, wrong, seed, max(batch_size // protocol.samples, 1))
+    last = last_reward(clips.rewards, model.context_frames, goal_conditioned=model.config.goal_conditioned)
+    batches = _batches(clips, actions, wrong, last, seed, max(batch_size // protocol.samples, 1))
     per_clip = (protocol.samples + len(wrong)) * protocol.horizon
     with tqdm(total=len(clips) * per_clip, desc="imagining", unit="frame", leave=False, disable=None) as bar:
         if workers == 0:
@@ -257,22 +258,32 @@ class _Batch:
         actions: ``[n p+f a]`` in model units, past ones first, or None.
         wrong: name of a row -> its wrong actions of the same shape.
         seeds: of each clip.
+        last_rewards: float32 ``[n]`` of the transition to the last context frame, or None.
     """
 
     frames: Tensor
     actions: Tensor | None
     wrong: dict[str, Tensor]
     seeds: list[int]
+    last_rewards: Tensor | None
 
 
-def _batches(clips: Clips, actions: Tensor | None, wrong: dict[str, Tensor], seed: int, together: int) -> list[_Batch]:
+def _batches(
+    clips: Clips,
+    actions: Tensor | None,
+    wrong: dict[str, Tensor],
+    last_rewards: Tensor | None,
+    seed: int,
+    together: int,
+) -> list[_Batch]:
     batches = []
     for start in range(0, len(clips), together):
         rows = slice(start, min(start + together, len(clips)))
         wrong_rows = {name: values[rows].cpu() for name, values in wrong.items()}
         seeds = clip_seeds(seed, range(rows.start, rows.stop))
         own_actions = None if actions is None else actions[rows].cpu()
-        batches.append(_Batch(clips.frames[rows].cpu(), own_actions, wrong_rows, seeds))
+        before = None if last_rewards is None else last_rewards[rows].cpu()
+        batches.append(_Batch(clips.frames[rows].cpu(), own_actions, wrong_rows, seeds, before))
     return batches
 
 
@@ -329,6 +340,7 @@ class _Measurement:
         actions = None if batch.actions is None else batch.actions.to(model.device)
         context, true = frames[:, :count], frames[:, count:]
         options = {"seeds": batch.seeds, "sampling": self.protocol.sampling, "on_step": on_step}
+        options["last_rewards"] = batch.last_rewards
 
         # reconstruction: the tokenizer alone; a picture model has none and shows its context as it is
         decoded, ids = frames, None

@@ -25,7 +25,7 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.core.protocols import Policy, StateEstimator
 from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.envs.imagined import ImaginedVectorEnv
-from ivideogpt.envs.start_states import GivenStarts
+from ivideogpt.envs.start_states import GivenStarts, reward_before
 from ivideogpt.envs.vector import make_single
 from ivideogpt.evaluation.calibration import frame_changes
 from ivideogpt.evaluation.policy_trials import (
@@ -71,10 +71,12 @@ class TrialStart:
     Attributes:
         frames: uint8 ``[f h w 3]``, the last is the first that the policy acts on.
         instruction: the task in words, or "".
+        reward: of the transition to the last frame; NaN: unknown.
     """
 
     frames: np.ndarray
     instruction: str = ""
+    reward: float = float("nan")
 
 
 def simulated_starts(model: WorldModel, trials: Sequence[PolicyTrial], settings: TrialSettings) -> list[TrialStart]:
@@ -118,7 +120,7 @@ def recorded_starts(
                 f"{model.resolution} px; record or convert episodes of that size"
             )
         trials.append(PolicyTrial(task=name, seed=int(episode.meta.get("seed", number)), episode=number))
-        starts.append(TrialStart(episode.frames[:needed], episode.instruction))
+        starts.append(TrialStart(episode.frames[:needed], episode.instruction, reward_before(episode, needed - 1)))
     if not trials:
         raise UserError(f"none of the {len(episodes)} recorded episodes has {needed} frames; give longer ones")
     return trials, starts
@@ -210,7 +212,11 @@ class _Group:
         needs_state = any(isinstance(policy, ScriptedPolicy) for policy in policies)
         self.environment = ImaginedVectorEnv(
             model,
-            GivenStarts(np.stack([start.frames for start in starts]), [start.instruction for start in starts]),
+            GivenStarts(
+                np.stack([start.frames for start in starts]),
+                [start.instruction for start in starts],
+                np.array([start.reward for start in starts], np.float32),
+            ),
             num_envs=len(trials),
             horizon=imagination.steps,
             frame_stack=settings.frame_stack,

@@ -72,7 +72,14 @@ def reward_rows(
     rows = {row: values[:, 0] for row, values in rewards.items()}
     if rewards["imagined"].shape[1] > 1:
         rows["mean"] = rewards["imagined"].mean(dim=1)
-    if context_frames > 1 + goal_conditioned:
-        last = true[:, context_frames - 2 : context_frames - 1]
-        rows["last_known"] = last.expand_as(rows["imagined"])
+    last = last_reward(true, context_frames, goal_conditioned=goal_conditioned)
+    if last is not None:
+        rows["last_known"] = last[:, None].expand_as(rows["imagined"])
     return rows
+
+
+def last_reward(rewards: Tensor | None, context_frames: int, *, goal_conditioned: bool = False) -> Tensor | None:
+    """Return the reward of the last transition in the context ``[n]`` from those of whole clips ``[n t]``, or None."""
+    if rewards is None or context_frames <= 1 + goal_conditioned:
+        return None
+    return rewards[:, context_frames - 2]

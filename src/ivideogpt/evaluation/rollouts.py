@@ -54,6 +54,7 @@ def imagine_futures(
     samples: int = 1,
     batch_size: int = 25,
     sampling: Sampling | None = None,
+    last_rewards: Tensor | None = None,
     on_step: Callable[[int], object] | None = None,
 ) -> Iterator[Futures]:
     """Imagine several futures of each clip from one encoded context.
@@ -70,6 +71,7 @@ def imagine_futures(
         samples: futures of each clip.
         batch_size: rows imagined together, at least 1; fewer clips should come than that.
         sampling: of the tokens.
+        last_rewards: ``[n]`` of the transition to the last context frame; see `Session`.
         on_step: called after each step with the number of its rows, for progress bars.
 
     Yields:
@@ -83,7 +85,7 @@ def imagine_futures(
             raise UserError(f"{name} is {value}; expected at least 1")
     start = time.perf_counter()
     past, actions = model.split_actions(actions)
-    session = model.session(context, sampling=sampling, seed=list(seeds), past_actions=past)
+    session = model.session(context, sampling=sampling, seed=list(seeds), past_actions=past, last_rewards=last_rewards)
     together = max(batch_size // len(context), 1)
     for first in range(0, samples, together):
         chunk = range(first, min(first + together, samples))

@@ -16,6 +16,7 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.envs.collector import episode_of
 from ivideogpt.envs.imagined import ImaginedVectorEnv
+from ivideogpt.envs.start_states import StartBatch
 from ivideogpt.mbrl.replay_buffer import ReplayBuffer
 from ivideogpt.policies.drqv2 import DrQv2
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -78,8 +79,8 @@ class ReplayStarts:
         """Draw states with the ``frames - 1`` frames before each."""
         self.replay, self.frames = replay, frames
 
-    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> np.ndarray:
-        """Draw states uint8 ``[count frames h w 3]``, each as likely; ``indices`` must be None."""
+    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> StartBatch:
+        """Draw states, each as likely; ``indices`` must be None."""
         assert indices is None
         return self.replay.starts(count, self.frames, random)
 

@@ -14,6 +14,7 @@ from ivideogpt.core.run import Run
 from ivideogpt.mbrl.replay_buffer import ReplayBuffer, Segments
 from ivideogpt.mbrl.world_model_batches import as_floats
 from ivideogpt.mbrl.world_model_source import WorldModelTraining
+from ivideogpt.models.frame_reward import KnownReward
 from ivideogpt.training.picture_crops import CropConfig, PictureCrops, PictureStills
 from ivideogpt.training.pictures import PictureTraining, update_pictures
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -55,14 +56,17 @@ class PictureLearner:
     ) -> dict[str, Tensor | float]:
         """Make one update on segments: their first frames are read, all later ones drawn; see `WorldModelLearner`."""
         assert self.model.pictures is not None
-        crops, stills = self._batch(replay.segments(self.config.batch_size, self._frames, random))
+        crops, stills = self._batch(replay.segments(self.config.batch_size, self._frames, random), random)
         self.model.train()
         losses = update_pictures(self._training, self.model.pictures, self._optimizer, crops, stills, self.run)
         self.model.eval()
         return {f"world_{name}": value for name, value in losses.items()}
 
-    def _batch(self, segments: Segments) -> tuple[PictureCrops, PictureStills]:
-        """Return segments as whole frames with the rewards of the transitions that led to them."""
+    def _batch(self, segments: Segments, random: np.random.Generator) -> tuple[PictureCrops, PictureStills]:
+        """Return segments as whole frames with the rewards of the transitions that led to them.
+
+        The stills are frames after the context, each with the last context frame as the earlier one.
+        """
         pictures, context = self.model.pictures, self.model.context_frames
         assert pictures is not None
         frames, actions = as_floats(segments.frames), torch.from_numpy(segments.actions)
@@ -77,7 +81,11 @@ class PictureLearner:
         crops = PictureCrops(
             frames, background, actions, everywhere, self._frames - context - 1, torch.cat([unknown, rewards], dim=1)
         )
-        return crops, PictureStills(frames[:, context], None, rewards[:, context - 1])
+        rows, later = np.arange(len(frames)), random.integers(context, self._frames, size=len(frames))
+        worth = crops.rewards
+        assert worth is not None
+        earlier = KnownReward(frames[:, context - 1], worth[:, context - 1])
+        return crops, PictureStills(frames[rows, later], None, worth[rows, later], earlier)
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights and optimizer."""

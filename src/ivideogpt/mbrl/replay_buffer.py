@@ -14,6 +14,7 @@ import torch
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.episode_files import load_episodes, save_episodes
+from ivideogpt.envs.start_states import StartBatch, reward_before
 from ivideogpt.policies.drqv2 import Transitions
 
 
@@ -185,13 +186,14 @@ class ReplayBuffer:
             windows.append(_window(self._stored[number].episode, start, length))
         return Segments(*(np.stack(part) for part in zip(*windows, strict=True)))
 
-    def starts(self, count: int, frames: int, random: np.random.Generator) -> np.ndarray:
-        """Draw observed states uniformly: uint8 ``[count frames h w 3]``, the state last."""
-        states = []
+    def starts(self, count: int, frames: int, random: np.random.Generator) -> StartBatch:
+        """Draw observed states uniformly, with the ``frames - 1`` frames before each."""
+        states, rewards = [], []
         for index in random.integers(0, len(self), count):
             stored, last = self._at(int(index))
             states.append(stored.episode.frames[np.maximum(np.arange(last - frames + 1, last + 1), 0)])
-        return np.stack(states)
+            rewards.append(reward_before(stored.episode, last))
+        return StartBatch(np.stack(states), np.array(rewards, np.float32))
 
     # state
 

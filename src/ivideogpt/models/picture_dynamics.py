@@ -1,7 +1,8 @@
 """Dynamics of picture models: the next frame from the last frames and the action, without tokens.
 
 A convolutional forecast draws the next frame. Rigid objects are read from it and drawn again, so that errors of shape
-do not grow over a rollout. A reward head predicts the reward from the frame. Everything is deterministic.
+do not grow over a rollout. The reward is read from the frame, or from its difference from an earlier frame whose reward
+is known. Everything is deterministic.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
-from ivideogpt.models.frame_reward import FrameReward, FrameRewardConfig
+from ivideogpt.models.frame_reward import FrameReward, FrameRewardConfig, KnownReward, RewardChange
 from ivideogpt.models.picture_forecast import PictureForecast, PictureForecastConfig
 from ivideogpt.models.sprites import SpriteProjection, SpriteProjectionConfig
 
@@ -122,14 +123,22 @@ class PictureDynamics(nn.Module):
         self.forecast = PictureForecast(config.forecast)
         self.sprites = SpriteProjection(config.sprites) if config.sprites else None
         self.reward = FrameReward(config.reward) if config.reward else None
+        self.reward_change = RewardChange(config.reward) if config.reward and config.reward.change else None
 
-    def forward(self, history: Tensor, actions: Tensor | None, poses: Tensor | None = None) -> PictureStep:
+    def forward(
+        self,
+        history: Tensor,
+        actions: Tensor | None,
+        poses: Tensor | None = None,
+        earlier: KnownReward | None = None,
+    ) -> PictureStep:
         """Draw the frame after ``history``.
 
         Args:
             history: float ``[b k c h w]`` in [0, 1], oldest first, at least as many frames as the forecast reads.
             actions: float ``[b a]`` in model units that lead to the next frame, or None for an action-free model.
             poses: float ``[b s 3]`` of the rigid objects in the last frame of ``history``; None: they are read from it.
+            earlier: frame and reward of the last transition whose reward is known, or None; see `read_reward`.
         """
         history = history[:, -self.config.forecast.frames :]
         background = self.background_of(history[:, -1])
@@ -144,7 +153,7 @@ class PictureDynamics(nn.Module):
             frames = self.sprites.draw(read, background).clamp(0, 1)
             next_poses = torch.stack(read, dim=1)
 
-        rewards, terminations = self.read_reward(frames, background)
+        rewards, terminations = self.read_reward(frames, background, earlier)
         return PictureStep(frames, rewards, terminations, next_poses)
 
     def draw(self, history: Tensor, actions: Tensor | None, background: Tensor | None = None) -> Tensor:
@@ -164,11 +173,24 @@ class PictureDynamics(nn.Module):
             return torch.zeros(len(frames), dtype=torch.long, device=frames.device)
         return likeliest_scene(frames, self.background, self.steadiness)
 
-    def read_reward(self, frames: Tensor, background: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
-        """Return the rewards ``[b]`` of frames ``[b c h w]`` and their success, 1 or 0 ``[b]``; see `PictureStep`."""
+    def read_reward(
+        self, frames: Tensor, background: Tensor | None = None, earlier: KnownReward | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the rewards ``[b]`` of frames ``[b c h w]`` and their success, 1 or 0 ``[b]``; see `PictureStep`.
+
+        Args:
+            frames: float ``[b c h w]`` in [0, 1].
+            background: of these frames; None: it is read from them.
+            earlier: an earlier frame of each row and its reward. Where the reward is known and the model has a network
+                for its change, the change is added to it; else the reward is read from the frame alone.
+        """
         if self.reward is None:
             return None, None
-        rewards = self.reward(frames, self.background_of(frames) if background is None else background)
+        background = self.background_of(frames) if background is None else background
+        rewards = self.reward(frames, background)
+        if earlier is not None and self.reward_change is not None:
+            changed = earlier.rewards + self.reward_change(frames, earlier, background)
+            rewards = torch.where(earlier.rewards.isnan(), rewards, changed)
         if self.reward.config.success_above is None:
             return rewards, None
         return rewards, self.reward.success(rewards).float()

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
+from ivideogpt.models.frame_reward import KnownReward
 
 Symmetry = Literal["none", "mirror", "square"]
 #: Draws of a crop in which a followed place is seen throughout, or not at all, before any crop is taken.
 _TRIES = 20
+#: Most steps from an earlier frame to the one whose reward is predicted from it.
+_MOST_STEPS = 20
 # Separates the random numbers of whole frames from those of crops.
 _STILLS = 1
 
@@ -75,11 +78,13 @@ class PictureStills(NamedTuple):
         frames: float32 ``[b c h w]`` in [0, 1].
         poses: float32 ``[b s 3]`` of the rigid objects, or None.
         rewards: float32 ``[b]``, or None.
+        earlier: earlier frames of the same clips with their rewards, or None.
     """
 
     frames: Tensor
     poses: Tensor | None
     rewards: Tensor | None
+    earlier: KnownReward | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +210,13 @@ class CropSampler:
         rows = random.integers(part.frames.shape[0] * part.frames.shape[1], size=count)
         rewarded = round(count * rewarded_share) if len(self._rewarded) else 0
         rows[:rewarded] = self._rewarded[random.integers(len(self._rewarded) or 1, size=rewarded)]
-        index = np.unravel_index(rows, part.frames.shape[:2])
-        frames = torch.from_numpy(part.frames[index]).permute(0, 3, 1, 2).float() / 255
-        poses, rewards = (None if x is None else torch.from_numpy(x[index]) for x in (part.poses, part.rewards))
-        return PictureStills(frames, poses, rewards)
+        clip, time = np.unravel_index(rows, part.frames.shape[:2])
+        poses, rewards = (None if x is None else torch.from_numpy(x[clip, time]) for x in (part.poses, part.rewards))
+        earlier = None
+        if part.rewards is not None:
+            before = np.maximum(time - random.integers(1, _MOST_STEPS + 1, size=count), 0)
+            earlier = KnownReward(_pictures(part.frames[clip, before]), torch.from_numpy(part.rewards[clip, before]))
+        return PictureStills(_pictures(part.frames[clip, time]), poses, rewards, earlier)
 
     def _place(self, number: int, length: int, side: int, random: np.random.Generator):
         """Return a clip, its first frame, and the upper left corner of the crop."""
@@ -253,6 +261,11 @@ class CropSampler:
             maps = [x.transpose(-1, -2) for x in maps]
             moves = moves.flip(-1) if points and moves is not None else moves
         return [x.contiguous() for x in maps], moves
+
+
+def _pictures(frames: np.ndarray) -> Tensor:
+    """Convert uint8 ``[b h w c]`` to float32 ``[b c h w]`` in [0, 1]."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
 
 
 def _choose(random: np.random.Generator, totals: np.ndarray) -> int:

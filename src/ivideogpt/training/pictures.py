@@ -21,6 +21,7 @@ from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import ScheduleName, adamw, check_descent, named_schedule, set_learning_rate
 from ivideogpt.core.run import Run
+from ivideogpt.models.frame_reward import KnownReward
 from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsConfig
 from ivideogpt.training.correction_rounds import CorrectionRounds
 from ivideogpt.training.picture_crops import CropConfig, CropSampler, PictureClips, PictureCrops, PictureStills
@@ -119,8 +120,7 @@ class PictureTraining:
         unroll_growth: updates in which their number then grows to ``unroll``.
         rounds: when the simulator corrects the model.
         stills: whole frames of an update, for the objects' textures and the reward.
-        forecast_weight: of the loss of the forecast; 0: it is not trained, and draws without a gradient.
-        sprite_weight, reward_weight: of the losses of textures and reward.
+        sprite_weight, reward_weight: of the losses of textures and of rewards, beside 1 for the forecast.
         rewarded_share: of the whole frames have a reward above 0.
         learning_rate: peak; warms up, then follows ``schedule``, to ``final_ratio`` of it.
         schedule: "cosine" or "constant".
@@ -145,7 +145,6 @@ class PictureTraining:
     unroll_growth: int = 0
     rounds: RoundSchedule = field(default_factory=RoundSchedule)
     stills: int = 8
-    forecast_weight: float = 1.0
     sprite_weight: float = 1.0
     reward_weight: float = 1.0
     rewarded_share: float = 0.7
@@ -178,7 +177,7 @@ class PictureTraining:
         check_at_least(
             self, steps=1, history_noise=0, square_weight=0, unroll=0, unroll_after=0, unroll_growth=0, stills=1
         )
-        check_at_least(self, forecast_weight=0, sprite_weight=0, reward_weight=0, rewarded_share=0, seed=0)
+        check_at_least(self, sprite_weight=0, reward_weight=0, rewarded_share=0, seed=0)
         if self.dynamics.forecast.action == "numbers" and self.crops.symmetry != "none":
             raise UserError(
                 f"crops.symmetry is {self.crops.symmetry} and forecast.action is numbers, which do not turn with a "
@@ -271,11 +270,10 @@ def update_pictures(
     """
     crops, stills = _on_device(crops, run.device), _on_device(stills, run.device)
     with run.autocast():
-        with torch.set_grad_enabled(config.forecast_weight > 0):
-            forecast, drawn = forecast_loss(config, model, crops, run.generator)
+        forecast, drawn = forecast_loss(config, model, crops, run.generator)
         losses = {"forecast": forecast} | still_losses(config, model, stills, crops, drawn)
-    weights = {"forecast": config.forecast_weight, "sprites": config.sprite_weight, "reward": config.reward_weight}
-    loss = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+    weights = dict.fromkeys(("reward", "reward_change"), config.reward_weight) | {"sprites": config.sprite_weight}
+    loss = torch.stack([weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     for network in model.children():  # each alone: a large gradient of the reward must not slow the forecast
@@ -307,7 +305,7 @@ def forecast_loss(
 def still_losses(
     config: PictureTraining, model: PictureDynamics, stills: PictureStills, crops: PictureCrops, drawn: Tensor
 ) -> dict[str, Tensor]:
-    """Compute the errors of objects drawn at their true poses ("sprites") and of rewards read from frames ("reward").
+    """Compute the errors of objects drawn at their true poses ("sprites") and of rewards ("reward", "reward_change").
 
     The reward is read from true frames and from drawn ones, which is what the model shows: objects at their true poses,
     or the last ones of ``drawn`` [b n c s s], the frames of the forecast on ``crops``.
@@ -318,16 +316,35 @@ def still_losses(
         everywhere = torch.ones_like(clean[:, :1])
         losses["sprites"] = _picture_loss(config, clean, stills.frames, background.expand_as(clean), everywhere)
         shown.append(clean.detach().clamp(0, 1))
-    if model.reward is not None and stills.rewards is not None:
-        frames, rewards = torch.cat(shown), stills.rewards.repeat(len(shown))
-        if crops.rewards is not None and model.sprites is None:
-            frames = torch.cat([frames, drawn[:, -1]])
-            rewards = torch.cat([rewards, crops.rewards[:, -1]])
-        labelled = ~rewards.isnan()
-        if labelled.any():
-            frames = frames[labelled]
-            read = model.reward.value(frames, model.background_of(frames))
-            losses["reward"] = F.smooth_l1_loss(read, model.reward.target(rewards[labelled]), beta=_REWARD_BETA)
+    if model.reward is None or stills.rewards is None:
+        return losses
+
+    # rewards of frames, and frames before them whose rewards are known
+    frames, rewards = [*shown], [stills.rewards] * len(shown)
+    before = stills.earlier or KnownReward(stills.frames, torch.full_like(stills.rewards, torch.nan))
+    earlier = [before] * len(shown)
+    if crops.rewards is not None and model.sprites is None:
+        last = model.config.forecast.frames - 1
+        frames.append(drawn[:, -1])
+        rewards.append(crops.rewards[:, -1])
+        earlier.append(KnownReward(crops.frames[:, last], crops.rewards[:, last]))
+    before = KnownReward(*(torch.cat(parts) for parts in zip(*earlier, strict=True)))
+    return losses | _reward_losses(model, torch.cat(frames), torch.cat(rewards), before)
+
+
+def _reward_losses(model: PictureDynamics, frames: Tensor, rewards: Tensor, earlier: KnownReward) -> dict[str, Tensor]:
+    """Return the errors of rewards read from frames ``[b c h w]``, and of their changes since earlier frames."""
+    assert model.reward is not None
+    losses, labelled = {}, ~rewards.isnan()
+    background = model.background_of(frames).expand(len(frames), -1, -1, -1)
+    if labelled.any():
+        read = model.reward.value(frames[labelled], background[labelled])
+        losses["reward"] = F.smooth_l1_loss(read, model.reward.target(rewards[labelled]), beta=_REWARD_BETA)
+    pairs = labelled & ~earlier.rewards.isnan()
+    if model.reward_change is not None and pairs.any():
+        before = earlier.select(pairs.nonzero()[:, 0])
+        change = model.reward_change(frames[pairs], before, background[pairs])
+        losses["reward_change"] = F.smooth_l1_loss(change, rewards[pairs] - before.rewards, beta=_REWARD_BETA)
     return losses
 
 
@@ -377,5 +394,7 @@ def _noisy(frames: Tensor, most: float, generator: torch.Generator) -> Tensor:
 
 
 def _on_device(tensors, device: torch.device):
-    """Move the tensors of a named tuple to a device."""
-    return type(tensors)(*(x.to(device) if isinstance(x, Tensor) else x for x in tensors))
+    """Move the tensors of a named tuple, and of those in it, to a device."""
+    if isinstance(tensors, Tensor):
+        return tensors.to(device)
+    return type(tensors)(*(_on_device(x, device) for x in tensors)) if isinstance(tensors, tuple) else tensors

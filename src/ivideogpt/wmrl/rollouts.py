@@ -13,6 +13,7 @@ from torch import Tensor
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.envs.imagined import ImaginedVectorEnv
+from ivideogpt.envs.start_states import StartBatch
 from ivideogpt.envs.vector import make_single
 from ivideogpt.models.success_classifier import SuccessClassifier
 from ivideogpt.policies.vla.tiny_flow import FlowObservation, TinyFlow, hash_words
@@ -86,14 +87,14 @@ class InstructedStarts:
         """Return the instruction of a start."""
         return self.instructions[self._places[index][0]]
 
-    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> np.ndarray:
+    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> StartBatch:
         """Return start states; see `StartStates`."""
         chosen = random.integers(0, len(self), count) if indices is None else indices
         states = []
         for index in np.asarray(chosen).tolist():
             number, frame = self._places[index]
             states.append(self._episodes[number].frames[np.maximum(np.arange(frame + 1 - self.frames, frame + 1), 0)])
-        return np.stack(states)
+        return StartBatch(np.stack(states))
 
 
 class ImaginedRows(Rows):

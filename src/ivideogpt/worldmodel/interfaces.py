@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ivideogpt.decoding.sampling import Sampling
+from ivideogpt.models.frame_reward import KnownReward
 from ivideogpt.worldmodel.config import WorldModelConfig
 from ivideogpt.worldmodel.lazy_frames import Frame
 
@@ -59,7 +60,12 @@ class Segment(Protocol):
     random_numbers: int
 
     def step(
-        self, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None
+        self,
+        action: Tensor | None,
+        uniforms: Tensor,
+        sampling: Sampling,
+        previous: StepRecord | None,
+        earlier: KnownReward | None,
     ) -> tuple[StepRecord, Frame]:
         """Predict the next frame.
 
@@ -68,11 +74,18 @@ class Segment(Protocol):
             uniforms: float32 ``[b random_numbers]`` in [0, 1).
             sampling: the sampling rule.
             previous: the step before, or None for the first one of the segment.
+            earlier: the last frame whose reward is known, or None; a model may ignore it.
         """
         ...
 
     def observe(
-        self, pixels: Tensor, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None
+        self,
+        pixels: Tensor,
+        action: Tensor | None,
+        uniforms: Tensor,
+        sampling: Sampling,
+        previous: StepRecord | None,
+        earlier: KnownReward | None,
     ) -> tuple[StepRecord, Frame]:
         """Append the real next frame ``[b c h w]`` in [0, 1]; other arguments as for `step`."""
         ...

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ivideogpt.decoding.decode import single_thread
 from ivideogpt.decoding.sampling import Sampling
+from ivideogpt.models.frame_reward import KnownReward
 from ivideogpt.models.picture_dynamics import PictureDynamics, PictureStep
 from ivideogpt.worldmodel.interfaces import StepRecord
 from ivideogpt.worldmodel.lazy_frames import Frame, stacked
@@ -33,20 +34,31 @@ class PictureSegment:
         return cls(dynamics, [Frame.shown(frame) for frame in context.unbind(dim=1)], context.shape[1])
 
     def step(
-        self, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None
+        self,
+        action: Tensor | None,
+        uniforms: Tensor,
+        sampling: Sampling,
+        previous: StepRecord | None,
+        earlier: KnownReward | None,
     ) -> tuple[StepRecord, Frame]:
         """Draw the next frame; see `Segment`."""
         history = stacked([self.frames[-self.dynamics.config.forecast.frames :]])
         poses = None if previous is None else previous.state
         with single_thread(history.device.type == "cpu" and len(history) <= SINGLE_THREAD_ROWS):
-            step = self.dynamics(history, action, poses)
+            step = self.dynamics(history, action, poses, earlier)
         return self._append(step, action)
 
     def observe(
-        self, pixels: Tensor, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None
+        self,
+        pixels: Tensor,
+        action: Tensor | None,
+        uniforms: Tensor,
+        sampling: Sampling,
+        previous: StepRecord | None,
+        earlier: KnownReward | None,
     ) -> tuple[StepRecord, Frame]:
         """Append the real next frame; see `Segment`."""
-        return self._append(PictureStep(pixels, *self.dynamics.read_reward(pixels)), action)
+        return self._append(PictureStep(pixels, *self.dynamics.read_reward(pixels, earlier=earlier)), action)
 
     def replay(self, record: StepRecord, frame: Frame, sampling: Sampling) -> None:
         """Append a step that was made before; see `Segment`."""

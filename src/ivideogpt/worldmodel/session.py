@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.decoding.sampling import RandomStreams, Sampling
+from ivideogpt.models.frame_reward import KnownReward
 from ivideogpt.worldmodel import validation
 from ivideogpt.worldmodel.imagination import Imagination
 from ivideogpt.worldmodel.interfaces import Segment, SessionModel, StepRecord
@@ -61,6 +62,7 @@ class Session:
         sampling: Sampling | None = None,
         seed: int | Sequence[int] | RandomStreams = 0,
         past_actions: Tensor | None = None,
+        last_rewards: Tensor | None = None,
         reanchor_every: int | None = None,
         speculative: bool = True,
     ) -> None:
@@ -72,6 +74,8 @@ class Session:
             sampling: the sampling rule; None: the checkpoint's.
             seed: of the random streams: one number, or one a row; or the streams themselves.
             past_actions: ``[b c_frames-1 a]`` the actions between the context frames, for a model that reads them.
+            last_rewards: ``[b]`` in reward units, of the transition that led to the last context frame, NaN where it is
+                unknown. A picture model may predict rewards as changes from it; other models ignore it.
             reanchor_every: imagined frames between two encodings of the context; None: as the model was trained.
             speculative: speculative decoding where it is faster; False: token by token. The results are equal, up to
                 rounding.
@@ -85,6 +89,9 @@ class Session:
         past_actions = validation.check_past_actions(model, past_actions, len(context))
         self._past_actions = [] if past_actions is None else list(past_actions.unbind(dim=1))
         self._frames = [Frame.shown(pixels) for pixels in context.unbind(dim=1)]
+        # Rewards that were given, oldest first, each with its step. Predictions never enter, so errors do not add up.
+        self._references: list[tuple[int, KnownReward]] = []
+        self._give_rewards(context[:, -1], validation.check_rewards(model, last_rewards, len(context)), 0)
         self._past: list[StepRecord] = []
         self._streams = RandomStreams.from_seed(seed, len(context))
         self._capacity = model.segment_frames(reanchor_every)
@@ -128,7 +135,7 @@ class Session:
         action = validation.check_action(self.model, action, self.rows)
         segment = self._next_segment()
         uniforms = self._streams.uniforms(self.steps, segment.random_numbers)
-        self._append(*segment.step(action, uniforms, self.sampling, self._previous()))
+        self._append(*segment.step(action, uniforms, self.sampling, self._previous(), self._earlier()))
 
     def rollout(
         self,
@@ -204,25 +211,33 @@ class Session:
         action = torch.zeros(self.rows, size, device=self.model.device) if size else None
         self.fork().step(action)
 
-    def observe(self, frame: Tensor, action: Tensor | None = None) -> Step:
+    def observe(self, frame: Tensor, action: Tensor | None = None, rewards: Tensor | None = None) -> Step:
         """Append the recorded next frame in the place of an imagined one.
 
         Args:
             frame: ``[b c h w]``, float in [0, 1] or uint8.
             action: ``[b a]`` in model units, that led to it.
+            rewards: ``[b]`` of that action, NaN where it is unknown; later rewards are predicted from them, see
+                ``last_rewards``.
 
         Returns:
-            The step; its ``log_probs`` are those of the observed tokens.
+            The step; its ``log_probs`` are those of the observed tokens, its rewards the given ones where they are
+            known.
 
         Raises:
             UserError: the frame or the action is of another shape, type or range, or an action is missing.
         """
         frame = validation.check_frame(self.model, frame, self.rows)
         action = validation.check_action(self.model, action, self.rows)
+        rewards = validation.check_rewards(self.model, rewards, self.rows, "rewards")
         with torch.inference_mode():
             segment = self._next_segment()
             uniforms = self._streams.uniforms(self.steps, segment.random_numbers)
-            self._append(*segment.observe(frame, action, uniforms, self.sampling, self._previous()))
+            step, shown = segment.observe(frame, action, uniforms, self.sampling, self._previous(), self._earlier())
+            if rewards is not None and step.rewards is not None:
+                step = replace(step, rewards=torch.where(rewards.isnan(), step.rewards, rewards))
+            self._append(step, shown)
+            self._give_rewards(frame, rewards, self.steps)
         return self._last_step()
 
     @torch.inference_mode()
@@ -246,6 +261,7 @@ class Session:
         child._frames = [frame.repeat(k) for frame in self._frames]
         families = torch.arange(self.rows).repeat_interleave(k)
         child._past = [past.select(families) for past in self._past]
+        child._references = [(step, reference.select(families)) for step, reference in self._references]
         child._past_actions = [action[families.to(action.device)] for action in self._past_actions]
         child._anchors = list(self._anchors)
         child._streams = self._streams.fork(k, self.steps, common_random, first)
@@ -269,6 +285,7 @@ class Session:
         child = copy.copy(self)
         child._frames = [Frame.shown(pixels) for pixels in self.frames[selected].unbind(dim=1)]
         child._past = [past.select(selected) for past in self._past]
+        child._references = [(step, reference.select(selected)) for step, reference in self._references]
         child._past_actions = [action[selected.to(action.device)] for action in self._past_actions]
         child._anchors = list(self._anchors)
         child._streams = self._streams.rows(rows)
@@ -289,6 +306,7 @@ class Session:
             return
         steps = self.steps - n
         del self._past[steps:], self._frames[self.model.context_frames + steps :]
+        self._references = [pair for pair in self._references if pair[0] <= steps]
         if steps >= self._anchors[-1]:
             if self._opened is not None:
                 self._opened.truncate(steps - self._anchors[-1])
@@ -350,6 +368,17 @@ class Session:
     def _previous(self) -> StepRecord | None:
         """Return the last step of the newest segment, or None where it has none."""
         return self._past[-1] if self.steps > self._anchors[-1] else None
+
+    def _earlier(self) -> KnownReward | None:
+        """Return the last frame of each row whose reward was given, or None where none was."""
+        return self._references[-1][1] if self._references else None
+
+    def _give_rewards(self, frames: Tensor, rewards: Tensor | None, step: int) -> None:
+        """Keep the rewards ``[b]`` of frames ``[b c h w]`` that were given for step ``step``."""
+        if rewards is None:
+            return
+        reference, earlier = KnownReward(frames, rewards), self._earlier()
+        self._references.append((step, reference if earlier is None else reference.or_else(earlier)))
 
     def _append(self, record: StepRecord, frame: Frame) -> None:
         self._past.append(record)

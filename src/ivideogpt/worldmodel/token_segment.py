@@ -11,6 +11,7 @@ from ivideogpt.decoding.decode import FrameTokens
 from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.decoding.speculative import DraftStatistics
 from ivideogpt.models.dynamics import Dynamics
+from ivideogpt.models.frame_reward import KnownReward
 from ivideogpt.models.kv_cache import KVCache
 from ivideogpt.models.tokenizer import CompressiveTokenizer, ContextFeatures
 from ivideogpt.worldmodel import chunked_tokenizer
@@ -68,7 +69,12 @@ class TokenSegment:
         return cls(dynamics, cache, encoder, SegmentDecoder(tokenizer, codes), speculative=speculative)
 
     def step(
-        self, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None
+        self,
+        action: Tensor | None,
+        uniforms: Tensor,
+        sampling: Sampling,
+        previous: StepRecord | None,
+        earlier: KnownReward | None,
     ) -> tuple[StepRecord, Frame]:
         """Sample the tokens of the next frame; see `Segment`."""
         separators = self._open_frame(previous, action)
@@ -78,7 +84,13 @@ class TokenSegment:
         return self._record(tokens, separators, action, sampling, uniforms), frame
 
     def observe(
-        self, pixels: Tensor, action: Tensor | None, uniforms: Tensor, sampling: Sampling, previous: StepRecord | None
+        self,
+        pixels: Tensor,
+        action: Tensor | None,
+        uniforms: Tensor,
+        sampling: Sampling,
+        previous: StepRecord | None,
+        earlier: KnownReward | None,
     ) -> tuple[StepRecord, Frame]:
         """Read the tokens of the real next frame; see `Segment`."""
         separators, decoder = self._open_frame(previous, action), self.decoder

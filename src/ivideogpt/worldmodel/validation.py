@@ -91,6 +91,20 @@ def check_action(model: SessionModel, action: Tensor | None, rows: int) -> Tenso
     return _finite(model, action, "action")
 
 
+def check_rewards(model: SessionModel, rewards: Tensor | None, rows: int, name: str = "last_rewards") -> Tensor | None:
+    """Return one reward a row, ``[rows]`` float32 on the model's device, NaN where it is unknown; None stays None.
+
+    Raises:
+        UserError: no tensor, another shape, or infinity.
+    """
+    if rewards is None:
+        return None
+    _check_shape(rewards, (rows,), f"[{rows}], one reward for each row", name)
+    if rewards.isinf().any():
+        raise UserError(f"{name} came with infinity; expected finite numbers, or NaN where a reward is unknown")
+    return rewards.to(model.device, torch.float32, copy=True)
+
+
 def check_ids(layout: TokenLayout, ids: Tensor, rows: int, sampling: Sampling, device: torch.device) -> Tensor:
     """Return ids ``[rows horizon m]`` of dynamics tokens, in the full vocabulary, as int64 on ``device``.
 

@@ -335,6 +335,7 @@ class WorldModel(nn.Module):
         seed: int | Sequence[int] = 0,
         *,
         past_actions: Tensor | None = None,
+        last_rewards: Tensor | None = None,
         observed: Tensor | None = None,
         observed_actions: Tensor | None = None,
         reanchor_every: int | None = None,
@@ -352,6 +353,8 @@ class WorldModel(nn.Module):
             seed: one number, or one a row.
             past_actions: ``[b c_frames-1 a]`` the actions between the context frames; only for a model whose
                 ``past_actions`` is not 0.
+            last_rewards: ``[b]`` the reward of the transition to the last context frame, NaN where it is unknown; see
+                `Session`.
             observed: ``[b o c h w]`` real frames after the context, read as dynamics tokens before imagining.
             observed_actions: ``[b o a]`` the actions that led to them.
             reanchor_every: see `segment_frames`.
@@ -365,6 +368,7 @@ class WorldModel(nn.Module):
         streams, frames = RandomStreams.from_seed(seed, rows), self.segment_frames(reanchor_every)
         actions = validation.check_actions(self, actions, rows, horizon)
         past_actions = validation.check_past_actions(self, past_actions, rows)
+        last_rewards = validation.check_rewards(self, last_rewards, rows)
         if observed is not None:
             observed = validation.check_frames(self, observed, "observed")
             if len(observed) != rows:
@@ -381,6 +385,7 @@ class WorldModel(nn.Module):
                 sampling=sampling,
                 seed=streams.select(chunk),
                 past_actions=None if past_actions is None else past_actions[chunk],
+                last_rewards=None if last_rewards is None else last_rewards[chunk],
                 reanchor_every=reanchor_every,
             )
             for index in range(0 if observed is None else observed.shape[1]):
@@ -403,6 +408,7 @@ class WorldModel(nn.Module):
         seed: int | Sequence[int] = 0,
         *,
         past_actions: Tensor | None = None,
+        last_rewards: Tensor | None = None,
         reanchor_every: int | None = None,
         speculative: bool = True,
     ) -> Session:
@@ -413,6 +419,7 @@ class WorldModel(nn.Module):
             sampling=sampling,
             seed=seed,
             past_actions=past_actions,
+            last_rewards=last_rewards,
             reanchor_every=reanchor_every,
             speculative=speculative,
         )
