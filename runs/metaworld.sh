@@ -13,9 +13,9 @@ TEST_EPISODES=${TEST_EPISODES:-5}
 IVIDEOGPT=${IVIDEOGPT:-ivideogpt}
 PYTHON=${PYTHON:-python}
 
-forecast=() reward=()
+options=()
 if [ -n "${QUICK:-}" ]; then
-    forecast=(training.steps=20) reward=(training.steps=20)
+    options=(training.steps=20)
 fi
 record() { # NAME FIRST_SEED COUNT OPTIONS
     "$IVIDEOGPT" collect metaworld/all --seeds "$2:$(($2 + $3))" --out "$DATA/metaworld-$1" "${@:4}"
@@ -30,11 +30,7 @@ record test-shaken 10000 "$TEST_EPISODES" --noise 0.3 --random-share 0.2
 record test-explore 10100 "$TEST_EPISODES" "${random[@]}"
 printf '[[sources]]\npath = "metaworld-%s"\n' scripts shaken explore > "$DATA/metaworld.toml"
 
-# forecast and reward; then the reward alone, on larger batches
-"$IVIDEOGPT" train-pictures metaworld-64 --data "$DATA/metaworld.toml" --run "$RUNS/forecast" "${forecast[@]}"
-"$IVIDEOGPT" train-pictures metaworld-64 --data "$DATA/metaworld.toml" --run "$RUNS/training" --init "$RUNS/forecast" \
-    training.forecast_weight=0 training.stills=48 training.steps=1600 training.unroll_after=0 training.weight_decay=0.05 \
-    "${reward[@]}"
+"$IVIDEOGPT" train-pictures metaworld-64 --data "$DATA/metaworld.toml" --run "$RUNS/training" "${options[@]}"
 
 # checkpoint with a held-out episode of each task; figures on episodes that nobody trained on
 "$PYTHON" "$(dirname "$0")/publish_metaworld.py" "$RUNS/training" --test "$DATA/metaworld-test-shaken" \

@@ -58,7 +58,9 @@ def test_what_is_imagined_is_what_the_session_imagines(model_of, starts) -> None
     environments.reset(options={"indices": [0, 3, 5]})
     from ivideogpt.envs.imagined import episode_seed
 
-    context = torch.from_numpy(starts(3, np.random.default_rng(0), np.array([0, 3, 5])).frames)[:, -model.context_frames :]
+    context = torch.from_numpy(starts(3, np.random.default_rng(0), np.array([0, 3, 5])).frames)[
+        :, -model.context_frames :
+    ]
     seeds = [episode_seed(7 + row, 0) for row in range(3)]
     session = model.session(context.permute(0, 1, 4, 2, 3), seed=seeds)
     for actions in moves(steps=9):

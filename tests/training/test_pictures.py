@@ -92,13 +92,13 @@ def test_the_loss_is_the_sum_of_its_parts(tmp_path: Path) -> None:
     assert np.allclose(losses(tmp_path, "loss"), parts, rtol=1e-5)
 
 
-def test_without_a_weight_the_forecast_stays_and_the_rest_learns(tmp_path: Path) -> None:
-    config = replace(CONFIG, forecast_weight=0.0, average_decay=0.0, dynamics=replace(CONFIG.dynamics, sprites=None))
-    torch.manual_seed(0)
-    before, after = PictureDynamics(config.dynamics).state_dict(), train(tmp_path, config).state_dict()
-    changed = {name.split(".")[0] for name, value in before.items() if not torch.equal(value, after[name])}
-    assert changed == {"reward", "background"}  # the background is set before the training
-    assert losses(tmp_path, "forecast").min() > 0
+def test_the_change_of_the_reward_is_learned_beside_it(tmp_path: Path) -> None:
+    dynamics = replace(CONFIG.dynamics, sprites=None, reward=replace(CONFIG.dynamics.reward, change=True))
+    train(tmp_path, replace(CONFIG, dynamics=dynamics, steps=100, warmup_steps=5, learning_rate=2e-2, stills=8))
+    values = losses(tmp_path, "reward_change")
+    assert values[-20:].mean() < 0.6 * values[:5].mean()
+    total = sum(losses(tmp_path, name) for name in ("forecast", "reward", "reward_change"))
+    assert np.allclose(losses(tmp_path, "loss"), total, rtol=1e-5)
 
 
 def test_unrolling_begins_late_and_grows() -> None:
@@ -222,6 +222,17 @@ def test_whole_frames_come_with_their_poses_and_rewards() -> None:
     rich = CropSampler([replace(part, rewards=seldom)], background, SMALL, history=2, pointer=True)
     rewards = rich.draw_stills(0, 8, rewarded_share=0.75).rewards
     assert rewards is not None and (rewards > 0).sum() >= 6
+
+
+def test_whole_frames_come_with_an_earlier_frame_of_their_clip() -> None:
+    part = replace(clips(), rewards=np.arange(24, dtype=np.float32).reshape(4, 6))
+    background = torch.full((1, 3, 32, 32), 250 / 255)
+    stills = CropSampler([part], background, SMALL, history=2, pointer=True).draw_stills(0, 12)
+    assert stills.earlier is not None and stills.rewards is not None
+    for frame, earlier, reward in zip(*stills.earlier, stills.rewards, strict=True):
+        (clip, before), (same, time) = divmod(int(earlier), 6), divmod(int(reward), 6)
+        assert clip == same and (before < time or before == time == 0)
+        assert torch.equal(frame, torch.from_numpy(part.frames[clip, before]).permute(2, 0, 1).float() / 255)
 
 
 @pytest.mark.parametrize("step", range(12))

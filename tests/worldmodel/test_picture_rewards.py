@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ivideogpt import UserError, WorldModel
+from ivideogpt import Episode, UserError, WorldModel
+from ivideogpt.envs.imagined import ImaginedVectorEnv
+from ivideogpt.envs.start_states import EpisodeStarts
+from ivideogpt.evaluation.evaluate import evaluate
+from ivideogpt.evaluation.held_out import Clips
+from ivideogpt.evaluation.protocols import PROTOCOLS, settle
 from ivideogpt.models.dynamics import HeadsConfig
 from ivideogpt.models.frame_reward import FrameRewardConfig, KnownReward
 from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsConfig
@@ -122,3 +130,24 @@ def test_a_saved_model_has_its_change_network(tmp_path) -> None:
 def test_bad_rewards_are_refused(last, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build().imagine(frames(), actions(), last_rewards=last)
+
+
+def test_imagined_environments_begin_with_the_rewards_of_their_start_states() -> None:
+    model = build(trained=False)
+    torch.nn.init.normal_(model.pictures.reward.head[-1].weight)
+    recorded = [Episode(frames=np.zeros((4, 16, 16, 3), np.uint8), rewards=np.arange(1, 5, dtype=np.float32) / 4)]
+    starts = EpisodeStarts(recorded, model.context_frames)
+    environments = ImaginedVectorEnv(model, starts, num_envs=2, horizon=3)
+    environments.reset(seed=0, options={"indices": [0, 1]})
+    for _ in range(3):
+        rewards = environments.step(np.zeros((2, 2), np.float32))[1]
+        assert rewards.tolist() == [0.25, 0.5]  # of the transitions to frames 1 and 2
+
+
+def test_an_evaluation_starts_from_the_recorded_reward() -> None:
+    model = build(trained=False)
+    rewards = torch.arange(14.0).view(2, 7)
+    held_out = Clips((frames(7) * 255).byte(), torch.zeros(2, 7, 2), rewards=rewards)
+    rows = evaluate(model, held_out, settle(replace(PROTOCOLS["single"], clip_frames=7), model)).reward_rows
+    assert torch.equal(rows["imagined"], rewards[:, :1].expand(2, 5))
+    assert torch.equal(rows["imagined"], rows["last_known"])
