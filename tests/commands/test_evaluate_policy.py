@@ -162,3 +162,12 @@ def test_policies_are_compared_in_both_worlds(run, tmp_path, checkpoints, judge,
 def test_what_cannot_be_is_one_sentence(run, words, sentence) -> None:
     done = run("evaluate-policy", *words.split())
     assert done.code == 2 and sentence in done.err and done.err.count("\n") == 1
+
+
+def test_a_missing_simulator_is_named_before_anything_is_written(run, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "mani_skill", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "ivideogpt.envs.maniskill", raising=False)
+    done = run("evaluate-policy", "maniskill/pick_cube", "--trials", 1, "--workers", 0, "--out", tmp_path / "out")
+    sentence = "mani-skill is not installed; run: pip install 'ivideogpt[maniskill]'"
+    assert done.code == 2 and done.err == f"ivideogpt: {sentence}\n"
+    assert not (tmp_path / "out").exists()

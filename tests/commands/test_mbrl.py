@@ -70,12 +70,13 @@ def test_a_run_does_not_go_on_with_other_settings(tmp_path, capsys) -> None:
         (("debug", "--model", "nowhere"), "no folder, no Hub id"),
         (("debug", "demo=true"), "there is no script for reacher"),
         (("debug", "--demos", "nowhere"), "there is no folder nowhere"),
+        (("debug", "--device", "cuda:77"), "device 'cuda:77' cannot be used here"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_sentence(tmp_path, capsys, monkeypatch, words, sentence) -> None:
     monkeypatch.chdir(tmp_path)
     assert sentence in refused(capsys, *words, "--run", "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_without_a_reward_head_offers_what_to_do(tmp_path, capsys, build) -> None:
@@ -94,6 +95,7 @@ def test_a_missing_package_names_the_extra(tmp_path, capsys, monkeypatch) -> Non
     monkeypatch.setitem(sys.modules, "gym_pusht.envs.pusht", None)
     monkeypatch.delitem(sys.modules, "ivideogpt.envs.pusht")
     assert "ivideogpt[pusht]" in refused(capsys, "pusht", "--run", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 OWN = """

@@ -1,12 +1,15 @@
 """``ivideogpt train-policy`` and ``ivideogpt wm-rl``: the whole pipeline on toy push, resume, and names of forks."""
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("gymnasium")
 
-from ivideogpt.commands.wm_rl import load_wm_rl_settings  # noqa: E402
+from ivideogpt.commands.wm_rl import evaluation_seeds, load_wm_rl_settings  # noqa: E402
 from ivideogpt.core.errors import UserError  # noqa: E402
 
 
@@ -55,6 +58,44 @@ def test_names_of_configurations_of_forks_mean_a_suite() -> None:
         load_wm_rl_settings({"config_name": "nonsense"})
     with pytest.raises(UserError, match="expected one of toy-push"):
         load_wm_rl_settings({})
+
+
+def test_a_missing_simulator_is_named_before_anything_is_written(run, folder: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "libero", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "ivideogpt.envs.libero", raising=False)
+    config = "libero_spatial_mbpo_openpi_pi05_config"
+    done = run("wm-rl", "--config-name", config, "task_name=libero_spatial", "demo=true", "--run", folder / "libero")
+    assert done.code == 2 and "LIBERO is not installed; run: pip install 'ivideogpt[libero]'" in done.err
+    assert not (folder / "libero").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("toy-push", "--policy", "nowhere"), "nowhere holds no policy"),
+        (("toy-push", "--world", "nowhere"), "nowhere"),
+        (("toy-push", "--recordings", "nowhere"), "nowhere"),
+        (("toy-push", "--world", "pusht-64"), "policy 32 px, world model 64 px"),
+        (("toy-push", "--task-name", "pusht"), "recording of pusht has an unknown key 'noise'"),
+        (("toy-push", "--recording-options", '{"wind": 1}'), "wind"),
+        (("libero", "--task-name", "toy-push"), "actions of 7 numbers and toy-push takes 2"),
+        (("toy-push", "--device", "cuda:77"), "cuda:77"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused_before_anything_is_written(words, reason, run, folder: Path) -> None:
+    done = run("wm-rl", *words, "--run", folder / "refused")
+    assert done.code == 2 and reason in done.err, done.err
+    assert not (folder / "refused").exists()
+
+
+def test_an_evaluation_in_libero_begins_at_held_out_states_of_every_task() -> None:
+    quick = load_wm_rl_settings({"preset": "libero-quick", "config_name": "libero_spatial_mbpo_openpi_pi05_config"})
+    assert quick.rl.task == "libero_spatial/0" and quick.policy_preset == "libero-quick"
+    assert evaluation_seeds(replace(quick.rl, evaluation_episodes=12)) == [*range(40, 50), 40, 41]
+    suite = load_wm_rl_settings({"preset": "libero"}).rl
+    seeds = np.array(evaluation_seeds(suite))
+    assert set(seeds % 50) == set(range(40, 50)) and np.bincount(seeds // 50).tolist() == [10] * 10
+    assert evaluation_seeds(load_wm_rl_settings({"preset": "debug"}).rl)[:2] == [20_000, 20_001]
 
 
 def test_a_policy_is_needed_where_demonstrations_are_refused(run, folder: Path) -> None:

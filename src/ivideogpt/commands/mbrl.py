@@ -95,8 +95,8 @@ def mbrl(
     """
     import torch
 
-    from ivideogpt.core.run import Run, choose_precision
-    from ivideogpt.mbrl.loop import train_agent
+    from ivideogpt.core.run import Run, choose_device, choose_precision
+    from ivideogpt.mbrl.loop import check_environment, train_agent
 
     # settings
     options: dict[str, Any] = {"seed": seed, "num_envs": environments, "demo_folder": demos}
@@ -123,6 +123,11 @@ def mbrl(
     title = f"{config.task.split('/')[-1]}-{config.method}-{config.seed}"
     folder = Path("runs/mbrl") / title if run is None else run
     check_folder(folder)
+    choose_device(device)
+    chosen_precision = choose_precision(precision, device)
+    sizes = check_environment(config, folder)
+    is_new = bool(config.num_demos) and not (folder / "checkpoints").is_dir()
+    demonstrations = _demonstrations(config, *sizes) if is_new else []
     _keep_settings(folder, preset, config)
     print(_summary(config))
     start = time.perf_counter()
@@ -130,12 +135,11 @@ def mbrl(
         folder,
         seed=config.seed,
         device=device,
-        precision=choose_precision(precision, device),
+        precision=chosen_precision,
         log_every=0,
         save_every=max(config.save_every_steps // config.num_envs, 1),
         keep_last=1,
     )
-    demonstrations = [] if (folder / "checkpoints").is_dir() or not config.num_demos else _demonstrations(config)
     progress = train_agent(config, running, demonstrations)
     _print_results(folder, progress, running.seconds, time.perf_counter() - start)
 
@@ -215,7 +219,7 @@ def _keep_settings(folder: Path, preset: str | None, config: MbrlConfig) -> None
     save_json(path, values)
 
 
-def _demonstrations(config: MbrlConfig) -> list:
+def _demonstrations(config: MbrlConfig, action_dim: int, image: int) -> list:
     """Read or record the demonstrations that the run begins with, and check them against its environment."""
     import numpy as np
 
@@ -227,7 +231,6 @@ def _demonstrations(config: MbrlConfig) -> list:
         read_demonstrations,
         scripted_demos,
     )
-    from ivideogpt.mbrl.loop import make_environments
 
     own = demonstration_folder(config.task)
     place = Path(config.demo_folder) if config.demo_folder else own if own.exists() else DEMOS
@@ -238,9 +241,6 @@ def _demonstrations(config: MbrlConfig) -> list:
         source = f"recorded by the script, as there is no folder {own} or {DEMOS}"
     if config.num_demos >= 0:
         demonstrations = demonstrations[: config.num_demos]
-    environment = make_environments(config, 1)
-    space, actions = environment.single_observation_space.shape, environment.single_action_space.shape
-    environment.close()
     row = find_environment(config.task)
     control_mode = None
     if row is not None and row[1].extra == "maniskill":
@@ -249,8 +249,8 @@ def _demonstrations(config: MbrlConfig) -> list:
         ]
     check_demos(
         demonstrations,
-        action_dim=int(actions[0]),  # type: ignore[index]
-        image=int(space[-2]),  # type: ignore[index]
+        action_dim=action_dim,
+        image=image,
         control_mode=control_mode,
     )
     # The official recordings do not say whether they succeed; only success pays more than 10 at once.

@@ -122,6 +122,8 @@ def real_policy(
     from ivideogpt.evaluation.policy_trials import read_results, run_trials
 
     chosen = seeds.trials(choice)
+    if len(read_results(chosen, folder)) < len(chosen):  # an error shows before anything is written
+        check_policy(choice, chosen[0])
     _keep_settings(
         folder, {"environment": seeds.name, "policy": policy, **facts, **choice.facts}, asdict(choice.settings)
     )
@@ -138,6 +140,21 @@ def real_policy(
         values = {"environment": seeds.name, "policy": policy, "results": folder}
         print_results(results, values, time.perf_counter() - start)
     return results
+
+
+def check_policy(choice: PolicyChoice, trial: PolicyTrial) -> tuple[int, int]:
+    """Make the environment and the policy of a trial; return numbers of an action and the side of a picture in px.
+
+    Raises:
+        UserError: one cannot be made, or they do not fit each other.
+        MissingExtraError: the environment's package is not installed.
+    """
+    from ivideogpt.envs.vector import environment_sizes
+
+    settings = choice.settings
+    sizes = environment_sizes(trial.task, image_size=settings.image_size, **settings.environment_options)
+    choice.make(trial, *sizes)
+    return sizes
 
 
 def imagined_policy(
@@ -157,8 +174,6 @@ def imagined_policy(
     from ivideogpt.evaluation.imagined_trials import recorded_starts, run_imagined_trials, simulated_starts
     from ivideogpt.evaluation.policy_trials import read_results
 
-    facts = {"environment": seeds.name, "policy": policy, "data": data and str(data), **imagination.facts}
-    _keep_settings(folder, facts | dict(choice.facts), asdict(choice.settings))
     start, model = time.perf_counter(), imagination.model
     if data is None:
         chosen = seeds.trials(choice)
@@ -166,6 +181,8 @@ def imagined_policy(
     else:
         episodes = open_episodes(data, most=seeds.per_task)
         chosen, starts = recorded_starts(model, episodes, seeds.name, choice.settings, count=seeds.per_task)
+    facts = {"environment": seeds.name, "policy": policy, "data": data and str(data), **imagination.facts}
+    _keep_settings(folder, facts | dict(choice.facts), asdict(choice.settings))
     done = len(read_results(chosen, folder))
     bar = tqdm(total=len(chosen), initial=done, unit="trial", desc=f"{choice.label}, imagined")
     with bar:

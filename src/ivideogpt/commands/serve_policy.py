@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -43,7 +43,8 @@ def serve_policy(
         0, after Ctrl-C.
     """
     from ivideogpt.commands.policy_choice import choose_policy
-    from ivideogpt.envs.vector import make_single
+    from ivideogpt.commands.policy_runs import check_policy
+    from ivideogpt.evaluation.policy_trials import PolicyTrial
     from ivideogpt.policies.vla.openpi import API_KEY
     from ivideogpt.policies.vla.openpi_server import PolicyServer
 
@@ -51,13 +52,10 @@ def serve_policy(
         raise UserError(f"port is {port}; expected 0 to 65535")
     name = canonical_name(environment)
     choice = choose_policy(policy, name, trials=1, demos=demos, image_size=image_size)
-    made: Any = make_single(name, image_size=choice.settings.image_size, **choice.settings.environment_options)
-    action_dim, image = made.action_space.shape[0], made.observation_space.shape[-2]
-    made.close()
-    served = partial(_served, choice, name, action_dim, image)
-    served(0)  # an error shows here, not at the first connection
+    trial = choice.trials[0] if choice.trials else PolicyTrial(task=name, seed=0)
+    action_dim, image = check_policy(choice, trial)  # an error shows here, not at the first connection
     server = PolicyServer(
-        served,
+        partial(_served, choice, name, action_dim, image),
         metadata={"policy": policy, "environment": name, "action_dim": action_dim, "image_size": image},
         image_size=image,
         frame_stack=choice.settings.frame_stack,

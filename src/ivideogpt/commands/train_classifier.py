@@ -63,11 +63,12 @@ def train_success_classifier(
     """
     import torch
 
-    from ivideogpt.core.run import Run
+    from ivideogpt.core.run import Run, choose_device
     from ivideogpt.models.success_classifier import CLASSIFIER_FOLDER, SuccessClassifier
     from ivideogpt.training.success_classifier import label_frames, train_classifier
 
     check_folder(out)
+    choose_device(device)
     if steps is not None and steps < 1:
         raise UserError(f"steps is {steps}; expected at least 1")
     config = settings if seed is None else replace(settings, seed=seed)

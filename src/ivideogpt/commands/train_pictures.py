@@ -62,12 +62,14 @@ def train_picture_model(
         tracker: draws curves: tensorboard (auto: where it is installed), wandb, trackio or none.
     """
     from ivideogpt.core.checkpoint import step_folders
-    from ivideogpt.core.run import Run, choose_precision
+    from ivideogpt.core.run import Run, choose_device, choose_precision
     from ivideogpt.core.trackers import choose_tracker, open_tracker
     from ivideogpt.training.picture_worlds import find_picture_world
     from ivideogpt.training.pictures import train_pictures
 
     check_folder(run)
+    choose_device(device)
+    precision = choose_precision(precision, device)
     for name, value, least in (("steps", steps, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise UserError(f"{name} is {value}; expected at least {least}")
@@ -91,7 +93,7 @@ def train_picture_model(
         run,
         seed=training.seed,
         device=device,
-        precision=choose_precision(precision, device),
+        precision=precision,
         log_every=training.log_every,
         save_every=training.save_every,
         trackers=() if drawn is None else (drawn,),

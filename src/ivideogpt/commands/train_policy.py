@@ -42,8 +42,8 @@ def train_policy(
     """Train a policy on demonstrations with instructions; the same command continues after a stop.
 
     Args:
-        preset: toy, pusht, libero or debug; its settings are options too, which `PRESET --help` lists. Default: the
-            settings of the resumed run.
+        preset: toy, pusht, libero, libero-quick or debug; its settings are options too, which `PRESET --help` lists.
+            Default: the settings of the resumed run.
         settings: the settings of the preset.
         data: an episode store with actions, such as `ivideogpt collect` writes. Episodes that are marked as failures
             are left out.
@@ -57,11 +57,13 @@ def train_policy(
     import torch
 
     from ivideogpt.core.checkpoint import step_folders
-    from ivideogpt.core.run import Run, choose_precision
+    from ivideogpt.core.run import Run, choose_device, choose_precision
     from ivideogpt.policies.vla.tiny_flow import TinyFlow
     from ivideogpt.training.imitation import ChunkDataset, train_imitation
 
     check_folder(out)
+    choose_device(device)
+    precision = choose_precision(precision, device)
     for name, value, least in (("episodes", episodes, 1), ("steps", steps, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise UserError(f"{name} is {value}; expected at least {least}")
@@ -82,9 +84,10 @@ def train_policy(
         out,
         seed=training.seed,
         device=device,
-        precision=choose_precision(precision, device),
+        precision=precision,
         log_every=training.log_every,
         save_every=training.save_every,
+        keep_last=training.keep_last,
     )
     train_imitation(training, policy, chunks, run, until=steps)
     done, checkpoint = step_folders(out)[-1]

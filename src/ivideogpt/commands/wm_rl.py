@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,13 +13,11 @@ import tyro
 
 from ivideogpt.commands.kept_settings import keep_values, kept_values, load_settings
 from ivideogpt.commands.output import check_folder, print_json
-from ivideogpt.configs.registry import find_preset
-from ivideogpt.core.config import from_dict, load_json, save_json
 from ivideogpt.core.errors import UserError
+from ivideogpt.envs.registry import LIBERO_START_STATES, LIBERO_SUITES, find_environment
 
 if TYPE_CHECKING:
     from ivideogpt.configs.wmrl import WmRlRecipe
-    from ivideogpt.core.episode import Episode
     from ivideogpt.core.run import Run
     from ivideogpt.policies.vla.tiny_flow import TinyFlow
     from ivideogpt.wmrl.config import WmRlConfig
@@ -28,20 +25,18 @@ if TYPE_CHECKING:
     from ivideogpt.wmrl.rollouts import Rows
 
 _KIND = "wmrl"
-_INPUTS = ("policy", "world", "classifier", "demos", "recordings", "held_out")
-#: First seeds of recordings; those of the classifier's and the check's episodes are held out.
-_RECORDINGS, _HELD_OUT = 1_000, 10_000
+_DEFAULT_PRESET = "libero"
 
 
 def load_wm_rl_settings(typed: Mapping[str, str]) -> WmRlRecipe:
     """Load the settings that options change: those of the resumed run, else those of the preset or configuration."""
     from ivideogpt.configs.wmrl import WmRlRecipe, suite_of_config
 
-    if "config_name" in typed and "preset" not in typed:
-        suite = suite_of_config(typed["config_name"])
-        recipe = load_settings({**typed, "preset": "libero"}, _KIND, WmRlRecipe)
-        return replace(recipe, rl=replace(recipe.rl, task=suite))
-    return load_settings(typed, _KIND, WmRlRecipe)
+    if "config_name" not in typed:
+        return load_settings(typed, _KIND, WmRlRecipe)
+    suite = suite_of_config(typed["config_name"])
+    recipe = load_settings({"preset": _DEFAULT_PRESET, **typed}, _KIND, WmRlRecipe)
+    return recipe if recipe.rl.task.startswith(suite) else replace(recipe, rl=replace(recipe.rl, task=suite))
 
 
 def wm_rl(
@@ -69,8 +64,8 @@ def wm_rl(
     classifier of success. The same command continues after a stop.
 
     Args:
-        preset: toy-push, debug (a minute) or libero; its settings are options too, which `PRESET --help` lists.
-            Default: the settings of the resumed run.
+        preset: toy-push, debug (a minute), libero or libero-quick (one task, half an hour); its settings are options
+            too, which `PRESET --help` lists. Default: the settings of the resumed run.
         settings: the settings of the preset.
         config_name: instead of a preset, a configuration of a WM-RL fork of the official repository, such as
             libero_spatial_mbpo_openpi_pi05_config.
@@ -89,7 +84,9 @@ def wm_rl(
         device: auto, cpu or cuda.
         precision: of the training of policy and world model: auto, float32 or bfloat16.
     """
+    from ivideogpt.commands.wm_rl_inputs import INPUTS, StageResults, check_inputs, make_inputs
     from ivideogpt.core.checkpoint import step_folders
+    from ivideogpt.core.run import choose_device, choose_precision
     from ivideogpt.policies.vla.tiny_flow import TinyFlow
 
     start = time.perf_counter()
@@ -101,118 +98,36 @@ def wm_rl(
         raise UserError("without demonstrations there is no policy to improve; give one with --policy")
     folder = run or Path("runs/wm-rl") / f"{config.task.replace('/', '-')}-{config.algorithm}-{config.seed}"
     check_folder(folder)
+    choose_device(device)
+    choose_precision(precision, device)
     kept = kept_values(folder, _KIND)
-    given = dict(zip(_INPUTS, (policy, world, classifier, demos, recordings, held_out), strict=True))
+    given = dict(zip(INPUTS, (policy, world, classifier, demos, recordings, held_out), strict=True))
     given = {name: value or (kept.get(name) if kept else None) for name, value in given.items()}
-    preset = preset or (kept["preset"] if kept else "libero")
-    keep_values(folder, _KIND, preset, recipe, **given)
-    inputs = _prepare(recipe, folder, given, device, precision)
+    check_inputs(recipe, given)
+    keep_values(folder, _KIND, preset or (kept["preset"] if kept else _DEFAULT_PRESET), recipe, **given)
+    results = StageResults(folder / "results.json")
+    inputs = make_inputs(recipe, folder, given, results, device, precision)
     network = TinyFlow.from_pretrained(inputs["policy"])
-    result = folder / "results.json"
-    results = load_json(result) if result.is_file() else {}
     measure = _measurement(recipe)
-    if "before" not in results:
-        save_json(result, results := results | {"before": measure(network)})
-    after, check, steps = _improve(recipe, network, inputs, folder / "improved", device, measure)
-    save_json(result, results := results | {"after": after})
-    _print_summary(recipe, results, check, steps, step_folders(folder / "improved")[-1], start)
-
-
-def _prepare(
-    recipe: WmRlRecipe, folder: Path, given: Mapping[str, str | None], device: str, precision: str
-) -> dict[str, str]:
-    """Make the inputs that are not given, each in a folder of its own; finished ones are kept.
-
-    What the stages print goes to stderr: the last line of stdout is the summary.
-    """
-    from ivideogpt.commands.train_classifier import train_success_classifier
-    from ivideogpt.commands.train_policy import train_policy
-
-    config, inputs = recipe.rl, {name: value for name, value in given.items() if value}
-    machine: dict[str, Any] = {"device": device, "precision": precision}
-    first = config.seed % 10 * recipe.demonstrations if recipe.demonstrations <= 100 else 0
-    wanted = {
-        "demos": (first, recipe.demonstrations, recipe.demonstration_options),
-        "recordings": (_RECORDINGS, recipe.recordings, recipe.recording_options),
-        "held_out": (_HELD_OUT, recipe.held_out, recipe.recording_options),
-    }
-    needed = ("demos",) if not config.imagination else tuple(wanted)
-    if "policy" in inputs and (config.algorithm != "filtered_bc" or config.demo_share == 0):
-        needed = needed[1:]
-    with contextlib.redirect_stdout(sys.stderr):
-        for name in needed:
-            if name not in inputs:
-                seeds, count, options = wanted[name]
-                inputs[name] = str(folder / name)
-                _record(config.task, range(seeds, seeds + count), folder / name, options)
-        if "policy" not in inputs:
-            inputs["policy"] = str(folder / "policy")
-            train_policy(
-                settings=find_preset(recipe.policy, "policies"),
-                data=Path(inputs["demos"]),
-                out=folder / "policy",
-                steps=recipe.policy_steps,
-                seed=config.seed,
-                **machine,
-            )
-        if config.imagination and "world" not in inputs:
-            inputs["world"] = str(folder / "world")
-            _train_world(recipe, inputs["recordings"], folder / "world", machine)
-        if config.imagination and "classifier" not in inputs:
-            inputs["classifier"] = str(folder / "classifier")
-            train_success_classifier(
-                settings=find_preset(recipe.classifier, "classifiers"),
-                data=inputs["recordings"],
-                held_out=inputs["held_out"],
-                out=folder / "classifier",
-                world=inputs["world"],
-                steps=recipe.classifier_steps,
-                device=device,
-            )
-    return inputs
-
-
-def _record(task: str, seeds: range, out: Path, options: Mapping[str, Any]) -> None:
-    from ivideogpt.commands.collect import find_recorder
-
-    recorder, tasks = find_recorder(task)
-    settings = from_dict(type(recorder.settings()), dict(options), where=f"options of the recording of {task}")
-    recorder.record(tasks, seeds, out, settings, 0)
-
-
-def _train_world(recipe: WmRlRecipe, data: str, folder: Path, machine: Mapping[str, Any]) -> None:
-    kind, _, name = recipe.world.rpartition(":")
-    if kind != "tokens":
-        from ivideogpt.commands.train_pictures import train_picture_model
-
-        settings = find_preset(name, "pictures")
-        train_picture_model(
-            settings=settings, data=data, run=folder, steps=recipe.world_steps, tracker="none", **machine
-        )
-        return
-    from ivideogpt.commands.training_stages import Machine, read_mixture, tokenizer_stage, transformer_stage
-
-    token_recipe, stores, place = find_preset(name), read_mixture(data), Machine(**machine)
-    tokenizer = tokenizer_stage(token_recipe, stores, folder / "tokenizer-run", place, until=recipe.world_steps)
-    transformer_stage(token_recipe, stores, tokenizer, folder, place, until=recipe.world_steps)
-
-
-def read_all(folder: str) -> tuple[list[Episode], list[str]]:
-    """Read all episodes of a store and the instruction of each."""
-    from ivideogpt.data.store.reader import EpisodeStore
-
-    store = EpisodeStore(folder)
-    return [store[index] for index in range(len(store))], [store.info(index)["text"] for index in range(len(store))]
+    if "before" not in results.values:
+        with results.stage("evaluation before"):
+            results.values["before"] = measure(network)
+    with results.stage("improvement"):
+        improved, check, steps = _improve(recipe, network, inputs, folder / "improved", device, measure)
+    if "after" not in results.values:
+        with results.stage("evaluation after"):
+            results.values["after"] = improved()
+    _print_summary(recipe, results.values, check, steps, step_folders(folder / "improved")[-1], start)
 
 
 def _improve(
     recipe: WmRlRecipe, network: TinyFlow, inputs: Mapping[str, str], folder: Path, device: str, measure: Any
-) -> tuple[list[bool], HeldOutCheck | None, int]:
+) -> tuple[Callable[[], list[bool]], HeldOutCheck | None, int]:
     """Improve the policy.
 
     Returns:
-        The success of each episode of the evaluation afterwards, the check of the world model, and the steps that the
-        policy learned from, imagined or real.
+        A function that evaluates it, the check of the world model, and the steps that the policy learned from, imagined
+        or real.
     """
     from ivideogpt.commands.train_policy import read_instructed
     from ivideogpt.core.run import Run
@@ -250,11 +165,11 @@ def _improve(
         demonstrations=demonstrations,
         evaluate=lambda policy: float(sum(measure(policy)) / config.evaluation_episodes),
     )
-    return measure(improved), check, rows.steps
+    return lambda: measure(improved), check, rows.steps
 
 
-def _improve_residual(config: WmRlConfig, network: TinyFlow, rows: Rows, run: Run) -> list[bool]:
-    """Learn a correction of the policy; return the success of each episode of the evaluation afterwards."""
+def _improve_residual(config: WmRlConfig, network: TinyFlow, rows: Rows, run: Run) -> Callable[[], list[bool]]:
+    """Learn a correction of the policy; return a function that evaluates the corrected policy."""
     from ivideogpt.envs.collector import MOST_STEPS
     from ivideogpt.policies.vla.tiny_flow import FlowPolicy
     from ivideogpt.wmrl.residual import ResidualAgent, improve_residual
@@ -268,19 +183,21 @@ def _improve_residual(config: WmRlConfig, network: TinyFlow, rows: Rows, run: Ru
         count = max(n for n in range(1, min(config.evaluation_rows, total) + 1) if total % n == 0)
         real = RealRows(config.task, network, count=count, options=config.environment_options)
         successes: list[bool] = []
-        for first in range(config.evaluation_seed, config.evaluation_seed + total, count):
-            started = real.begin_at(range(first, first + count))
-            successes += agent.play(base, real, started, first, noise=0.0, horizon=MOST_STEPS)[1].tolist()
+        seeds = evaluation_seeds(config)
+        for first in range(0, total, count):
+            started = real.begin_at(seeds[first : first + count])
+            successes += agent.play(base, real, started, seeds[first], noise=0.0, horizon=MOST_STEPS)[1].tolist()
         real.close()
         return successes
 
     improve_residual(config, base, agent, rows, run, evaluate=lambda: sum(measure()) / config.evaluation_episodes)
-    return measure()
+    return measure
 
 
 def _imagined_rows(
     recipe: WmRlRecipe, network: TinyFlow, inputs: Mapping[str, str], run: Run
 ) -> tuple[Rows, HeldOutCheck]:
+    from ivideogpt.commands.wm_rl_inputs import read_all
     from ivideogpt.models.success_classifier import SuccessClassifier
     from ivideogpt.wmrl.loop import check_held_out
     from ivideogpt.wmrl.rollouts import ImaginedRows, InstructedStarts
@@ -305,6 +222,21 @@ def _imagined_rows(
     return rows, check
 
 
+def evaluation_seeds(config: WmRlConfig) -> list[int]:
+    """Return the seeds of the episodes of an evaluation.
+
+    In LIBERO they go round the tasks of a suite and round the start states from ``evaluation_seed`` on, so that none is
+    one of the first states, which demonstrations begin at.
+    """
+    first, count = config.evaluation_seed, config.evaluation_episodes
+    row = find_environment(config.task)
+    if row is None or row[1].extra != "libero":
+        return list(range(first, first + count))
+    tasks, states = LIBERO_SUITES.get(row[0], 1), LIBERO_START_STATES
+    places = [first % states + n // tasks % (states - first % states) for n in range(count)]
+    return [place + states * (n % tasks) for n, place in enumerate(places)]
+
+
 def _measurement(recipe: WmRlRecipe):
     """Return a function that plays the episodes of an evaluation in the environment: policy to successes."""
     from ivideogpt.envs.collector import MOST_STEPS
@@ -316,9 +248,7 @@ def _measurement(recipe: WmRlRecipe):
         count = min(config.evaluation_rows, config.evaluation_episodes)
         rows = RealRows(config.task, policy, count=count, options=config.environment_options)
         try:
-            return evaluate_flow(
-                policy, rows, config.evaluation_episodes, first_seed=config.evaluation_seed, horizon=MOST_STEPS
-            )
+            return evaluate_flow(policy, rows, evaluation_seeds(config), horizon=MOST_STEPS)
         finally:
             rows.close()
 
@@ -327,7 +257,7 @@ def _measurement(recipe: WmRlRecipe):
 
 def _print_summary(
     recipe: WmRlRecipe,
-    results: Mapping[str, Sequence[bool]],
+    results: Mapping[str, Any],
     check: HeldOutCheck | None,
     steps: int,
     newest: tuple[int, Path],
@@ -354,6 +284,7 @@ def _print_summary(
             "iterations": newest[0],
             "steps": steps,
             **checked,
+            "stages": results["seconds"],
             "seconds": round(time.perf_counter() - start, 1),
             "output": newest[1],
         }

@@ -55,6 +55,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
         "toy": "policies:toy_policy",
         "pusht": "policies:pusht_policy",
         "libero": "policies:libero_policy",
+        "libero-quick": "policies:quick_libero_policy",
         "debug": "policies:debug_policy",
     },
     # ``MbrlConfig``: mbrl
@@ -77,6 +78,7 @@ PRESETS: Mapping[str, Mapping[str, str]] = {
     "wmrl": {
         "toy-push": "wmrl:toy_push_improvement",
         "libero": "wmrl:libero_improvement",
+        "libero-quick": "wmrl:quick_libero_improvement",
         "debug": "wmrl:debug_improvement",
     },
     # ``GrpoTraining``: posttrain

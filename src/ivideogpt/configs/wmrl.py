@@ -21,33 +21,39 @@ class WmRlRecipe:
 
     Attributes:
         rl: the improvement.
-        demonstrations: episodes of the script that the policy imitates.
+        demonstrations: episodes of the script that the policy imitates; of a suite, of each task.
+        demonstration_seeds: the seeds 0 to this are for demonstrations; the run's seed chooses among them.
         demonstration_options: of their recording; see ``ivideogpt collect ENV --help``.
-        recordings: episodes that world model and classifier learn from.
+        recording_episodes: episodes that world model and classifier learn from; of a suite, of each task.
         recording_options: of their recording.
-        held_out: further such episodes, for the threshold of the classifier and the check of both.
-        policy, policy_steps: preset of ``train-policy``, and updates; None: those of the preset.
-        world, world_steps: of ``train-pictures``; or, with the prefix "tokens:", of ``train-tokenizer`` and
-            ``train-transformer``.
-        classifier, classifier_steps: of ``train-classifier``.
+        held_out_episodes: further such episodes, for the threshold of the classifier and the check of both.
+        held_out_seed: of the first of them.
+        policy_preset: of ``train-policy``.
+        policy_steps: updates; null: those of the preset, as in the following two.
+        world_preset: of ``train-pictures``; with "tokens:" before it, of ``train-tokenizer`` and ``train-transformer``.
+        world_steps: updates.
+        classifier_preset: of ``train-classifier``.
+        classifier_steps: updates.
     """
 
     rl: WmRlConfig = field(default_factory=WmRlConfig)
     demonstrations: int = 100
+    demonstration_seeds: int = 1_000
     demonstration_options: dict[str, Any] = field(default_factory=dict)
-    recordings: int = 500
+    recording_episodes: int = 500
     recording_options: dict[str, Any] = field(default_factory=dict)
-    held_out: int = 100
-    policy: str = "toy"
+    held_out_episodes: int = 100
+    held_out_seed: int = 10_000
+    policy_preset: str = "toy"
     policy_steps: int | None = None
-    world: str = "toy-push"
+    world_preset: str = "toy-push"
     world_steps: int | None = None
-    classifier: str = "toy-push"
+    classifier_preset: str = "toy-push"
     classifier_steps: int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_at_least(self, demonstrations=1, recordings=1, held_out=2)
+        check_at_least(self, demonstrations=1, demonstration_seeds=1, recording_episodes=1, held_out_episodes=2)
 
 
 def toy_push_improvement() -> WmRlRecipe:
@@ -85,8 +91,8 @@ def debug_improvement() -> WmRlRecipe:
             save_every=0,
         ),
         demonstrations=40,
-        recordings=60,
-        held_out=20,
+        recording_episodes=60,
+        held_out_episodes=20,
         policy_steps=200,
         world_steps=100,
         classifier_steps=60,
@@ -94,7 +100,11 @@ def debug_improvement() -> WmRlRecipe:
 
 
 def libero_improvement() -> WmRlRecipe:
-    """Return LIBERO: a policy of 64 px pictures without state, a token model, and a classifier of instructed tasks."""
+    """Return LIBERO: a policy of 64 px pictures without state, a token model, and a classifier of instructed tasks.
+
+    Of the 50 start states of a task, demonstrations and recordings begin at the first 40; the last 10 are held out, and
+    the policy is measured there.
+    """
     return WmRlRecipe(
         rl=WmRlConfig(
             task="libero_spatial",
@@ -103,21 +113,42 @@ def libero_improvement() -> WmRlRecipe:
             prompts=8,
             group=8,
             horizon=240,
+            latest_start=240,
             reanchor_every=10,
             discount=0.995,
             learning_rate=5e-6,
             trusted_psnr=18.0,
             evaluation_episodes=100,
             evaluation_rows=1,
-            evaluation_seed=0,
+            evaluation_seed=40,
         ),
         demonstrations=20,
-        recordings=40,
+        demonstration_seeds=40,
+        recording_episodes=40,
         recording_options={"noise": 0.3},
-        held_out=10,
-        policy="libero",
-        world="tokens:robot-64-quick",
-        classifier="robot",
+        held_out_episodes=10,
+        held_out_seed=10_040,
+        policy_preset="libero",
+        world_preset="tokens:robot-64-quick",
+        classifier_preset="robot",
+    )
+
+
+def quick_libero_improvement() -> WmRlRecipe:
+    """Return everything once on one task of LIBERO, in half an hour of a processor core; it proves nothing."""
+    recipe = libero_improvement()
+    return replace(
+        recipe,
+        rl=replace(
+            recipe.rl, task="libero_spatial/0", iterations=4, prompts=4, group=4, horizon=24, evaluation_episodes=10
+        ),
+        demonstrations=10,
+        recording_episodes=10,
+        held_out_episodes=4,
+        policy_preset="libero-quick",
+        world_preset="robot-64",
+        world_steps=600,
+        classifier_steps=200,
     )
 
 

@@ -52,6 +52,8 @@ MANISKILL_TASKS: dict[str, dict[str, Any]] = {
 }
 #: The suites of LIBERO, and the number of tasks of each.
 LIBERO_SUITES = {"libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90}
+#: Fixed start states of each task of LIBERO.
+LIBERO_START_STATES = 50
 
 #: The seven tasks of RoboDesk that VP2 plans in.
 ROBODESK_TASKS = (

@@ -144,6 +144,16 @@ def make_vector(
     return SyncVectorEnv([make_row] * count, autoreset_mode=AutoresetMode.DISABLED)
 
 
+def environment_sizes(name: str, **options: Any) -> tuple[int, int]:
+    """Make an environment and close it; return the numbers of an action and the side of its pictures in pixels.
+
+    What is wrong with it shows here, before anything is written. The arguments are those of ``make_single``.
+    """
+    environment: Any = make_single(name, **options)
+    environment.close()
+    return environment.action_space.shape[0], environment.observation_space.shape[-2]
+
+
 def make_single(name: str, *, frame_stack: int = 1, image_size: int | None = None, **options: Any) -> gymnasium.Env:
     """Make one environment as `UniformEnv` describes it; the arguments are those of ``make_vector``."""
     environment = UniformEnv(make(name, **options), name, image_size)

@@ -13,6 +13,7 @@ listed in docs/reinforcement-learning.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class AgentTrainer:
         self.agent = DrQv2(image, config.frame_stack, self.action_dim, config.agent).to(run.device)
         self.learner: WorldModelLearner | None = None
         if config.use_world_model:
-            model = _first_model(config, run, self.action_dim, image)
+            model = _first_model(config, run.folder, self.action_dim, image)
             if model is None or model.has_tokens:
                 self.learner = TokenLearner(config.world_model, run, model)
             else:
@@ -265,6 +266,29 @@ def make_environments(config: MbrlConfig, count: int) -> VectorEnv:
     )
 
 
+def check_environment(config: MbrlConfig, folder: Path) -> tuple[int, int]:
+    """Make an environment and load the world model, before anything of the run is written.
+
+    Args:
+        config: the settings.
+        folder: of the run; a resumed run has a world model of its own.
+
+    Returns:
+        Numbers of an action, and the side of the pictures in pixels.
+
+    Raises:
+        UserError: one cannot be made, or they do not fit each other.
+        MissingExtraError: the environment's package is not installed.
+    """
+    environment = make_environments(config, 1)
+    image = int(environment.single_observation_space.shape[-2])  # type: ignore[index]
+    action_dim = int(environment.single_action_space.shape[0])  # type: ignore[index]
+    environment.close()
+    if config.use_world_model:
+        _first_model(config, folder, action_dim, image)
+    return action_dim, image
+
+
 def is_passed(step: int, every: int, num_envs: int) -> bool:
     """Return True if one of the last ``num_envs`` steps up to ``step`` is a multiple of ``every``; 0: never."""
     return every > 0 and step // every > (step - num_envs) // every
@@ -283,9 +307,9 @@ class _AgentState:
         self.agent.load_training_state(state)
 
 
-def _first_model(config: MbrlConfig, run: Run, action_dim: int, image: int) -> WorldModel | None:
+def _first_model(config: MbrlConfig, folder: Path, action_dim: int, image: int) -> WorldModel | None:
     """Load the model of the newest checkpoint, else the one asked for; None where it is trained from scratch."""
-    saved = [folder for _, folder in step_folders(run.folder) if (folder / "config.json").is_file()]
+    saved = [place for _, place in step_folders(folder) if (place / "config.json").is_file()]
     if saved:
         return WorldModel.from_pretrained(saved[-1])
     if config.world_model.checkpoint is None:

@@ -32,6 +32,7 @@ class ImitationTraining:
         clip_norm: largest gradient norm; None: gradients are left as they are.
         average_decay: of the running average of the weights, which is what is stored as the policy.
         log_every, save_every: in updates.
+        keep_last: newest checkpoints that are kept; 0: all, to compare them.
         seed: of weights and batches.
     """
 
@@ -46,12 +47,13 @@ class ImitationTraining:
     average_decay: float = 0.999
     log_every: int = 100
     save_every: int = 1_000
+    keep_last: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         check_descent(self)
-        check_at_least(self, steps=1, batch_size=1, average_decay=0, seed=0)
+        check_at_least(self, steps=1, batch_size=1, average_decay=0, keep_last=0, seed=0)
 
 
 @dataclass(frozen=True, kw_only=True)

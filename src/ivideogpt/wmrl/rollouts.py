@@ -327,16 +327,14 @@ def play_episodes(
     return PlayedEpisodes(observations=seen, last=last, steps=torch.from_numpy(steps), **stacked)
 
 
-def evaluate_flow(
-    policy: TinyFlow, rows: RealRows, episodes: int, *, first_seed: int, horizon: int, seed: int = 0
-) -> list[bool]:
-    """Return the success of each of ``episodes`` episodes in an environment, by the deterministic flow."""
+def evaluate_flow(policy: TinyFlow, rows: RealRows, seeds: Sequence[int], *, horizon: int, seed: int = 0) -> list[bool]:
+    """Return the success of the episodes of some seeds in an environment, by the deterministic flow."""
     successes: list[bool] = []
-    for first in range(0, episodes, rows.count):
-        seeds = range(first_seed + first, first_seed + min(first + rows.count, episodes))
-        frames, instructions = rows.begin_at(seeds)
+    for first in range(0, len(seeds), rows.count):
+        chosen = seeds[first : first + rows.count]
+        frames, instructions = rows.begin_at(chosen)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + first)
-        over = np.arange(rows.count) >= len(seeds)
+        over = np.arange(rows.count) >= len(chosen)
         played = play_episodes(policy, rows, frames, instructions, generator, horizon=horizon, over=over)
-        successes += played.succeeded[: len(seeds)].tolist()
+        successes += played.succeeded[: len(chosen)].tolist()
     return successes

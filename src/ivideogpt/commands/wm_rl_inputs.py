@@ -1,0 +1,212 @@
+"""Inputs of ``ivideogpt wm-rl``: checked before anything is written, then made where they are not given."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ivideogpt.configs.registry import find_preset
+from ivideogpt.core.config import from_dict, load_json, save_json
+from ivideogpt.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ivideogpt.commands.collect import Recorder
+    from ivideogpt.configs.wmrl import WmRlRecipe
+    from ivideogpt.core.episode import Episode
+
+INPUTS = ("policy", "world", "classifier", "demos", "recordings", "held_out")
+_STORES = INPUTS[3:]
+#: First seed of the recordings; see `WmRlRecipe` for those of demonstrations and held-out episodes.
+_RECORDINGS = 1_000
+_TOKENS = "tokens:"
+
+
+@dataclass
+class StageResults:
+    """Results of a run that are kept in ``results.json``, and the seconds of each finished stage.
+
+    Attributes:
+        path: of the file.
+        values: successes "before" and "after", and "seconds" by stage.
+    """
+
+    path: Path
+    values: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Read the file, if there is one."""
+        self.values = {"seconds": {}} | (load_json(self.path) if self.path.is_file() else {})
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Keep the seconds of a stage that ends for the first time; what it prints goes to stderr."""
+        start = time.perf_counter()
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        self.values["seconds"].setdefault(name, round(time.perf_counter() - start, 1))
+        save_json(self.path, self.values)
+
+
+def needed_stores(recipe: WmRlRecipe, given: Mapping[str, str | None]) -> tuple[str, ...]:
+    """Return the names of the stores that the run reads."""
+    config = recipe.rl
+    needed = _STORES if config.imagination else _STORES[:1]
+    imitates = config.algorithm == "filtered_bc" and config.demo_share > 0
+    return needed if imitates or not given["policy"] else needed[1:]
+
+
+def check_inputs(recipe: WmRlRecipe, given: Mapping[str, str | None]) -> None:
+    """Check that the inputs can be read or made and fit each other, before anything is written.
+
+    Raises:
+        UserError: the simulator cannot be made, an input is damaged or missing, or sizes differ.
+        MissingExtraError: the simulator is not installed.
+    """
+    from ivideogpt.data.store.reader import EpisodeStore
+    from ivideogpt.envs.vector import environment_sizes
+
+    config = recipe.rl
+    action_dim, _ = environment_sizes(config.task, **config.environment_options)
+    for name in needed_stores(recipe, given):
+        if (store := given[name]) is not None:
+            EpisodeStore(store)
+        else:
+            _recorder(recipe, name)
+    sides, width = _picture_sides(recipe, given)
+    if width not in (None, action_dim):
+        raise UserError(
+            f"the policy gives actions of {width} numbers and {config.task} takes {action_dim}; give another --policy "
+            "or --policy-preset"
+        )
+    if len(set(sides.values())) > 1:
+        listed = ", ".join(f"{name} {side} px" for name, side in sides.items())
+        raise UserError(f"policy, world model and classifier read frames of one size, and here they differ: {listed}")
+
+
+def _picture_sides(recipe: WmRlRecipe, given: Mapping[str, str | None]) -> tuple[dict[str, int], int | None]:
+    """Return the side of the frames that each part reads, and the numbers of the policy's actions."""
+    from ivideogpt.models.success_classifier import SuccessClassifier
+    from ivideogpt.policies.vla.tiny_flow import TinyFlow
+    from ivideogpt.worldmodel.world_model import WorldModel
+
+    sides: dict[str, int] = {}
+    policy, world, classifier = given["policy"], given["world"], given["classifier"]
+    shape = TinyFlow.from_pretrained(policy).config if policy else find_preset(recipe.policy_preset, "policies").policy
+    sides["policy"] = shape.resolution
+    if not recipe.rl.imagination:
+        return sides, shape.action_dim
+    if world:
+        sides["world model"] = WorldModel.from_pretrained(world).resolution
+    elif recipe.world_preset.startswith(_TOKENS):
+        tokens = find_preset(recipe.world_preset.removeprefix(_TOKENS))
+        sides["world model"] = tokens.tokenizer.tokenizer.resolution
+    else:
+        sides["world model"] = find_preset(recipe.world_preset, "pictures").training.dynamics.resolution
+    if classifier:
+        sides["classifier"] = SuccessClassifier.from_pretrained(classifier).config.resolution
+    else:
+        sides["classifier"] = find_preset(recipe.classifier_preset, "classifiers").network.resolution
+    return sides, shape.action_dim
+
+
+def _recorder(recipe: WmRlRecipe, name: str) -> tuple[Recorder, tuple[str, ...], range, Any]:
+    """Return recorder, tasks, seeds and settings of a store that is to be recorded."""
+    from ivideogpt.commands.collect import find_recorder
+
+    config, count = recipe.rl, recipe.demonstrations
+    own = config.seed % max(recipe.demonstration_seeds // count, 1) * count
+    first, count, options = {
+        "demos": (own, count, recipe.demonstration_options),
+        "recordings": (_RECORDINGS, recipe.recording_episodes, recipe.recording_options),
+        "held_out": (recipe.held_out_seed, recipe.held_out_episodes, recipe.recording_options),
+    }[name]
+    recorder, tasks = find_recorder(config.task)
+    settings = from_dict(type(recorder.settings()), dict(options), where=f"options of the recording of {config.task}")
+    return recorder, tasks, range(first, first + count), settings
+
+
+def make_inputs(
+    recipe: WmRlRecipe,
+    folder: Path,
+    given: Mapping[str, str | None],
+    results: StageResults,
+    device: str,
+    precision: str,
+) -> dict[str, str]:
+    """Make the inputs that are not given, each in a folder of its own; finished ones are kept."""
+    from ivideogpt.commands.train_classifier import train_success_classifier
+    from ivideogpt.commands.train_policy import train_policy
+
+    config, inputs = recipe.rl, {name: value for name, value in given.items() if value}
+    machine: dict[str, Any] = {"device": device, "precision": precision}
+    for name in needed_stores(recipe, given):
+        if name not in inputs:
+            inputs[name] = str(folder / name)
+            recorder, tasks, seeds, settings = _recorder(recipe, name)
+            with results.stage(name):
+                recorder.record(tasks, seeds, folder / name, settings, 0)
+    if "policy" not in inputs:
+        inputs["policy"] = str(folder / "policy")
+        with results.stage("policy"):
+            train_policy(
+                settings=find_preset(recipe.policy_preset, "policies"),
+                data=Path(inputs["demos"]),
+                out=folder / "policy",
+                steps=recipe.policy_steps,
+                seed=config.seed,
+                **machine,
+            )
+    if config.imagination and "world" not in inputs:
+        inputs["world"] = str(folder / "world")
+        with results.stage("world"):
+            _train_world(recipe, inputs["recordings"], folder / "world", machine)
+    if config.imagination and "classifier" not in inputs:
+        inputs["classifier"] = str(folder / "classifier")
+        with results.stage("classifier"):
+            train_success_classifier(
+                settings=find_preset(recipe.classifier_preset, "classifiers"),
+                data=inputs["recordings"],
+                held_out=inputs["held_out"],
+                out=folder / "classifier",
+                world=inputs["world"],
+                steps=recipe.classifier_steps,
+                device=device,
+            )
+    return inputs
+
+
+def _train_world(recipe: WmRlRecipe, data: str, folder: Path, machine: Mapping[str, Any]) -> None:
+    if not recipe.world_preset.startswith(_TOKENS):
+        from ivideogpt.commands.train_pictures import train_picture_model
+
+        train_picture_model(
+            settings=find_preset(recipe.world_preset, "pictures"),
+            data=data,
+            run=folder,
+            steps=recipe.world_steps,
+            tracker="none",
+            **machine,
+        )
+        return
+    from ivideogpt.commands.training_stages import Machine, read_mixture, tokenizer_stage, transformer_stage
+
+    tokens = find_preset(recipe.world_preset.removeprefix(_TOKENS))
+    if (most := recipe.world_steps) is not None:
+        forecasts = tuple(replace(stage, steps=min(stage.steps, most)) for stage in tokens.forecasts)
+        tokens = replace(tokens, forecasts=forecasts)
+    stores, place = read_mixture(data), Machine(**machine)
+    tokenizer = tokenizer_stage(tokens, stores, folder / "tokenizer-run", place, until=recipe.world_steps)
+    transformer_stage(tokens, stores, tokenizer, folder, place, until=recipe.world_steps)
+
+
+def read_all(folder: str) -> tuple[list[Episode], list[str]]:
+    """Read all episodes of a store and the instruction of each."""
+    from ivideogpt.data.store.reader import EpisodeStore
+
+    store = EpisodeStore(folder)
+    return [store[index] for index in range(len(store))], [store.info(index)["text"] for index in range(len(store))]
