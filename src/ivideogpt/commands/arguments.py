@@ -289,7 +289,7 @@ def _tyro_words(
         value = match[2]
         if options.get(name) is bool and value is None and rest and rest[0].lower() in ("true", "false"):
             value = rest.pop(0)
-        if name in _LONE_VALUES and value is None and (not rest or rest[0].startswith("--")):
+        if name in _LONE_VALUES and value is None and (not rest or rest[0].startswith("--") or "=" in rest[0]):
             value = _LONE_VALUES[name]
         words += _spelled(name, value, options.get(name), program)
     return words

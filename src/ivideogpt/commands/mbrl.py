@@ -20,6 +20,7 @@ from ivideogpt.envs.registry import find_environment
 if TYPE_CHECKING:
     from ivideogpt.mbrl.config import MbrlConfig
     from ivideogpt.mbrl.run_records import Progress
+    from ivideogpt.scaling.ray_actors import RayActors
 
 _DEFAULT_PRESET = "metaworld"
 
@@ -68,6 +69,7 @@ def mbrl(
     environments: int | None = None,
     render_backend: str | None = None,
     workers: bool = False,
+    ray: str | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> None:
@@ -90,6 +92,8 @@ def mbrl(
         environments: simulators stepped together.
         render_backend: of ManiSkill: auto, sapien_cpu or sapien_cuda.
         workers: step each in a process of its own.
+        ray: simulators and imagination are actors on a Ray cluster: auto (that of this machine; also --ray alone),
+            local, HOST:PORT or ray://HOST:PORT.
         device: auto, cpu or cuda.
         precision: of the world model's training: auto, float32 or bfloat16.
     """
@@ -123,7 +127,7 @@ def mbrl(
     title = f"{config.task.split('/')[-1]}-{config.method}-{config.seed}"
     folder = Path("runs/mbrl") / title if run is None else run
     check_folder(folder)
-    choose_device(device)
+    actors = _find_cluster(ray, workers, choose_device(device).type)
     chosen_precision = choose_precision(precision, device)
     sizes = check_environment(config, folder)
     is_new = bool(config.num_demos) and not (folder / "checkpoints").is_dir()
@@ -140,8 +144,22 @@ def mbrl(
         save_every=max(config.save_every_steps // config.num_envs, 1),
         keep_last=1,
     )
-    progress = train_agent(config, running, demonstrations)
+    progress = train_agent(config, running, demonstrations, workers=actors)
+    if actors is not None:
+        actors.close()
     _print_results(folder, progress, running.seconds, time.perf_counter() - start)
+
+
+def _find_cluster(ray: str | None, workers: bool, device: str) -> RayActors | None:
+    """Connect to the Ray cluster of --ray; None without one."""
+    if ray is None:
+        return None
+    if workers:
+        raise UserError("a Ray cluster has its own workers: give --ray or --workers, not both")
+    from ivideogpt.scaling.ray_actors import RayActors
+    from ivideogpt.scaling.ray_pool import RayPool
+
+    return RayActors(RayPool(ray, device=device))
 
 
 def _print_results(folder: Path, progress: Progress, seconds: float, seconds_now: float) -> None:

@@ -1,4 +1,4 @@
-"""Several environments that step together, in this process or in one process each.
+"""Several environments that step together, in this process, in one process each, or in workers of a cluster.
 
 environments = make_vector("metaworld/plate-slide", 4, frame_stack=3, workers=True)
 observations, info = environments.reset(seed=[0, 1, 2, 3])  # uint8 [4 3 64 64 3]
@@ -11,6 +11,7 @@ Vectors, frame stack and processes are gymnasium's own.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -103,7 +104,7 @@ def make_vector(
     *,
     frame_stack: int = 1,
     image_size: int | None = None,
-    workers: bool = False,
+    workers: bool | Callable[[Sequence[Callable[[], gymnasium.Env]]], VectorEnv] = False,
     **options: Any,
 ) -> VectorEnv:
     """Make environments that are reset by ``reset(options={"reset_mask": ...})`` alone.
@@ -114,7 +115,8 @@ def make_vector(
         frame_stack: frames k of an observation, uint8 ``[n k h w 3]``, oldest first; at the start of an episode the
             first frame is repeated. 1: no stack, ``[n h w 3]``.
         image_size: side that pictures are resized to, by averaging; None: as the environment shows them.
-        workers: one process each, started anew (OpenGL and threads do not survive a fork).
+        workers: True: one process each, started anew (OpenGL and threads do not survive a fork); or a function that
+            makes a vector without autoreset of functions that make one environment each.
         **options: arguments of the environment; ``sim_backend="physx_cuda"`` steps those of ManiSkill together on a
             graphics card.
 
@@ -139,6 +141,8 @@ def make_vector(
             raise UserError(f"environment {name} does not take the options {sorted(options)} ({error})") from error
     make_row = partial(make_single, name, frame_stack=frame_stack, image_size=image_size, **options)
     make_row().close()  # an error shows here, not in another process
+    if callable(workers):
+        return workers([make_row] * count)
     if workers:
         return AsyncVectorEnv([make_row] * count, autoreset_mode=AutoresetMode.DISABLED, context="spawn")
     return SyncVectorEnv([make_row] * count, autoreset_mode=AutoresetMode.DISABLED)

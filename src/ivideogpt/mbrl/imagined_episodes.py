@@ -1,14 +1,15 @@
-"""Episodes of the agent in the world model, from real states."""
+"""Episodes of the agent in the world model, from real states: rollouts, made here or by the workers of a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.episode import Episode
@@ -16,7 +17,7 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.envs.collector import episode_of
 from ivideogpt.envs.imagined import ImaginedVectorEnv
-from ivideogpt.envs.start_states import StartBatch
+from ivideogpt.envs.start_states import GivenStarts, StartBatch
 from ivideogpt.mbrl.replay_buffer import ReplayBuffer
 from ivideogpt.policies.drqv2 import DrQv2
 from ivideogpt.worldmodel.world_model import WorldModel
@@ -32,6 +33,8 @@ class ImaginationConfig:
         initial_horizon: steps at the start; they grow linearly to ``horizon``.
         horizon_growth_steps: environment steps of the growth; 0: ``horizon`` from the start.
         every_steps: environment steps between two rollouts.
+        overlap: a rollout joins the data when the next one begins, so that a cluster can imagine it meanwhile; the
+            result is the same without a cluster. False: at once.
         initial_rollouts: rollouts as soon as there is a world model.
         agent_updates_per_step: updates of the agent where there is imagination; 0: as many as without. Imagined
             transitions are more data, so more can be learned before the agent overfits.
@@ -45,6 +48,7 @@ class ImaginationConfig:
     initial_horizon: int = 10
     horizon_growth_steps: int = 0
     every_steps: int = 100
+    overlap: bool = False
     initial_rollouts: int = 20
     agent_updates_per_step: int = 0
     real_share: float = 0.5
@@ -72,17 +76,33 @@ class ImaginationConfig:
         return round(self.initial_horizon + share * (self.horizon - self.initial_horizon))
 
 
-class ReplayStarts:
-    """Start states from a replay buffer."""
+class Workers(Protocol):
+    """Processes of a cluster: environments and imagination run there, learning here."""
 
-    def __init__(self, replay: ReplayBuffer, frames: int) -> None:
-        """Draw states with the ``frames - 1`` frames before each."""
-        self.replay, self.frames = replay, frames
+    def environments(self, rows: Sequence[Callable[[], gymnasium.Env]]) -> VectorEnv:
+        """Make a vector of environments, without autoreset."""
+        ...
 
-    def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> StartBatch:
-        """Draw states, each as likely; ``indices`` must be None."""
-        assert indices is None
-        return self.replay.starts(count, self.frames, random)
+    def begin(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Callable[[], list[Any]]:
+        """Begin to call ``function`` as it is now with each of ``items``; return what waits for the results."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A rollout before it is imagined.
+
+    Attributes:
+        starts: states, one an episode; an episode after a terminated one draws one of them.
+        horizon: steps.
+        noise: standard deviation of the exploration.
+        seed: of tokens and exploration.
+    """
+
+    starts: StartBatch
+    horizon: int
+    noise: float
+    seed: int
 
 
 class RolloutBuffer(ReplayBuffer):
@@ -121,50 +141,44 @@ class RolloutBuffer(ReplayBuffer):
 def imagine_episodes(
     model: WorldModel,
     agent: DrQv2,
-    replay: ReplayBuffer,
     config: ImaginationConfig,
-    *,
     frame_stack: int,
-    horizon: int,
-    noise: float,
-    seed: int,
-    generator: torch.Generator,
-    raw_actions: bool = True,
+    raw_actions: bool,
+    rollout: Rollout,
 ) -> list[tuple[Episode, int]]:
-    """Let the agent act in the world model.
+    """Let the agent act in the world model; a function of its arguments alone.
 
     Args:
         model: with a reward head.
         agent: acts, with exploration.
-        replay: source of the start states.
-        config: number of episodes, and sampling.
+        config: sampling.
         frame_stack: frames of an observation.
-        horizon: steps.
-        noise: standard deviation of the exploration.
-        seed: of start states and tokens.
-        generator: of the exploration.
         raw_actions: see ``ImaginedVectorEnv``.
+        rollout: start states and horizon.
 
     Returns:
         Episodes, and the frame that each one's first transition starts from; where an episode terminates early, another
         one begins.
     """
+    generator, horizon = torch.Generator().manual_seed(rollout.seed), rollout.horizon
+    count = len(rollout.starts.frames)
     environment = ImaginedVectorEnv(
         model,
-        ReplayStarts(replay, max(frame_stack, model.context_frames)),
-        num_envs=config.parallel_episodes,
+        GivenStarts(rollout.starts.frames, rewards=rollout.starts.rewards),
+        num_envs=count,
         horizon=horizon,
         frame_stack=frame_stack,
         autoreset_mode=AutoresetMode.DISABLED,
         sampling=config.sampling(),
-        seed=seed,
+        seed=rollout.seed,
         raw_actions=raw_actions,
     )
-    frames = _stacked(environment.reset()[0], frame_stack)
+    first, _ = environment.reset(options={"indices": np.arange(count)})
+    frames = _stacked(first, frame_stack)
     open_episodes = [_OpenEpisode(row) for row in frames]
     episodes: list[Episode] = []
     for step in range(horizon):
-        actions = agent.explore({"frames": frames}, noise, generator)
+        actions = agent.explore({"frames": frames}, rollout.noise, generator)
         observations, rewards, terminated, _, _ = environment.step(actions)
         frames = _stacked(observations, frame_stack)
         for row, episode in enumerate(open_episodes):

@@ -12,7 +12,8 @@ listed in docs/reinforcement-learning.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from ivideogpt.core.run import Run
 from ivideogpt.envs.collector import Collector, evaluate_policy
 from ivideogpt.envs.vector import make_vector
 from ivideogpt.mbrl.config import MbrlConfig
-from ivideogpt.mbrl.imagined_episodes import RolloutBuffer, imagine_episodes
+from ivideogpt.mbrl.imagined_episodes import Rollout, RolloutBuffer, Workers, imagine_episodes
 from ivideogpt.mbrl.picture_learner import PictureLearner
 from ivideogpt.mbrl.replay_buffer import ReplayBuffer
 from ivideogpt.mbrl.run_records import MetricMeans, Progress, write_evaluation_gif, write_imagination_gif
@@ -53,14 +54,23 @@ class AgentTrainer:
         metrics: means since the last line of the log.
     """
 
-    def __init__(self, config: MbrlConfig, run: Run) -> None:
+    def __init__(self, config: MbrlConfig, run: Run, workers: Workers | None = None) -> None:
         """Make the parts.
+
+        Args:
+            config: the settings.
+            run: its folder, device and precision.
+            workers: take environments and imagination; None: this process does.
 
         Raises:
             UserError: an environment or a checkpoint that does not fit.
         """
         self.config, self.run = config, run
-        self.environments, self.test_environments = (make_environments(config, config.num_envs) for _ in range(2))
+        self.environments, self.test_environments = (
+            make_environments(config, config.num_envs, workers) for _ in range(2)
+        )
+        self._begin = _call_here if workers is None else workers.begin
+        self._imagining: Callable[[], list[Any]] | None = None
         *_, image, _, _ = self.environments.single_observation_space.shape  # type: ignore[misc]
         self.action_dim = int(self.environments.single_action_space.shape[0])  # type: ignore[index]
         self.agent = DrQv2(image, config.frame_stack, self.action_dim, config.agent).to(run.device)
@@ -111,24 +121,39 @@ class AgentTrainer:
             self.progress.world_model_updates += 1
 
     def imagine(self, step: int, rollouts: int) -> None:
-        """Let the agent act in the world model, from states of the replay buffer."""
-        config = self.config
+        """Let the agent act in the world model, from states of the replay buffer.
+
+        With ``overlap`` all rollouts but the first join the imagined episodes in the next call, or in
+        ``finish_imagination``.
+        """
+        config, imagination, random = self.config, self.config.imagination, self.progress.random
         assert self.learner is not None and self.learner.model is not None
+        self.finish_imagination()
         with self.progress.timed("imagination"):
-            for _ in range(rollouts):
-                episodes = imagine_episodes(
-                    self.learner.model,
-                    self.agent,
-                    self.replay,
-                    config.imagination,
-                    frame_stack=config.frame_stack,
-                    horizon=config.imagination.horizon_at(step),
-                    noise=config.agent.exploration_noise(step),
-                    seed=int(self.progress.random.integers(2**31)),
-                    generator=self.run.generator,
-                    raw_actions=not config.world_model.actions_in_model_units,
-                )
-                self.progress.imagined_transitions += self.imagined.add_rollout(episodes)
+            frames = max(config.frame_stack, self.learner.model.context_frames)
+            raw_actions = not config.world_model.actions_in_model_units
+            self._imagining = self._begin(
+                partial(imagine_episodes, self.learner.model, self.agent, imagination, config.frame_stack, raw_actions),
+                [
+                    Rollout(
+                        starts=self.replay.starts(imagination.parallel_episodes, frames, random),
+                        horizon=imagination.horizon_at(step),
+                        noise=config.agent.exploration_noise(step),
+                        seed=int(random.integers(2**31)),
+                    )
+                    for _ in range(rollouts)
+                ],
+            )
+        if not imagination.overlap or self.progress.imagined_transitions == 0:
+            self.finish_imagination()
+
+    def finish_imagination(self) -> None:
+        """Add the rollouts that are on their way to the imagined episodes."""
+        if self._imagining is not None:
+            with self.progress.timed("imagination"):
+                for episodes in self._imagining():
+                    self.progress.imagined_transitions += self.imagined.add_rollout(episodes)
+            self._imagining = None
 
     def update_agent(self, step: int) -> None:
         """Update the agent on real and imagined transitions."""
@@ -183,13 +208,16 @@ class AgentTrainer:
         self.test_environments.close()
 
 
-def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> Progress:
+def train_agent(
+    config: MbrlConfig, run: Run, demos: Sequence[Episode] = (), *, workers: Workers | None = None
+) -> Progress:
     """Train an agent; the same call again resumes a stopped run exactly.
 
     Args:
         config: the settings.
         run: its folder, device and precision.
         demos: demonstrations that join the replay buffer at the start and are never evicted.
+        workers: take environments and imagination; None: this process does. The result is the same.
 
     Returns:
         Counters and evaluations; the last evaluation is that of the end.
@@ -197,7 +225,7 @@ def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> 
     Raises:
         UserError: an environment or a checkpoint that does not fit; a loss is not finite.
     """
-    trainer = AgentTrainer(config, run)
+    trainer = AgentTrainer(config, run, workers)
     learner, replay, progress, parts = trainer.learner, trainer.replay, trainer.progress, trainer.parts()
 
     # resume, or begin with demonstrations and an evaluation
@@ -238,11 +266,13 @@ def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> 
             trainer.update_agent(step)
 
         # 5) evaluate
+        saves = run.is_save_step(update + 1, last=last_update)
+        if saves:
+            trainer.finish_imagination()
         if is_due(config.evaluate_every_steps) or update + 1 == last_update:
             trainer.evaluate(step)
 
         # log and save
-        saves = run.is_save_step(update + 1, last=last_update)
         if is_due(config.log_every_steps) or saves:
             env_frames, transitions = step * config.action_repeat, progress.imagined_transitions
             run.log(update + 1, env_frames=env_frames, imagined=transitions, **trainer.metrics.take())
@@ -254,14 +284,14 @@ def train_agent(config: MbrlConfig, run: Run, demos: Sequence[Episode] = ()) -> 
     return progress
 
 
-def make_environments(config: MbrlConfig, count: int) -> VectorEnv:
-    """Make ``count`` environments as the settings say."""
+def make_environments(config: MbrlConfig, count: int, workers: Workers | None = None) -> VectorEnv:
+    """Make ``count`` environments as the settings say, in ``workers`` where there are some."""
     return make_vector(
         config.task,
         count,
         frame_stack=config.frame_stack,
         image_size=config.image_size,
-        workers=config.env_processes,
+        workers=config.env_processes if workers is None else workers.environments,
         **config.environment_options,
     )
 
@@ -287,6 +317,12 @@ def check_environment(config: MbrlConfig, folder: Path) -> tuple[int, int]:
     if config.use_world_model:
         _first_model(config, folder, action_dim, image)
     return action_dim, image
+
+
+def _call_here(function: Callable[[Any], Any], items: Sequence[Any]) -> Callable[[], list[Any]]:
+    """Call ``function`` with each of ``items``; as ``Workers.begin``."""
+    results = [function(item) for item in items]
+    return lambda: results
 
 
 def is_passed(step: int, every: int, num_envs: int) -> bool:

@@ -25,15 +25,21 @@ from ivideogpt.data.process_pool import ItemT, ResultT, processors
 
 #: Address of a cluster that begins and ends with this process, on this machine.
 LOCAL = "local"
-_RETRIES = 3
+#: A task or a call is repeated so often if its process dies.
+RETRIES = 3
 _SECONDS_TO_CONNECT = 5.0
 _FORMS = "expected auto, local, HOST:PORT of `ray start --head`, or ray://HOST:PORT"
+
+
+class WorkerDeathError(Exception):
+    """The process of a task or of an object died, or its machine."""
 
 
 class RayPool:
     """The processes of a Ray cluster as a ``TaskPool``.
 
     Attributes:
+        ray: the package, connected to the cluster.
         device: of the tasks: "cpu" or "cuda".
     """
 
@@ -50,9 +56,9 @@ class RayPool:
         Raises:
             UserError: there is no cluster at the address, or its versions are others.
         """
-        self._ray = connect(address)
+        self.ray = connect(address)
         self._needs = [str(local_path(path).absolute()) for path in needs if "://" not in str(path)]
-        gpus = self._ray.cluster_resources().get("GPU", 0)
+        gpus = self.ray.cluster_resources().get("GPU", 0)
         self.device = ("cuda" if gpus else "cpu") if device == "auto" else device
         if self.device == "cuda" and not gpus:
             raise UserError("device is cuda, but the Ray cluster has no GPU; use cpu or auto")
@@ -64,11 +70,10 @@ class RayPool:
             UserError: the first error of a call; a machine lacks a needed path or has another version of ivideogpt; or
                 a task died more than three times.
         """
-        ray, pack = self._ray, self._ray.cloudpickle
-        pack.register_pickle_by_value(sys.modules[__name__])  # a worker without ivideogpt can then say so
-        task = ray.remote(num_cpus=1, num_gpus=int(self.device == "cuda"), max_retries=_RETRIES)(_work)
+        ray, pack = self.ray, self.ray.cloudpickle
+        task = ray.remote(num_cpus=1, num_gpus=int(self.device == "cuda"), max_retries=RETRIES)(_work)
         shared = ray.put(pack.dumps(function))  # once a cluster, whatever its size
-        context = (__version__, os.getcwd(), self._needs)
+        context = self.context()
         # A few tasks more than processors: the next ones are there in time, and large items do not pile up.
         most = 2 * int(ray.cluster_resources().get("CPU", 1)) + 8
         waiting, running = iter(enumerate(items)), {}
@@ -80,20 +85,41 @@ class RayPool:
                     return
                 (call,), _ = ray.wait(list(running))
                 position = running.pop(call)
-                yield position, self._result(call)
+                try:
+                    result = self.result(call)
+                except WorkerDeathError:
+                    raise UserError(
+                        f"a task died {RETRIES + 1} times on the Ray cluster, perhaps because memory ran out; the same "
+                        "command resumes the work"
+                    ) from None
+                yield position, result
         finally:
             for call in running:
                 ray.cancel(call, force=True)
 
-    def _result(self, call: Any) -> Any:
-        ray = self._ray
+    def context(self) -> tuple[str, str, list[str]]:
+        """Return the version, working folder and paths that a worker must have, for ``missing_here``."""
+        # A worker without ivideogpt can then say so.
+        self.ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        return __version__, os.getcwd(), self._needs
+
+    def result(self, call: Any) -> Any:
+        """Wait for a call that returns ("result", packed) or ("error", message); return its result.
+
+        Raises:
+            UserError: that of the call, or the cluster failed.
+            WorkerDeathError: its process or machine died.
+        """
+        ray, errors = self.ray, self.ray.exceptions
         try:
             kind, value = ray.get(call)
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError):
-            raise UserError(
-                f"a task died {_RETRIES + 1} times on the Ray cluster, perhaps because memory ran out; the same "
-                "command resumes the work"
-            ) from None
+        except (
+            errors.WorkerCrashedError,
+            errors.OutOfMemoryError,
+            errors.NodeDiedError,
+            errors.RayActorError,
+        ) as error:
+            raise WorkerDeathError(reason(error)) from error
         except ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from error
         except ray.exceptions.RayError as error:
@@ -160,29 +186,13 @@ def _work(
 
     It is sent by value: all else is imported when the versions have been compared.
     """
-    import os
-    import socket
-
     from ray import cloudpickle
 
-    version, folder, needs = context
-    try:
-        import ivideogpt
-        from ivideogpt.core.errors import UserError
-    except ImportError as error:
-        return "error", f"ivideogpt cannot be imported on {socket.gethostname()} ({error}); install it there"
-    if ivideogpt.__version__ != version:
-        return "error", (
-            f"{socket.gethostname()} has ivideogpt {ivideogpt.__version__}, and this machine {version}; install the "
-            "same version on every machine"
-        )
-    for path in needs:
-        if not os.path.exists(path):
-            return "error", (
-                f"{socket.gethostname()} has no {path}; use a folder that all machines share, or copy it there"
-            )
-    if os.path.isdir(folder):
-        os.chdir(folder)  # relative paths mean the same as where the command was given
+    missing = missing_here(context)
+    if missing:
+        return "error", missing
+    from ivideogpt.core.errors import UserError
+
     try:
         from ivideogpt.scaling.ray_pool import load_function
 
@@ -190,6 +200,29 @@ def _work(
         return "result", cloudpickle.dumps(result)  # pyright: ignore[reportPrivateImportUsage]
     except UserError as error:
         return "error", str(error)
+
+
+def missing_here(context: tuple[str, str, list[str]]) -> str:
+    """Return one sentence about what this worker lacks of a ``RayPool.context``, or ""; and enter its folder."""
+    import os
+    import socket
+
+    version, folder, needs = context
+    try:
+        import ivideogpt
+    except ImportError as error:
+        return f"ivideogpt cannot be imported on {socket.gethostname()} ({error}); install it there"
+    if ivideogpt.__version__ != version:
+        return (
+            f"{socket.gethostname()} has ivideogpt {ivideogpt.__version__}, and this machine {version}; install the "
+            "same version on every machine"
+        )
+    for path in needs:
+        if not os.path.exists(path):
+            return f"{socket.gethostname()} has no {path}; use a folder that all machines share, or copy it there"
+    if os.path.isdir(folder):
+        os.chdir(folder)  # relative paths mean the same as where the command was given
+    return ""
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,0 +1,142 @@
+"""Reinforcement learning with actors on a Ray cluster gives what one process gives, also after deaths."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+gymnasium = pytest.importorskip("gymnasium")
+
+from ivideogpt.cli import main  # noqa: E402
+from ivideogpt.envs.vector import make_vector  # noqa: E402
+from ivideogpt.scaling.ray_actors import RayActors  # noqa: E402
+from ivideogpt.scaling.ray_pool import RayPool  # noqa: E402
+
+
+def process_of(_: Any) -> int:
+    return os.getpid()
+
+
+def die_once(mark: Path, number: int) -> int:
+    if not mark.exists():
+        mark.write_text("killed")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+@contextmanager
+def actors(cluster: RayPool) -> Iterator[RayActors]:
+    with closing(RayActors(cluster)) as workers:
+        yield workers
+
+
+def kill_row(environments: Any, row: int) -> None:
+    """Kill the process of an environment, as the machine would when memory runs out."""
+    actor = environments.envs[row]._actor
+    os.kill(actor.receive(actor.send(process_of)), signal.SIGKILL)
+
+
+def played(environments: Any, *, kills: bool = False) -> list[np.ndarray]:
+    """Observations, rewards, ends and successes of some steps with resets of single rows."""
+    actions, results = np.random.default_rng(0).uniform(-1, 1, (6, 2, 2)).astype(np.float32), []
+    observations, _ = environments.reset(seed=[5, 6])
+    results.append(observations.copy())
+    for number, action in enumerate(actions):
+        if kills and number in (2, 5):
+            kill_row(environments, 1)
+        *step, info = environments.step(action)
+        results += [*(np.array(part) for part in step), info["success"]]
+        over = step[2] | step[3]
+        if over.any():
+            results.append(environments.reset(seed=[7, 8], options={"reset_mask": over})[0].copy())
+    environments.close()
+    return results
+
+
+def test_environments_in_actors_show_what_they_show_here_even_if_they_die(
+    cluster: RayPool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = partial(make_vector, "reacher", 2, frame_stack=2, size=16, steps=4)
+    here = played(make())
+    with actors(cluster) as workers:
+        there = played(make(workers=workers.environments), kills=True)
+    assert len(here) == len(there) > 30
+    for ours, theirs in zip(here, there, strict=True):
+        assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
+    deaths = [line for line in capsys.readouterr().out.splitlines() if line.startswith("environment 1 died")]
+    repeated = [line.rpartition(" its ")[2] for line in deaths]
+    assert repeated == ["3 steps", "2 steps"]  # after the second death, the episode had begun anew
+
+
+def test_a_call_whose_actor_dies_is_repeated(cluster: RayPool, tmp_path: Path) -> None:
+    with actors(cluster) as workers:
+        assert workers.begin(partial(die_once, tmp_path / "mark"), [1, 2, 3])() == [1, 4, 9]
+        assert (tmp_path / "mark").exists()
+
+
+def test_a_command_that_cannot_have_its_cluster_leaves_no_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for options, sentence in (
+        (["--ray", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+        (["--ray", "--workers"], "give --ray or --workers, not both"),
+    ):
+        assert main(["mbrl", "debug", "--run", str(tmp_path / "run"), *options]) == 2
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def evaluations(folder: Path) -> list[dict]:
+    lines = (folder / "evaluations.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "seconds": 0} for line in lines]
+
+
+def tensors_of(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Weights, optimizers and replay buffer of a run, by file."""
+    return {str(path.relative_to(folder)): load_file(path) for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert evaluations(one) == evaluations(other)
+    ours, theirs = tensors_of(one), tensors_of(other)
+    assert ours.keys() == theirs.keys() and len(ours) > 10
+    for name, tensors in ours.items():
+        assert tensors.keys() == theirs[name].keys()
+        for label, value in tensors.items():
+            assert np.array_equal(value, theirs[name][label]), f"{name}: {label}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_run_with_actors_ends_as_without_them_also_after_its_driver_was_killed(
+    cluster: RayPool, tmp_path: Path, overlap: bool
+) -> None:
+    words = ["mbrl", "debug", "--device", "cpu", "environments=2", "cpu_threads=1", "save_every_steps=20"]
+    words += [f"imagination.overlap={overlap}", "--run"]
+    assert main([*words, str(tmp_path / "one")]) == 0
+    if overlap:
+        address = cluster.ray.get_runtime_context().gcs_address
+        begun = [sys.executable, "-m", "ivideogpt", *words, str(tmp_path / "ray"), "--ray", address]
+        driver = subprocess.Popen(begun, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 240
+        while not (tmp_path / "ray/checkpoints/step-00000020").exists() and time.monotonic() < deadline:
+            assert driver.poll() is None
+            time.sleep(0.05)
+        driver.kill()
+        driver.wait()
+        assert len(evaluations(tmp_path / "ray")) < len(evaluations(tmp_path / "one"))
+    assert main([*words, str(tmp_path / "ray"), "--ray"]) == 0
+    assert_same_run(tmp_path / "one", tmp_path / "ray")
