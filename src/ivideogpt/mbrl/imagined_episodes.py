@@ -89,7 +89,7 @@ class Workers(Protocol):
 
 
 @dataclass(frozen=True)
-class Rollout:
+class RolloutPlan:
     """A rollout before it is imagined.
 
     Attributes:
@@ -144,7 +144,7 @@ def imagine_episodes(
     config: ImaginationConfig,
     frame_stack: int,
     raw_actions: bool,
-    rollout: Rollout,
+    rollout: RolloutPlan,
 ) -> list[tuple[Episode, int]]:
     """Let the agent act in the world model; a function of its arguments alone.
 

@@ -29,7 +29,7 @@ from ivideogpt.core.run import Run
 from ivideogpt.envs.collector import Collector, evaluate_policy
 from ivideogpt.envs.vector import make_vector
 from ivideogpt.mbrl.config import MbrlConfig
-from ivideogpt.mbrl.imagined_episodes import Rollout, RolloutBuffer, Workers, imagine_episodes
+from ivideogpt.mbrl.imagined_episodes import RolloutBuffer, RolloutPlan, Workers, imagine_episodes
 from ivideogpt.mbrl.picture_learner import PictureLearner
 from ivideogpt.mbrl.replay_buffer import ReplayBuffer
 from ivideogpt.mbrl.run_records import MetricMeans, Progress, write_evaluation_gif, write_imagination_gif
@@ -135,7 +135,7 @@ class AgentTrainer:
             self._imagining = self._begin(
                 partial(imagine_episodes, self.learner.model, self.agent, imagination, config.frame_stack, raw_actions),
                 [
-                    Rollout(
+                    RolloutPlan(
                         starts=self.replay.starts(imagination.parallel_episodes, frames, random),
                         horizon=imagination.horizon_at(step),
                         noise=config.agent.exploration_noise(step),
