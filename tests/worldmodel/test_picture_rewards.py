@@ -19,6 +19,7 @@ from ivideogpt.models.dynamics import HeadsConfig
 from ivideogpt.models.frame_reward import FrameRewardConfig, KnownReward
 from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsConfig
 from ivideogpt.models.picture_forecast import PictureForecastConfig, PictureNetConfig
+from ivideogpt.planning.models import ImaginedFutures
 from ivideogpt.worldmodel.config import WorldModelConfig
 
 NAN = float("nan")
@@ -151,3 +152,10 @@ def test_an_evaluation_starts_from_the_recorded_reward() -> None:
     rows = evaluate(model, held_out, settle(replace(PROTOCOLS["single"], clip_frames=7), model)).reward_rows
     assert torch.equal(rows["imagined"], rewards[:, :1].expand(2, 5))
     assert torch.equal(rows["imagined"], rows["last_known"])
+
+
+def test_a_planner_searches_from_the_last_reward_of_the_environment() -> None:
+    futures, picture = ImaginedFutures(build(trained=False)), np.zeros((2, 16, 16, 3), np.uint8)
+    root = futures.root({"frames": picture, "reward": np.float32(2.5)})
+    assert (root.rollout(torch.randn(3, 4, 2)).rewards == 2.5).all()
+    assert (futures.root({"frames": picture}).rollout(torch.randn(3, 4, 2)).rewards == 0).all()

@@ -69,6 +69,10 @@ class Episode:
         """The task in words, from ``meta``; "" where there is none."""
         return str(self.meta.get("instruction") or self.meta.get("text") or "")
 
+    def reward_before(self, frame: int) -> float:
+        """Return the reward of the transition to a frame; NaN for frame 0 and without rewards."""
+        return float("nan") if self.rewards is None or frame < 1 else float(self.rewards[frame - 1])
+
     def window(self, start: int, length: int) -> Episode:
         """Return frames ``start`` to ``start + length`` with their rows; the last action row becomes padding again."""
         stop = start + length

@@ -32,7 +32,7 @@ class Policy(Protocol):
 
         Args:
             observation: ``frames`` uint8 ``[b k h w 3]``, the last k frames, oldest first; ``state`` float ``[b s]``
-                where the environment gives one.
+                and ``reward`` float ``[b]``, of the last action, where the environment gives them.
 
         Returns:
             float32 ``[b a]``, or ``[b chunk a]`` for a policy that plans several actions at once.

@@ -72,7 +72,7 @@ class EpisodeStarts:
         """
         states = [self._states[index] for index in _chosen(len(self), count, random, indices)]
         frames = np.stack([episode.frames[last - self.frames + 1 : last + 1] for episode, last in states])
-        return StartBatch(frames, np.array([reward_before(episode, last) for episode, last in states], np.float32))
+        return StartBatch(frames, np.array([episode.reward_before(last) for episode, last in states], np.float32))
 
 
 class GivenStarts:
@@ -94,11 +94,6 @@ class GivenStarts:
         """
         chosen = _chosen(len(self), count, random, indices)
         return StartBatch(self.frames[chosen], None if self.rewards is None else self.rewards[chosen])
-
-
-def reward_before(episode: Episode, frame: int) -> float:
-    """Return the reward of the transition to a frame of an episode; NaN for the first one or without rewards."""
-    return float("nan") if episode.rewards is None or frame < 1 else float(episode.rewards[frame - 1])
 
 
 def _chosen(states: int, count: int, random: np.random.Generator, indices: np.ndarray | None) -> list[int]:

@@ -25,7 +25,7 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.core.protocols import Policy, StateEstimator
 from ivideogpt.decoding.sampling import Sampling
 from ivideogpt.envs.imagined import ImaginedVectorEnv
-from ivideogpt.envs.start_states import GivenStarts, reward_before
+from ivideogpt.envs.start_states import GivenStarts
 from ivideogpt.envs.vector import make_single
 from ivideogpt.evaluation.calibration import frame_changes
 from ivideogpt.evaluation.policy_trials import (
@@ -120,7 +120,7 @@ def recorded_starts(
                 f"{model.resolution} px; record or convert episodes of that size"
             )
         trials.append(PolicyTrial(task=name, seed=int(episode.meta.get("seed", number)), episode=number))
-        starts.append(TrialStart(episode.frames[:needed], episode.instruction, reward_before(episode, needed - 1)))
+        starts.append(TrialStart(episode.frames[:needed], episode.instruction, episode.reward_before(needed - 1)))
     if not trials:
         raise UserError(f"none of the {len(episodes)} recorded episodes has {needed} frames; give longer ones")
     return trials, starts

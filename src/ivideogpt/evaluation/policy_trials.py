@@ -272,8 +272,12 @@ def _run_trial(make_policy: PolicyMaker, settings: TrialSettings, folder: Path, 
     frames, rewards, success, ended = [observed], [], False, False
     while not ended:
         stacked = observed if settings.frame_stack > 1 else observed[None]
-        state = {"state": info["state"][None]} if "state" in info else {}
-        for action in actions_of_row(policy.act({"frames": stacked[None]} | state)):
+        observation = {"frames": stacked[None]}
+        if "state" in info:
+            observation["state"] = info["state"][None]
+        if rewards:
+            observation["reward"] = np.array(rewards[-1:], np.float32)
+        for action in actions_of_row(policy.act(observation)):
             observed, reward, terminated, truncated, info = environment.step(action)
             frames.append(observed)
             rewards.append(float(reward))

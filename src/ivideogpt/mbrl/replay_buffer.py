@@ -14,7 +14,7 @@ import torch
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.episode_files import load_episodes, save_episodes
-from ivideogpt.envs.start_states import StartBatch, reward_before
+from ivideogpt.envs.start_states import StartBatch
 from ivideogpt.policies.drqv2 import Transitions
 
 
@@ -192,7 +192,7 @@ class ReplayBuffer:
         for index in random.integers(0, len(self), count):
             stored, last = self._at(int(index))
             states.append(stored.episode.frames[np.maximum(np.arange(last - frames + 1, last + 1), 0)])
-            rewards.append(reward_before(stored.episode, last))
+            rewards.append(stored.episode.reward_before(last))
         return StartBatch(np.stack(states), np.array(rewards, np.float32))
 
     # state

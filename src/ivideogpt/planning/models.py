@@ -86,7 +86,7 @@ class PlanningModel(Protocol):
         ...
 
     def root(self, observation: Mapping[str, np.ndarray]) -> Root:
-        """Begin at ``observation``: ``frames`` uint8 ``[k h w 3]``, the newest last."""
+        """Begin at ``observation``: ``frames`` uint8 ``[k h w 3]``, the newest last, and its ``reward`` if known."""
         ...
 
 
@@ -139,11 +139,13 @@ class ImaginedFutures:
         """Encode the last frames; where there are fewer than the context has, the first one is repeated."""
         frames, count = observation["frames"][-self.model.context_frames :], self.model.context_frames
         frames = np.concatenate([frames[:1]] * (count - len(frames)) + [frames])
-        return self.root_of(rearrange(torch.from_numpy(frames), "t h w c -> 1 t c h w"))
+        reward = torch.tensor([float(observation.get("reward", np.nan))])
+        return self.root_of(rearrange(torch.from_numpy(frames), "t h w c -> 1 t c h w"), reward)
 
-    def root_of(self, context: Tensor) -> ImaginedRoot:
-        """Encode context frames ``[1 c_frames c h w]``, float in [0, 1] or uint8."""
-        return ImaginedRoot(self, self.model.session(context, sampling=self.sampling, seed=self.seed))
+    def root_of(self, context: Tensor, last_rewards: Tensor | None = None) -> ImaginedRoot:
+        """Encode context frames ``[1 c_frames c h w]``, float in [0, 1] or uint8; rewards as in `Session`."""
+        session = self.model.session(context, sampling=self.sampling, seed=self.seed, last_rewards=last_rewards)
+        return ImaginedRoot(self, session)
 
 
 class ImaginedRoot:

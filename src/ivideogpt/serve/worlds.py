@@ -154,7 +154,8 @@ class Worlds:
         if model.config.goal_conditioned:
             frames = np.concatenate([episode.frames[-1:], frames])
         worlds = cls(model, Actions.of(model), message.episode, episode, message.start, settings, most_steps)
-        session = model.session(_pixels(frames), sampling=settings.sampling, seed=settings.seed)
+        reward = torch.tensor([episode.reward_before(message.start + count - 1)])
+        session = model.session(_pixels(frames), sampling=settings.sampling, seed=settings.seed, last_rewards=reward)
         worlds.worlds.append(World(session, [Seen(picture=frame.tobytes()) for frame in frames]))
         return worlds
 

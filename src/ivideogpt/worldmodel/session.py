@@ -375,7 +375,7 @@ class Session:
 
     def _give_rewards(self, frames: Tensor, rewards: Tensor | None, step: int) -> None:
         """Keep the rewards ``[b]`` of frames ``[b c h w]`` that were given for step ``step``."""
-        if rewards is None:
+        if rewards is None or rewards.isnan().all():
             return
         reference, earlier = KnownReward(frames, rewards), self._earlier()
         self._references.append((step, reference if earlier is None else reference.or_else(earlier)))
