@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("gymnasium")
 
-from ivideogpt.commands.wm_rl import evaluation_seeds, load_wm_rl_settings  # noqa: E402
+from ivideogpt.commands.wm_rl import load_wm_rl_settings  # noqa: E402
+from ivideogpt.commands.wm_rl_improvers import evaluation_seeds  # noqa: E402
 from ivideogpt.core.errors import UserError  # noqa: E402
 
 
@@ -47,6 +48,21 @@ def test_debug_runs_the_whole_pipeline_and_the_same_command_does_nothing_twice(r
     assert longer.code == 2 and "rl.iterations 3" in longer.err
 
 
+def test_a_correction_of_a_policy_is_learned_and_is_a_policy_itself(run, folder: Path) -> None:
+    words = ("--rl.algorithm", "residual_drq", "--rl.iterations", 2, "--rl.minibatch", 8, "--rl.bc-updates", 2)
+    words += ("--rl.evaluation-episodes", 4, "--rl.horizon", 4, "--no-imagination", "--policy", folder / "policy")
+    words += ("--run", folder / "corrected")
+    done = run("wm-rl", "debug", *words)
+    assert done.code == 0 and 0 <= done.json["success_after"] <= 1, done.err
+    assert {"evaluation before", "improvement", "evaluation after"} == set(done.json["stages"])
+    assert {**run("wm-rl", "debug", *words).json, "seconds": 0} == {**done.json, "seconds": 0}
+    measure = ("evaluate-policy", "toy-push", "--trials", 2, "--workers", 0)
+    measured = run(*measure, "--policy", done.json["output"], "--out", folder / "of-corrected")
+    assert measured.code == 0 and measured.json["trials"] == 2, measured.err
+    changed = run("wm-rl", "debug", "--policy", "pusht-goal", "--no-imagination", "--run", folder / "script")
+    assert changed.code == 2 and "learn a correction of it: --rl.algorithm residual_drq" in changed.err
+
+
 def test_names_of_configurations_of_forks_mean_a_suite() -> None:
     for name, suite in (
         ("libero_spatial_mbpo_openpi_pi05_config", "libero_spatial"),
@@ -72,7 +88,7 @@ def test_a_missing_simulator_is_named_before_anything_is_written(run, folder: Pa
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("toy-push", "--policy", "nowhere"), "nowhere holds no policy"),
+        (("toy-push", "--policy", "nowhere"), "nowhere is no policy that filtered_bc can change"),
         (("toy-push", "--world", "nowhere"), "nowhere"),
         (("toy-push", "--recordings", "nowhere"), "nowhere"),
         (("toy-push", "--world", "pusht-64"), "policy 32 px, world model 64 px"),

@@ -10,10 +10,17 @@ import torch
 
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.run import Run
+from ivideogpt.policies.vla.residual import (
+    ResidualConfig,
+    ResidualPolicy,
+    new_residual_agent,
+    read_residual,
+    residual_checkpoint,
+)
 from ivideogpt.policies.vla.tiny_flow import FlowPolicy, TinyFlow, TinyFlowConfig
 from ivideogpt.wmrl.config import WmRlConfig
 from ivideogpt.wmrl.loop import improve_policy
-from ivideogpt.wmrl.residual import ResidualAgent, annotated_frames, improve_residual
+from ivideogpt.wmrl.residual import ResidualAgent, improve_residual, residual_agent_config
 from ivideogpt.wmrl.rollouts import Outcome, Rows, play_episodes
 from ivideogpt.wmrl.updates import ChunkValue, FlowLearner, episode_returns, grpo_advantages, ppo_advantages
 
@@ -168,31 +175,33 @@ def test_a_penalty_keeps_the_policy_near_to_the_one_at_the_start(tmp_path: Path)
 
 def test_the_correction_begins_at_zero_learns_and_resumes(tmp_path: Path) -> None:
     config = replace(CONFIG, algorithm="residual_drq", iterations=2, bc_updates=2, minibatch=8, residual_scale=0.5)
-    base, device = FlowPolicy(new_policy()), torch.device("cpu")
+    new_policy().save_pretrained(tmp_path / "policy")
 
     def new_agent(seed: int) -> ResidualAgent:
         torch.manual_seed(seed)
-        return ResidualAgent(config, 16, 2, device)
+        sizes = ResidualConfig(resolution=16, scale=config.residual_scale, agent=residual_agent_config(config))
+        return ResidualAgent(config, ResidualPolicy(sizes, FlowPolicy(new_policy()), new_residual_agent(sizes)))
+
+    def improved(agent: ResidualAgent, name: str, until: int | None = None) -> ResidualAgent:
+        return improve_residual(
+            config, agent, PushRight(), run_in(tmp_path / name), base=tmp_path / "policy", until=until
+        )
 
     agent, rows = new_agent(0), PushRight()
     started = rows.begin(np.random.default_rng(0), 8)
-    episodes, success = agent.play(base, rows, started, 3, noise=0.0, horizon=4)
+    episodes, success = agent.play(rows, started, 3, noise=0.0, horizon=4)
     assert success.shape == (16,) and all(len(x) == 1 + min(4, len(x.frames) - 1) for x in episodes)
     assert all(np.abs(x.actions).max() < 1e-6 for x in episodes if x.actions is not None)
-    whole = improve_residual(config, base, new_agent(0), PushRight(), run_in(tmp_path / "whole"))
-    improve_residual(config, base, new_agent(0), PushRight(), run_in(tmp_path / "parts"), until=1)
-    resumed = improve_residual(config, base, new_agent(7), PushRight(), run_in(tmp_path / "parts"))
+    whole = improved(new_agent(0), "whole")
+    improved(new_agent(0), "parts", until=1)
+    resumed = improved(new_agent(7), "parts")
     for name, value in whole.agent.state_dict().items():
         assert torch.equal(value, resumed.agent.state_dict()[name]), name
     assert len(resumed.buffer) == len(whole.buffer) > 0
-
-
-def test_the_pictures_of_the_agent_show_frame_action_and_words() -> None:
-    frames = np.full((2, 16, 16, 3), 7, np.uint8)
-    pictures = annotated_frames(frames, np.array([[-1, 1], [-1, 1]], np.float32), ["push left", "push right"])
-    assert pictures.shape == (2, 24, 24, 3) and (pictures[:, :16, :16] == 7).all()
-    assert (pictures[0, -1, 0] == 0).all() and (pictures[0, -1, 2] == 255).all()
-    assert not np.array_equal(pictures[0], pictures[1])
+    checkpoint = residual_checkpoint(tmp_path / "parts")
+    assert checkpoint is not None and (checkpoint / "base" / "policy.safetensors").is_file()
+    _, stored = read_residual(checkpoint)
+    assert all(torch.equal(value, whole.agent.state_dict()[name]) for name, value in stored.state_dict().items())
 
 
 def test_bad_settings_are_refused_in_a_sentence() -> None:

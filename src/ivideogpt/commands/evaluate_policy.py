@@ -47,8 +47,8 @@ def evaluate_policy_command(
         policy: random; replay (the actions of demonstrations: it measures the simulator and the data); a script of the
             environment (pusht-goal, pusht-drag, metaworld-script, reacher-script, toy-push-script), with options as in
             pusht-goal:noise=20; planner:world=CHECKPOINT, a search for reward in a world model; the folder of a run of
-            `ivideogpt mbrl`, `train-policy` or `wm-rl`, or one of its checkpoints; or the address ws://HOST:PORT of a
-            policy server of the openpi protocol. Several with --compare.
+            `ivideogpt mbrl`, `train-policy` or `wm-rl` (RUN/improved), or one of its checkpoints; or the address
+            ws://HOST:PORT of a policy server of the openpi protocol. Several with --compare.
         trials: episodes of each task. In LIBERO the seeds 0 to 49 are the fixed start states of a task.
         first_seed: of the first trial of each task.
         demos: for replay: an episode store; default: the folder in demos/ where `ivideogpt mbrl` looks.

@@ -5,7 +5,8 @@ pusht-goal:noise=20                 with options, as key=value,key=value
 planner:world=pusht-64,horizon=10    a search for reward in a world model
 replay                              the actions of demonstrations
 ws://HOST:PORT                      a policy server of the openpi protocol
-runs/agent                          the folder of an agent or a flow policy, or one of its checkpoints/step-...
+runs/agent                          the folder of an agent, a flow policy or a corrected policy, or one of its
+                                    checkpoints/step-...
 """
 
 from __future__ import annotations
@@ -124,8 +125,8 @@ def _flow(folder: Path, name: str, settings: TrialSettings) -> PolicyChoice | No
         return None
     config = read_flow_config(checkpoint)
     settings = TrialSettings(frame_stack=config.images, image_size=config.resolution)
-    label = folder.name if checkpoint != folder else f"{folder.parents[1].name}-{folder.name}"
-    return PolicyChoice(label, partial(_flow_policy, checkpoint), settings, {"checkpoint": checkpoint.name})
+    facts = {"checkpoint": checkpoint.name}
+    return PolicyChoice(_label(folder, checkpoint), partial(_flow_policy, checkpoint), settings, facts)
 
 
 def _flow_policy(folder: Path, trial: PolicyTrial, action_dim: int, image: int) -> Policy:
@@ -138,6 +139,43 @@ def _flow_policy(folder: Path, trial: PolicyTrial, action_dim: int, image: int) 
             "give its own environment"
         )
     return FlowPolicy(network)
+
+
+def _residual(folder: Path, name: str, settings: TrialSettings) -> PolicyChoice | None:
+    """Return the corrected policy of a run of improvement, or of one of its checkpoints."""
+    from ivideogpt.evaluation.policy_trials import TrialSettings
+    from ivideogpt.policies.vla.residual import BASE, read_residual, residual_checkpoint
+
+    checkpoint = residual_checkpoint(folder)
+    if checkpoint is None:
+        return None
+    config, _ = read_residual(checkpoint)
+    base = str(checkpoint / BASE) if config.base == BASE else config.base
+    choice = choose_policy(base, name, trials=1, image_size=config.resolution)
+    settings = TrialSettings(
+        frame_stack=config.images,
+        image_size=config.resolution,
+        environment_options=choice.settings.environment_options,
+    )
+    facts = {"checkpoint": checkpoint.name, "frozen": config.base}
+    return PolicyChoice(_label(folder, checkpoint), partial(_corrected, checkpoint, choice.make), settings, facts)
+
+
+def _corrected(folder: Path, make_base: PolicyMaker, trial: PolicyTrial, action_dim: int, image: int) -> Policy:
+    from ivideogpt.policies.vla.residual import ResidualPolicy, read_residual
+
+    config, agent = read_residual(folder)
+    if config.action_dim != action_dim:
+        raise UserError(
+            f"{folder} corrects actions of {config.action_dim} numbers and {trial.task} takes {action_dim}; give its "
+            "own environment"
+        )
+    return ResidualPolicy(config, make_base(trial, action_dim, image), agent)
+
+
+def _label(folder: Path, checkpoint: Path) -> str:
+    """Return the label of a policy in a run, or in the folder of a checkpoint."""
+    return folder.name if checkpoint != folder else f"{folder.parents[1].name}-{folder.name}"
 
 
 def _agent(folder: Path, name: str, settings: TrialSettings) -> PolicyChoice | None:
@@ -164,7 +202,7 @@ def _agent(folder: Path, name: str, settings: TrialSettings) -> PolicyChoice | N
 
 #: Kinds of folders with a policy: each returns the policy of a folder, or None where the folder is of another kind. The
 #: last one says what is wrong.
-FOLDER_POLICIES: list[Callable[[Path, str, TrialSettings], PolicyChoice | None]] = [_flow, _agent]
+FOLDER_POLICIES: list[Callable[[Path, str, TrialSettings], PolicyChoice | None]] = [_flow, _residual, _agent]
 
 
 def read_demos(name: str, demos: Path | None) -> list[Any]:

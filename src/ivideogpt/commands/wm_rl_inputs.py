@@ -17,7 +17,7 @@ from ivideogpt.core.errors import UserError
 if TYPE_CHECKING:
     from ivideogpt.commands.collect import Recorder
     from ivideogpt.configs.wmrl import WmRlRecipe
-    from ivideogpt.core.episode import Episode
+    from ivideogpt.policies.vla.tiny_flow import PolicySizes
 
 INPUTS = ("policy", "world", "classifier", "demos", "recordings", "held_out")
 _STORES = INPUTS[3:]
@@ -78,7 +78,7 @@ def check_inputs(recipe: WmRlRecipe, given: Mapping[str, str | None]) -> None:
         else:
             _recorder(recipe, name)
     sides, width = _picture_sides(recipe, given)
-    if width not in (None, action_dim):
+    if width != action_dim:
         raise UserError(
             f"the policy gives actions of {width} numbers and {config.task} takes {action_dim}; give another --policy "
             "or --policy-preset"
@@ -88,16 +88,14 @@ def check_inputs(recipe: WmRlRecipe, given: Mapping[str, str | None]) -> None:
         raise UserError(f"policy, world model and classifier read frames of one size, and here they differ: {listed}")
 
 
-def _picture_sides(recipe: WmRlRecipe, given: Mapping[str, str | None]) -> tuple[dict[str, int], int | None]:
+def _picture_sides(recipe: WmRlRecipe, given: Mapping[str, str | None]) -> tuple[dict[str, int], int]:
     """Return the side of the frames that each part reads, and the numbers of the policy's actions."""
     from ivideogpt.models.success_classifier import SuccessClassifier
-    from ivideogpt.policies.vla.tiny_flow import TinyFlow
     from ivideogpt.worldmodel.world_model import WorldModel
 
-    sides: dict[str, int] = {}
-    policy, world, classifier = given["policy"], given["world"], given["classifier"]
-    shape = TinyFlow.from_pretrained(policy).config if policy else find_preset(recipe.policy_preset, "policies").policy
-    sides["policy"] = shape.resolution
+    world, classifier = given["world"], given["classifier"]
+    shape = _policy_sizes(recipe, given["policy"], world)
+    sides = {"policy": shape.resolution}
     if not recipe.rl.imagination:
         return sides, shape.action_dim
     if world:
@@ -112,6 +110,28 @@ def _picture_sides(recipe: WmRlRecipe, given: Mapping[str, str | None]) -> tuple
     else:
         sides["classifier"] = find_preset(recipe.classifier_preset, "classifiers").network.resolution
     return sides, shape.action_dim
+
+
+def _policy_sizes(recipe: WmRlRecipe, policy: str | None, world: str | None) -> PolicySizes:
+    """Return the sizes of the policy that is given, or else made.
+
+    Raises:
+        UserError: there is no such policy, or the algorithm needs one of ours.
+    """
+    from ivideogpt.commands.wm_rl_improvers import residual_config
+    from ivideogpt.policies.vla.tiny_flow import TinyFlow, policy_checkpoint
+
+    algorithm = recipe.rl.algorithm
+    if policy is None:
+        return find_preset(recipe.policy_preset, "policies").policy
+    if algorithm == "residual_drq":
+        return residual_config(recipe, policy, world)
+    if policy_checkpoint(Path(policy)) is None:
+        raise UserError(
+            f"{policy} is no policy that {algorithm} can change; give the folder of a run of ivideogpt train-policy, "
+            "or learn a correction of it: --rl.algorithm residual_drq"
+        )
+    return TinyFlow.from_pretrained(policy).config
 
 
 def _recorder(recipe: WmRlRecipe, name: str) -> tuple[Recorder, tuple[str, ...], range, Any]:
@@ -202,11 +222,3 @@ def _train_world(recipe: WmRlRecipe, data: str, folder: Path, machine: Mapping[s
     stores, place = read_mixture(data), Machine(**machine)
     tokenizer = tokenizer_stage(tokens, stores, folder / "tokenizer-run", place, until=recipe.world_steps)
     transformer_stage(tokens, stores, tokenizer, folder, place, until=recipe.world_steps)
-
-
-def read_all(folder: str) -> tuple[list[Episode], list[str]]:
-    """Read all episodes of a store and the instruction of each."""
-    from ivideogpt.data.store.reader import EpisodeStore
-
-    store = EpisodeStore(folder)
-    return [store[index] for index in range(len(store))], [store.info(index)["text"] for index in range(len(store))]

@@ -16,7 +16,7 @@ from ivideogpt.envs.imagined import ImaginedVectorEnv
 from ivideogpt.envs.start_states import StartBatch
 from ivideogpt.envs.vector import make_single
 from ivideogpt.models.success_classifier import SuccessClassifier
-from ivideogpt.policies.vla.tiny_flow import FlowObservation, TinyFlow, hash_words
+from ivideogpt.policies.vla.tiny_flow import FlowObservation, SizedPolicy, TinyFlow, hash_words
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -105,7 +105,7 @@ class ImaginedRows(Rows):
         model: WorldModel,
         starts: InstructedStarts,
         classifier: SuccessClassifier,
-        policy: TinyFlow,
+        policy: SizedPolicy,
         *,
         count: int,
         horizon: int,
@@ -179,7 +179,7 @@ class RealRows(Rows):
     def __init__(
         self,
         task: str,
-        policy: TinyFlow,
+        policy: SizedPolicy,
         *,
         count: int,
         horizon: int | None = None,

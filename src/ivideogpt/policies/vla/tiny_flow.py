@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -36,14 +36,64 @@ _SHARPNESS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TinyFlowConfig:
-    """Sizes of the networks.
+class PolicySizes:
+    """Pictures and actions of a policy.
 
     Attributes:
         resolution: height and width of a picture in pixels.
         images: pictures of an observation: the last frames.
         action_dim: numbers of an action, -1 to 1.
-        action_low, action_high: range of the actions in demonstrations, which -1 to 1 stands for; empty: -1 to 1.
+        action_low, action_high: range of the actions in recorded data, which -1 to 1 stands for; empty: -1 to 1.
+    """
+
+    resolution: int = 32
+    images: int = 1
+    action_dim: int = 2
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            UserError: one is out of range, or the range of the actions has another width.
+        """
+        check_at_least(self, resolution=8, images=1, action_dim=1)
+        if not len(self.action_low) == len(self.action_high) or len(self.action_low) not in (0, self.action_dim):
+            raise UserError(
+                f"action_low is {self.action_low} and action_high {self.action_high}; expected {self.action_dim} "
+                "numbers each, or none"
+            )
+
+    def to_raw(self, actions: np.ndarray) -> np.ndarray:
+        """Return actions ``[.. a]`` in -1 to 1 in the units of the recorded data, float32."""
+        if not self.action_low:
+            return actions
+        low, high = np.array(self.action_low, np.float32), np.array(self.action_high, np.float32)
+        return low + (actions + 1) / 2 * (high - low)
+
+    def from_raw(self, actions: np.ndarray) -> np.ndarray:
+        """Return actions of recorded data in -1 to 1, float32."""
+        if not self.action_low:
+            return actions
+        low, high = np.array(self.action_low, np.float32), np.array(self.action_high, np.float32)
+        return (actions - low) / (high - low) * 2 - 1
+
+
+class SizedPolicy(Protocol):
+    """A policy, or its networks, with the sizes of its pictures and actions."""
+
+    @property
+    def config(self) -> PolicySizes:
+        """Sizes."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyFlowConfig(PolicySizes):
+    """Sizes of the networks.
+
+    Attributes:
         state_dim: numbers of the robot's state; 0: it is not read. In a world model there is no state.
         chunk: actions that are predicted at once.
         halvings: convolutions that halve the picture before its patches are read as tokens; 0: there are none.
@@ -56,11 +106,6 @@ class TinyFlowConfig:
         denoise_steps: steps of the flow.
     """
 
-    resolution: int = 32
-    images: int = 1
-    action_dim: int = 2
-    action_low: tuple[float, ...] = ()
-    action_high: tuple[float, ...] = ()
     state_dim: int = 0
     chunk: int = 4
     halvings: int = 3
@@ -79,34 +124,16 @@ class TinyFlowConfig:
         Raises:
             UserError: one is out of range, or sizes do not fit each other.
         """
-        check_at_least(self, resolution=8, images=1, action_dim=1, state_dim=0, chunk=1, halvings=0, width=8, heads=1)
+        super().__post_init__()
+        check_at_least(self, state_dim=0, chunk=1, halvings=0, width=8, heads=1)
         check_at_least(self, points=1, encoder_layers=1, expert_layers=1, vocabulary=2, words=1, denoise_steps=1)
         if self.resolution % 2**self.halvings:
             raise UserError(
                 f"resolution is {self.resolution} and halvings {self.halvings}; expected a resolution that can be "
                 "halved so often"
             )
-        if not len(self.action_low) == len(self.action_high) or len(self.action_low) not in (0, self.action_dim):
-            raise UserError(
-                f"action_low is {self.action_low} and action_high {self.action_high}; expected {self.action_dim} "
-                "numbers each, or none"
-            )
         if self.width % self.heads:
             raise UserError(f"width is {self.width} and heads {self.heads}; expected a multiple")
-
-    def to_raw(self, actions: np.ndarray) -> np.ndarray:
-        """Return actions ``[.. a]`` in -1 to 1 in the units of the demonstrations, float32."""
-        if not self.action_low:
-            return actions
-        low, high = np.array(self.action_low, np.float32), np.array(self.action_high, np.float32)
-        return low + (actions + 1) / 2 * (high - low)
-
-    def from_raw(self, actions: np.ndarray) -> np.ndarray:
-        """Return actions of demonstrations in -1 to 1, float32."""
-        if not self.action_low:
-            return actions
-        low, high = np.array(self.action_low, np.float32), np.array(self.action_high, np.float32)
-        return (actions - low) / (high - low) * 2 - 1
 
 
 class FlowObservation(NamedTuple):
