@@ -28,7 +28,7 @@ from dataloader import pictures
 
 from ivideogpt.data.augment import Augmentation
 from ivideogpt.data.clips import ClipSpec
-from ivideogpt.data.convert.smaller_frames import with_frame_size
+from ivideogpt.data.convert.smaller_frames import SMALL_FRAME_QUALITY, with_frame_size
 from ivideogpt.data.convert.source_episode import JpegFrames, SourceEpisode
 from ivideogpt.data.loader import ClipLoader
 from ivideogpt.data.mixtures import MixtureSource
@@ -84,7 +84,8 @@ def measure(parts: int) -> Rates:
     with tempfile.TemporaryDirectory() as name:
         convert = []
         for number, part in enumerate(recorded):
-            tasks = with_frame_size(ShardTasks([ShardTask("part", partial(iter, part))]), SIZE)
+            tasks = ShardTasks([ShardTask("part", partial(iter, part))])
+            tasks = with_frame_size(tasks, SIZE, quality=SMALL_FRAME_QUALITY)
             folder = Path(name) / f"store-{number}"
             work = partial(convert_to_store, tasks, folder, facts=StoreFacts(name="mine"), workers=0)
             convert.append(per_second(work, frames))

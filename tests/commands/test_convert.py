@@ -132,7 +132,7 @@ def test_other_options_are_not_mixed_into_a_store(tmp_path, capsys):
 
 
 def test_frames_may_be_stored_at_the_size_of_the_training(tmp_path, capsys):
-    """The pixels are those that training makes of the whole frames, but for the rounding of JPEG files."""
+    """The pixels are those that training makes of whole frames; JPEG files of them are small and nearly the same."""
     from ivideogpt.data.clips import ClipSpec
     from ivideogpt.data.loader import ClipLoader
     from ivideogpt.data.mixture_reader import as_mixture
@@ -140,23 +140,33 @@ def test_frames_may_be_stored_at_the_size_of_the_training(tmp_path, capsys):
 
     source = tmp_path / "videos"
     source.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (12, 30, 40, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    noise = np.random.default_rng(0).integers(0, 256, (12, 6, 8, 3), dtype=np.uint8).repeat(40, 1).repeat(40, 2)
     write_mp4(source / "a.mp4", noise, fps=5, shortest_side=240)
     words = ["convert", "video", str(source)]
     assert main([*words, str(tmp_path / "whole"), "--workers", "0"]) == 0
-    assert main([*words, str(tmp_path / "small"), "--workers", "0", "--size", "32"]) == 0
-    whole, small = EpisodeStore(tmp_path / "whole"), EpisodeStore(tmp_path / "small")
-    assert whole[0].frames.shape == (12, 240, 320, 3) and small[0].frames.shape == (12, 32, 32, 3)
-    spec = ClipSpec(context_frames=2, frames=12, size=32)
-    loaders = [ClipLoader(as_mixture(str(store.folder)), spec, batch_size=1, seed=0) for store in (whole, small)]
+    for name, options in (("small", ()), ("raw", ("--quality", "0"))):
+        assert main([*words, str(tmp_path / name), "--workers", "0", "--size", "64", *options]) == 0
+    whole, small, raw = (EpisodeStore(tmp_path / name) for name in ("whole", "small", "raw"))
+    assert whole[0].frames.shape == (12, 240, 320, 3) and small[0].frames.shape == (12, 64, 64, 3)
+    spec = ClipSpec(context_frames=2, frames=12, size=64)
+    loaders = [ClipLoader(as_mixture(str(store.folder)), spec, batch_size=1, seed=0) for store in (whole, raw)]
     first, second = (next(iter(loader)).frames for loader in loaders)
     assert (first - second).abs().max() < 2.5 / 255
-    assert small.num_bytes < whole.num_bytes / 5
+    error = small[0].frames.astype(float) - raw[0].frames
+    assert 0 < (error**2).mean() < 255**2 / 10**4.2, "42 dB"
+    assert small.num_bytes < raw.num_bytes / 2 and raw.num_bytes > 12 * 64 * 64 * 3
+    small.verify()
     capsys.readouterr()
     assert main([*words, str(tmp_path / "small"), "--workers", "0"]) == 2
-    assert "was converted with size 32, not with no options" in capsys.readouterr().err
+    assert "was converted with quality 98, size 64, not with no options" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "none"), "--size", "0"]) == 2
     assert "size is 0; expected 1 to 4096 pixels" in capsys.readouterr().err
+    for options, sentence in (
+        (("--quality", "90"), "quality is 90, but there is no size: it is of frames that --size makes smaller"),
+        (("--quality", "101", "--size", "32"), "quality is 101; expected 1 to 100, or 0"),
+    ):
+        assert main([*words, str(tmp_path / "none"), *options]) == 2
+        assert sentence in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 

@@ -15,18 +15,20 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class JpegFrames:
-    """Frames as the unchanged JPEG files of their source.
+    """Frames as JPEG files, such as the unchanged ones of their source.
 
     Attributes:
         files: the bytes of each frame.
         height, width: of every frame, in pixels.
         fast: decode with the fast inverse transform, as TensorFlow does; False: with the accurate one.
+        keep_small: store the files of small frames too; False: their pixels.
     """
 
     files: Sequence[bytes]
     height: int
     width: int
     fast: bool = False
+    keep_small: bool = False
 
     def __len__(self) -> int:
         """Return the number of frames."""

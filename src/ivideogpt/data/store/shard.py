@@ -192,14 +192,14 @@ def _named(fields: tuple[ActionField, ...]) -> str:
     return f"({', '.join(field.name for field in fields) or 'of unknown meaning'})"
 
 
-def encode_frames(frames: np.ndarray) -> list[bytes]:
-    """Return frames uint8 ``[t h w 3]`` as JPEG files of quality 95, full colour resolution and accurate DCT.
+def encode_frames(frames: np.ndarray, quality: int = QUALITY) -> list[bytes]:
+    """Return frames uint8 ``[t h w 3]`` as JPEG files of full colour resolution and accurate DCT.
 
     Raises:
         MissingExtraError: simplejpeg is not installed.
     """
     encode = store_format.simplejpeg().encode_jpeg
-    return [encode(np.ascontiguousarray(frame), QUALITY, "RGB", "444", fastdct=False) for frame in frames]
+    return [encode(np.ascontiguousarray(frame), quality, "RGB", "444", fastdct=False) for frame in frames]
 
 
 def _encoded(episode: SourceEpisode, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -208,7 +208,8 @@ def _encoded(episode: SourceEpisode, name: str) -> tuple[dict[str, np.ndarray], 
     height, width = (frames.height, frames.width) if isinstance(frames, JpegFrames) else frames.shape[1:3]
     camera = {"name": name, "height": int(height), "width": int(width), "encoding": "raw", "fast": False}
     files = _checked_files(episode, name, frames) if isinstance(frames, JpegFrames) else []
-    if max(height, width) <= store_format.LARGEST_RAW_SIDE:
+    keeps_files = isinstance(frames, JpegFrames) and frames.keep_small
+    if max(height, width) <= store_format.LARGEST_RAW_SIDE and not keeps_files:
         if isinstance(frames, JpegFrames):
             frames = np.stack([decode_jpeg(file, fast=frames.fast) for file in files])
         return {store_format.raw_name(name): np.ascontiguousarray(frames)}, camera
