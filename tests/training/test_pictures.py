@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.run import Run
 from ivideogpt.models.frame_reward import FrameRewardConfig
@@ -15,6 +16,7 @@ from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsCo
 from ivideogpt.models.picture_forecast import PictureForecastConfig, PictureNetConfig
 from ivideogpt.models.sprites import SpriteConfig, SpriteProjectionConfig
 from ivideogpt.training.picture_crops import CropConfig, CropSampler, PictureClips
+from ivideogpt.training.picture_data import clips_of_changes
 from ivideogpt.training.pictures import PictureTraining, PictureWeights, RoundSchedule, forecast_loss, train_pictures
 
 NET = PictureNetConfig(width=8, deep_width=8, blocks_deep=1)
@@ -207,6 +209,16 @@ def test_transitions_are_drawn_as_often_as_their_chances_say() -> None:
     one = CropSampler([replace(part, chances=chances)], background, config, history=2, pointer=True)
     expected = torch.from_numpy(part.frames[2, 2:5]).permute(0, 3, 1, 2).float() / 255
     assert all(torch.equal(one.draw(step).frames[0], expected) for step in range(3))
+
+
+def test_a_blocked_action_is_trained_on_as_often_as_a_change_and_rest_less_often() -> None:
+    frames = np.zeros((1, 5, 8, 8, 3), np.uint8)
+    frames[0, 2:] = 200  # the second of four actions changes something
+    actions = np.array([[[0, 0], [1, 0], [-1, 0], [0.1, 0], [0, 0]]], np.float32)
+    chances = clips_of_changes([Episode(frames=frames[0], actions=actions[0])]).chances
+    assert chances[0, :4].tolist() == pytest.approx([0.2, 1, 1, 0.2])
+    without = clips_of_changes([Episode(frames=frames[0])]).chances
+    assert without[0, :4].tolist() == pytest.approx([0.2, 1, 0.2, 0.2])
 
 
 def test_whole_frames_come_with_their_poses_and_rewards() -> None:

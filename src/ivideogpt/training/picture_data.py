@@ -17,12 +17,16 @@ from ivideogpt.training.picture_crops import PictureClips
 _BACKGROUND_FRAMES = 400
 #: Difference of two frames, in [0, 1], above which a pixel has changed.
 _CHANGED = 0.05
-#: How often a transition in which nothing changes is trained on, beside 1.
-_STILL_CHANCE = 0.2
+#: How often a transition in which nothing changes is trained on, beside 1. It counts 1 where its action is at least
+#: this share of the usual size of actions that change something: such an action was blocked, which is rare.
+_STILL_CHANCE, _BLOCKED_ACTION = 0.2, 0.5
 
 
 def clips_of_changes(episodes: Sequence[Episode]) -> PictureClips:
-    """Make clips of episodes of any world; crops are cut around what changes, actions stay as they are recorded."""
+    """Make clips of episodes of any world; crops are cut around what changes, actions stay as they are recorded.
+
+    Transitions in which nothing changes are trained on less often, except where the action was blocked.
+    """
     frames = np.stack([episode.frames for episode in episodes])
     changed = np.abs(np.diff(frames.astype(np.int16), axis=1)).max(-1) > _CHANGED * 255  # [n t-1 h w]
     amount = changed.sum((2, 3))
@@ -31,10 +35,14 @@ def clips_of_changes(episodes: Sequence[Episode]) -> PictureClips:
     centre = np.stack([(changed * columns).sum((2, 3)), (changed * rows).sum((2, 3))], -1)
     centre = np.where(amount[..., None] > 0, centre / np.maximum(amount, 1)[..., None], middle)
     places = np.concatenate([centre[:, :1], centre], axis=1)[:, :, None]
-    chances = np.where(amount > 0, 1.0, _STILL_CHANCE)
+    actions, counts = _stacked(episodes, "actions"), amount > 0
+    if actions is not None and counts.any():
+        sizes = np.linalg.norm(actions[:, :-1], axis=-1)
+        counts |= sizes >= _BLOCKED_ACTION * np.median(sizes[counts])
+    chances = np.where(counts, 1.0, _STILL_CHANCE)
     return PictureClips(
         frames=frames,
-        actions=_stacked(episodes, "actions"),
+        actions=actions,
         places=places.astype(np.float32),
         chances=np.pad(chances, ((0, 0), (0, 1))).astype(np.float32),
         rewards=frame_rewards(episodes),
