@@ -10,6 +10,8 @@ pytest.importorskip("gymnasium")
 
 from ivideogpt.core.episode import Episode  # noqa: E402
 from ivideogpt.core.errors import UserError  # noqa: E402
+from ivideogpt.data.store.reader import EpisodeStore  # noqa: E402
+from ivideogpt.envs.toys import ToyPush  # noqa: E402
 from ivideogpt.models.dynamics import HeadsConfig  # noqa: E402
 from ivideogpt.models.picture_dynamics import PictureDynamics, PictureDynamicsConfig  # noqa: E402
 from ivideogpt.models.picture_forecast import PictureForecastConfig, PictureNetConfig  # noqa: E402
@@ -21,6 +23,7 @@ from ivideogpt.models.success_classifier import (  # noqa: E402
 from ivideogpt.policies.vla.tiny_flow import TinyFlow, TinyFlowConfig  # noqa: E402
 from ivideogpt.wmrl.config import WmRlConfig  # noqa: E402
 from ivideogpt.wmrl.loop import check_held_out  # noqa: E402
+from ivideogpt.wmrl.own_episodes import OwnRecording, record_own_episodes  # noqa: E402
 from ivideogpt.wmrl.rollouts import ImaginedRows, InstructedStarts, RealRows, evaluate_flow, play_episodes  # noqa: E402
 from ivideogpt.worldmodel.config import WorldModelConfig  # noqa: E402
 from ivideogpt.worldmodel.world_model import WorldModel  # noqa: E402
@@ -140,6 +143,25 @@ def test_real_episodes_depend_on_their_seed_alone_and_every_success_is_counted(p
     frames, words = narrow.begin(np.random.default_rng(0), 2)
     assert np.array_equal(frames[0], frames[1]) and words[0] == words[1]
     narrow.close()
+
+
+def test_recorded_episodes_of_a_policy_are_what_the_environment_shows_for_their_actions(policy, tmp_path) -> None:
+    settings = OwnRecording(
+        episodes=3, horizon=5, noise=0.5, random_share=0.5, environment_options={"terminate": False, "size": 16}
+    )
+    record_own_episodes(policy, "toy-push", range(3), tmp_path / "own", settings, {}, split="test")
+    store = EpisodeStore(tmp_path / "own")
+    assert store.splits == ["test"] * 3
+    for index in range(3):
+        episode, environment = store[index], ToyPush(size=16, terminate=False)
+        frame, info = environment.reset(seed=index)
+        assert len(episode) == 6 and store.info(index)["text"] == info["instruction"]
+        for step in range(5):
+            assert np.array_equal(episode.frames[step], frame)
+            frame, reward, *_ = environment.step(episode.actions[step])
+            assert episode.rewards[step] == reward
+        assert np.array_equal(episode.frames[5], frame)
+    assert len({store[index].actions.tobytes() for index in range(3)}) == 3
 
 
 def test_a_world_model_is_trusted_as_far_as_held_out_recordings_allow(model) -> None:

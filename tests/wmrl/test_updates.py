@@ -22,7 +22,14 @@ from ivideogpt.wmrl.config import WmRlConfig
 from ivideogpt.wmrl.loop import improve_policy
 from ivideogpt.wmrl.residual import ResidualAgent, improve_residual, residual_agent_config
 from ivideogpt.wmrl.rollouts import Outcome, Rows, play_episodes
-from ivideogpt.wmrl.updates import ChunkValue, FlowLearner, episode_returns, grpo_advantages, ppo_advantages
+from ivideogpt.wmrl.updates import (
+    ChunkValue,
+    FlowLearner,
+    SuccessBuffer,
+    episode_returns,
+    grpo_advantages,
+    ppo_advantages,
+)
 
 SIZES = TinyFlowConfig(
     resolution=16,
@@ -58,7 +65,10 @@ class PushRight(Rows):
         self._ages += steps
         self._over |= success | (self._ages >= 4)
         self.steps += int(steps.sum())
-        return Outcome(np.zeros((self.count, 1, 16, 16, 3), np.uint8), success, self._over.copy(), steps)
+        frames = np.zeros((actions.shape[1], self.count, 1, 16, 16, 3), np.uint8)
+        ages = (self._ages - steps)[None] + 1 + np.arange(actions.shape[1])[:, None]
+        frames[:, :, 0, 0, 0, 0] = ages
+        return Outcome(frames, success, self._over.copy(), steps)
 
     def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
         super().load_state_dict(state_dict)
@@ -130,6 +140,22 @@ def test_generalised_advantages_are_those_computed_by_hand() -> None:
     first = gamma * 0.25 - 0.25
     assert returns[:, 0].tolist() == pytest.approx([first + gamma * 0.5 * last_won + 0.25, last_won + 0.25])
     assert returns[:, 1].tolist() == pytest.approx([first + gamma * 0.5 * last_lost + 0.25, last_lost + 0.25])
+
+
+def test_of_each_group_the_shortest_success_is_imitated_from_every_step() -> None:
+    episodes = played(new_policy(), PushRight(limit=9.0))  # two groups of eight, two chunks of two actions
+    steps, success = episodes.steps.clone(), torch.zeros_like(episodes.success)
+    success[1, 2] = success[0, 5] = success[1, 6] = True
+    steps[2], steps[5], steps[6] = 4, 1, 3
+    buffer = SuccessBuffer(new_policy())
+    buffer.add(replace(episodes, success=success, steps=steps), 8)
+    assert len(buffer) == 1 and torch.equal(buffer.actions[0, 0], episodes.actions[0, 5, 0])
+    assert buffer.counts.tolist() == [[1, 0]]  # the second action came after the success
+    buffer.add(replace(episodes, success=success, steps=steps), 2)  # rows 2 and 3, 4 and 5, 6 and 7
+    assert buffer.counts[1:].tolist() == [[1, 1], [1, 1], [1, 1], [1, 0], [1, 0], [1, 1], [1, 1], [1, 0]]
+    taken = episodes.actions[:, 2].flatten(0, 1)
+    assert torch.equal(buffer.actions[1:4], torch.stack([taken[:2], taken[1:3], taken[2:4]]))
+    assert buffer.frames[1:5, 0, 0, 0, 0].tolist() == [0, 1, 2, 3]  # the age of the episode
 
 
 @pytest.mark.parametrize("algorithm", ["grpo_flow", "ppo_flow", "filtered_bc"])

@@ -243,9 +243,11 @@ def improve(
     return check, rows.steps
 
 
-def _read_all(folder: str) -> tuple[list[Episode], list[str]]:
-    """Read all episodes of a store and the instruction of each."""
+def _read_all(data: str) -> tuple[list[Episode], list[str]]:
+    """Read all episodes of a store or of the stores of a mixture file, and the instruction of each."""
+    from ivideogpt.commands.training_stages import read_mixture
     from ivideogpt.data.store.reader import EpisodeStore
 
-    store = EpisodeStore(folder)
-    return [store[index] for index in range(len(store))], [store.info(index)["text"] for index in range(len(store))]
+    stores = [EpisodeStore(source.path) for source in read_mixture(data).sources]
+    rows = [(store, index) for store in stores for index in range(len(store))]
+    return [store[index] for store, index in rows], [store.info(index)["text"] for store, index in rows]

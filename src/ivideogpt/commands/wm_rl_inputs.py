@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 INPUTS = ("policy", "world", "classifier", "demos", "recordings", "held_out")
 _STORES = INPUTS[3:]
-#: First seed of the recordings; see `WmRlRecipe` for those of demonstrations and held-out episodes.
-_RECORDINGS = 1_000
+#: First seeds of the recordings, and of the policy's own episodes for training and held out; see `WmRlRecipe` for those
+#: of demonstrations and other held-out episodes.
+_RECORDINGS, _OWN, _OWN_HELD_OUT = 1_000, 30_000, 40_000
 _TOKENS = "tokens:"
 
 
@@ -182,6 +183,9 @@ def make_inputs(
                 **machine,
             )
     if config.imagination and "world" not in inputs:
+        if recipe.own.episodes and config.algorithm != "residual_drq":
+            with results.stage("own episodes"):
+                _add_own_episodes(recipe, inputs, folder)
         inputs["world"] = str(folder / "world")
         with results.stage("world"):
             _train_world(recipe, inputs["recordings"], folder / "world", machine)
@@ -198,6 +202,22 @@ def make_inputs(
                 device=device,
             )
     return inputs
+
+
+def _add_own_episodes(recipe: WmRlRecipe, inputs: dict[str, str], folder: Path) -> None:
+    """Record episodes of the policy itself, and put them beside recordings and held-out ones in mixture files."""
+    from ivideogpt.policies.vla.tiny_flow import TinyFlow
+    from ivideogpt.wmrl.own_episodes import record_own_episodes
+
+    config, own, policy = recipe.rl, recipe.own, TinyFlow.from_pretrained(inputs["policy"])
+    wanted = (("recordings", _OWN, own.episodes, "train"), ("held_out", _OWN_HELD_OUT, own.held_out, "test"))
+    for name, first, count, split in wanted:
+        if count:
+            out, seeds = folder / f"own_{name}", range(first, first + count)
+            record_own_episodes(policy, config.task, seeds, out, own, config.environment_options, split=split)
+            paths = [str(Path(place).absolute()) for place in (out, inputs[name])]
+            inputs[name] = str(folder / f"{name}.json")
+            save_json(Path(inputs[name]), {"sources": [{"path": path} for path in paths]})
 
 
 def _train_world(recipe: WmRlRecipe, data: str, folder: Path, machine: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ def toy_push_classifier() -> ClassifierTraining:
     return ClassifierTraining(
         network=ClassifierConfig(resolution=32, width=8, hidden=64, words=512),
         reward_above=0.5,
+        precision=0.99,
         horizon=18,
         steps=2_000,
     )

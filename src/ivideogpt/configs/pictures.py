@@ -118,21 +118,30 @@ def debug_pictures() -> PictureRecipe:
 
 
 def toy_push_pictures() -> PictureRecipe:
-    """Return a small model of toy push at 32 px, trained in some minutes on a processor core; it has no reward."""
-    net = PictureNetConfig(width=32, deep_width=48, blocks_in=1, blocks_deep=2, blocks_out=1, copies=True)
+    """Return a small model of toy push at 32 px, trained in some minutes on a processor core; it has no reward.
+
+    It reads one frame: the frame before tells nothing more. Its fine grid has a position for each cell.
+    """
+    net = PictureNetConfig(width=32, deep_width=32, blocks_in=2, blocks_deep=1, blocks_out=2, copies=True)
     return PictureRecipe(
         training=PictureTraining(
             dynamics=PictureDynamicsConfig(
-                resolution=32, forecast=PictureForecastConfig(net=net, action="numbers", action_dim=2)
+                resolution=32, forecast=PictureForecastConfig(net=net, frames=1, action="numbers", action_dim=2)
             ),
-            steps=4_000,
+            steps=3_000,
             crops=CropConfig(
-                pixels=16 * 32 * 32, sides=(32,), side_shares=(1.0,), place_shares=(1.0,), symmetry="none"
+                pixels=16 * 32 * 32,
+                sides=(32,),
+                side_shares=(1.0,),
+                place_shares=(1.0,),
+                jitter=0.0,
+                symmetry="none",
             ),
             weights=PictureWeights(shown=8.0, marked=0.0),
             history_noise=0.03,
-            unroll=4,
-            unroll_after=800,
+            unroll=1,
+            unroll_after=1_800,
+            learning_rate=2e-3,
             save_every=500,
         ),
         clip_frames=16,

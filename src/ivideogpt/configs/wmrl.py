@@ -9,6 +9,7 @@ from typing import Any
 from ivideogpt.core.config import check_at_least
 from ivideogpt.core.errors import UserError
 from ivideogpt.wmrl.config import WmRlConfig
+from ivideogpt.wmrl.own_episodes import OwnRecording
 
 #: Names of configurations of WM-RL forks of the official repository, such as
 #: "libero_spatial_mbpo_openpi_pi05_config", which name the suite.
@@ -28,6 +29,8 @@ class WmRlRecipe:
         recording_options: of their recording.
         held_out_episodes: further such episodes, for the threshold of the classifier and the check of both.
         held_out_seed: of the first of them.
+        own: episodes that the policy itself plays in the environment, recorded before the world model is trained, which
+            learns from them too; none for residual_drq.
         policy_preset: of ``train-policy``.
         policy_steps: updates; null: those of the preset, as in the following two.
         world_preset: of ``train-pictures``; with "tokens:" before it, of ``train-tokenizer`` and ``train-transformer``.
@@ -44,6 +47,7 @@ class WmRlRecipe:
     recording_options: dict[str, Any] = field(default_factory=dict)
     held_out_episodes: int = 100
     held_out_seed: int = 10_000
+    own: OwnRecording = field(default_factory=OwnRecording)
     policy_preset: str = "toy"
     policy_steps: int | None = None
     world_preset: str = "toy-push"
@@ -61,17 +65,22 @@ def toy_push_improvement() -> WmRlRecipe:
     return WmRlRecipe(
         rl=WmRlConfig(
             algorithm="filtered_bc",
-            iterations=40,
-            prompts=64,
-            group=1,
-            bc_updates=30,
-            minibatch=64,
-            learning_rate=1e-3,
+            iterations=10,
+            prompts=128,
+            group=4,
+            bc_updates=250,
+            minibatch=128,
+            learning_rate=1.5e-3,
             demo_share=0.3,
             evaluation_episodes=400,
+            log_every=1,
         ),
-        policy_steps=1_500,
+        recording_episodes=300,
         recording_options={"noise": 0.5, "random_share": 0.7, "other_share": 0.5},
+        held_out_episodes=50,
+        own=OwnRecording(
+            episodes=300, held_out=50, noise=0.5, random_share=0.5, environment_options={"terminate": False}
+        ),
     )
 
 
@@ -93,6 +102,7 @@ def debug_improvement() -> WmRlRecipe:
         demonstrations=40,
         recording_episodes=60,
         held_out_episodes=20,
+        own=replace(recipe.own, episodes=20, held_out=0),
         policy_steps=200,
         world_steps=100,
         classifier_steps=60,

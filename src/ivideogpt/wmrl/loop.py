@@ -169,7 +169,7 @@ def improve_policy(
             figures |= learner.update(rollouts, optimizer, generator)
         else:
             if rollouts is not None:
-                successes.add(rollouts)
+                successes.add(rollouts, config.group)
             figures |= imitate_successes(config, policy, successes, demonstrations, optimizer, random, generator)
         if evaluate is not None and config.evaluate_every and (step + 1) % config.evaluate_every == 0:
             figures["real_success"] = evaluate(policy)

@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
     """Result of a chunk of actions.
 
     Attributes:
-        frames: uint8 ``[n k h w 3]`` after it.
+        frames: uint8 ``[c n k h w 3]`` after each of the c actions.
         success: bool ``[n]``, in this chunk.
         over: bool ``[n]``: by success or by the horizon.
         steps: int64 ``[n]`` that were taken.
@@ -162,7 +162,8 @@ class ImaginedRows(Rows):
         steps = np.where(self._over, 0, taken)
         self._over |= ends.any(axis=1)
         self.steps += int(steps.sum())
-        return Outcome(self._stacked(frames[-1]), np.asarray(terminated.any(axis=1)), self._over.copy(), steps)
+        pictures = np.stack([self._stacked(x) for x in frames])
+        return Outcome(pictures, np.asarray(terminated.any(axis=1)), self._over.copy(), steps)
 
     def _reward(self, frames: np.ndarray, actions: np.ndarray, after: np.ndarray) -> np.ndarray:
         words = self._instructions if self._classifier.config.words else None
@@ -212,6 +213,7 @@ class RealRows(Rows):
     def play_chunk(self, actions: np.ndarray) -> Outcome:
         """Step the environments; see `Rows`."""
         success, steps = np.zeros(self.count, bool), np.zeros(self.count, np.int64)
+        frames = []
         for number in range(actions.shape[1]):
             for row in np.flatnonzero(~self._over):
                 frame, _, terminated, truncated, info = self._environments[row].step(actions[row, number])
@@ -221,8 +223,9 @@ class RealRows(Rows):
                 steps[row] += 1
                 at_end = self._horizon is not None and self._ages[row] >= self._horizon
                 self._over[row] = terminated or truncated or success[row] or at_end
+            frames.append(np.stack(self._frames))
         self.steps += int(steps.sum())
-        return Outcome(np.stack(self._frames), success, self._over.copy(), steps)
+        return Outcome(np.stack(frames), success, self._over.copy(), steps)
 
     def close(self) -> None:
         """Close the environments."""
@@ -239,6 +242,7 @@ class PlayedEpisodes:
 
     Attributes:
         observations: n * m rows, chunk by chunk.
+        frames: uint8 ``[m h n k h w 3]``, before each action of each chunk.
         before, after: float32 ``[m n h a]`` around the stochastic step of the flow.
         actions: float32 ``[m n h a]``, clamped to -1 to 1, as they were taken.
         indices: int64 ``[m n]``, number of the stochastic step.
@@ -249,6 +253,7 @@ class PlayedEpisodes:
     """
 
     observations: FlowObservation
+    frames: Tensor
     before: Tensor
     after: Tensor
     actions: Tensor
@@ -308,7 +313,7 @@ def play_episodes(
         actions = chain.actions.clamp(-1, 1).cpu()
         outcome = rows.play_chunk(actions.numpy())
         values = {
-            "frames": seen.frames,
+            "frames": torch.from_numpy(np.concatenate([frames[None], outcome.frames[:-1]])),
             "before": chain.before.cpu(),
             "after": chain.after.cpu(),
             "actions": actions,
@@ -319,10 +324,10 @@ def play_episodes(
         for name, value in values.items():
             parts[name].append(value)
         steps += outcome.steps
-        done, frames = done | outcome.over, outcome.frames
+        done, frames = done | outcome.over, outcome.frames[-1]
     stacked = {name: torch.stack(values) for name, values in parts.items()}
     count = len(stacked["frames"])
-    seen = FlowObservation(stacked.pop("frames").flatten(0, 1), words.repeat(count, 1))
+    seen = FlowObservation(stacked["frames"][:, 0].flatten(0, 1), words.repeat(count, 1))
     last = FlowObservation(torch.from_numpy(frames), words)
     return PlayedEpisodes(observations=seen, last=last, steps=torch.from_numpy(steps), **stacked)
 

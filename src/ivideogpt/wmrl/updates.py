@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ivideogpt.policies.vla.flow import normal_divergence, normal_log_prob, step_distribution
@@ -162,44 +163,63 @@ class FlowLearner:
 
 
 class SuccessBuffer:
-    """Chunks of the latest episodes that succeeded; of more than ``capacity`` chunks the oldest are dropped."""
+    """Chunks of the latest episodes that succeeded; of more than ``capacity`` chunks the oldest are dropped.
 
-    def __init__(self, policy: TinyFlow, capacity: int = 20_000) -> None:
+    A chunk begins at every step of an episode, as in demonstrations, so that the policy learns from frames between its
+    own decisions too. Of the episodes that begin alike, only the shortest success is kept: easy starts do not outweigh
+    those that succeed once, and detours are not learned.
+    """
+
+    _FIELDS = ("frames", "words", "actions", "counts")
+
+    def __init__(self, policy: TinyFlow, capacity: int = 50_000) -> None:
         """Make an empty buffer for chunks of a policy."""
         config = policy.config
         self.capacity = capacity
         self.frames = torch.zeros(0, config.images, config.resolution, config.resolution, 3, dtype=torch.uint8)
         self.words = torch.zeros(0, config.words, dtype=torch.long)
         self.actions = torch.zeros(0, config.chunk, config.action_dim)
+        self.counts = torch.zeros(0, config.chunk)
 
     def __len__(self) -> int:
         """Return the number of chunks."""
         return len(self.frames)
 
-    def add(self, episodes: PlayedEpisodes) -> None:
-        """Add the chunks of the episodes that succeeded."""
-        good = torch.nonzero((episodes.alive & episodes.succeeded).flatten())[:, 0]
-        new = (
-            episodes.observations.frames[good],
-            episodes.observations.words[good],
-            episodes.actions.flatten(0, 1)[good],
-        )
-        for name, value in zip(("frames", "words", "actions"), new, strict=True):
-            setattr(self, name, torch.cat([getattr(self, name), value])[-self.capacity :])
+    def add(self, episodes: PlayedEpisodes, group: int = 1) -> None:
+        """Add the shortest success of each ``group`` of neighbouring episodes."""
+        never = torch.iinfo(torch.int64).max
+        steps = torch.where(episodes.succeeded, episodes.steps, never).view(-1, group)
+        best = steps.argmin(dim=1) + group * torch.arange(len(steps))
+        parts = {name: [getattr(self, name)] for name in self._FIELDS}
+        for row in best[steps.amin(dim=1) < never].tolist():
+            length, chunk = int(episodes.steps[row]), self.actions.shape[1]
+            actions = episodes.actions[:, row].flatten(0, 1)[:length]
+            padded = nn.functional.pad(actions, (0, 0, 0, chunk - 1))
+            left = length - torch.arange(length)[:, None]
+            new = {
+                "frames": episodes.frames[:, :, row].flatten(0, 1)[:length],
+                "words": episodes.last.words[row].expand(length, -1),
+                "actions": rearrange(padded.unfold(0, chunk, 1), "t a h -> t h a"),
+                "counts": (torch.arange(chunk) < left).float(),
+            }
+            for name, value in new.items():
+                parts[name].append(value)
+        for name, values in parts.items():
+            setattr(self, name, torch.cat(values)[-self.capacity :])
 
     def draw(self, count: int, random: np.random.Generator) -> tuple[FlowObservation, Tensor, Tensor]:
         """Draw chunks; see ``ChunkDataset.draw``."""
         rows = torch.from_numpy(random.integers(0, len(self), count))
-        actions = self.actions[rows]
-        return FlowObservation(self.frames[rows], self.words[rows]), actions, torch.ones(actions.shape[:2])
+        return FlowObservation(self.frames[rows], self.words[rows]), self.actions[rows], self.counts[rows]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the chunks."""
-        return {name: getattr(self, name) for name in ("frames", "words", "actions")}
+        return {name: getattr(self, name) for name in self._FIELDS}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Load what ``state_dict`` returned."""
-        self.frames, self.words, self.actions = (state_dict[name] for name in ("frames", "words", "actions"))
+        for name in self._FIELDS:
+            setattr(self, name, state_dict[name])
 
 
 def imitate_successes(
