@@ -80,7 +80,7 @@ def test_a_policy_is_measured_in_the_world_model_with_a_classifier_as_the_judge(
     done = run(*words, "--trials", 3, "--videos", 1, "--out", "imagined")
     assert done.code == 0, done.err
     assert done.json["trials"] == 3 and done.json["steps"] <= 4 and done.json["trust"]["signal"].startswith("token")
-    assert done.json["classifier"] == {"threshold": 0.5, "real": None, "imagined": None}
+    assert done.json["classifier"] == {"threshold": 0.5, "target_precision": 0.95, "real": None, "imagined": None}
     assert "success classifier of reacher: frames at the goal" in done.out and "trust: mean token entropy" in done.out
     (video,) = (tmp_path / "imagined" / "videos").iterdir()
     again = run(*words, "--trials", 3, "--videos", 1, "--out", "imagined")

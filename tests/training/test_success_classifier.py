@@ -57,14 +57,24 @@ def test_the_label_of_a_frame_is_that_of_the_transition_that_led_to_it() -> None
 
 
 def test_the_threshold_has_the_precision_and_the_highest_recall() -> None:
-    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    scores, episodes = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4]), np.zeros(6, int)
     labels = np.array([True, True, False, True, True, False])
-    assert choose_threshold(scores, labels, 1.0) == (pytest.approx(0.75), True)
-    assert choose_threshold(scores, labels, 0.8) == (pytest.approx(0.45), True)
+    assert choose_threshold(scores, labels, episodes, 1.0) == (pytest.approx(0.75), True)
+    assert choose_threshold(scores, labels, episodes, 0.8) == (pytest.approx(0.45), True)
     # ties are counted together: the highest precision that can be had is a half
-    assert choose_threshold(np.array([0.9, 0.9]), np.array([True, False]), 0.95) == (pytest.approx(0.45), False)
+    tied = choose_threshold(np.array([0.9, 0.9]), np.array([True, False]), np.zeros(2, int), 0.95)
+    assert tied == (pytest.approx(0.45), False)
     with pytest.raises(UserError, match="no held-out frame of the calibration half is a success"):
-        choose_threshold(scores, np.zeros(6, bool), 0.9)
+        choose_threshold(scores, np.zeros(6, bool), episodes, 0.9)
+
+
+def test_a_precision_that_other_episodes_would_miss_is_not_enough() -> None:
+    # each of 20 episodes has a success at 0.9; one has another frame at 0.6 and a success at 0.5 too
+    scores = np.array([0.9] * 20 + [0.6, 0.5])
+    labels, episodes = np.array([True] * 20 + [False, True]), np.array([*range(20), 0, 0])
+    at_half = labels[scores >= 0.5].mean()
+    assert at_half > 0.95 and choose_threshold(scores, labels, episodes, 0.95) == (pytest.approx(0.75), True)
+    assert choose_threshold(scores, labels, episodes, 0.8) == (pytest.approx(0.25), True)
 
 
 def test_the_area_under_the_curve_counts_pairs() -> None:

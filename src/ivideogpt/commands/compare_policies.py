@@ -56,6 +56,8 @@ def compare_policies(
     labels = [choice.label for choice in choices]
     trials = len(scores["success"][0][0])
     values: dict[str, Any] = {"environment": seeds.name, "trials": trials, "policies": labels, **imagination.facts}
+    if imagination.classifier is not None:
+        values["classifier"] = imagination.classifier.scores()
     panels, rows = [], []
     for key, words in SCORES.items():
         real, imagined = (np.array(part, np.float64) for part in scores[key])

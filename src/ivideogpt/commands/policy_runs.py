@@ -194,18 +194,9 @@ def imagined_policy(
     if report:
         values = {"environment": seeds.name, "policy": policy, "results": folder, **imagination.facts}
         if imagination.classifier is not None:
-            values["classifier"] = _scores(imagination.classifier)
+            values["classifier"] = imagination.classifier.scores()
         print_results(results, values | _trust(model, results), time.perf_counter() - start)
     return results
-
-
-def _scores(classifier: SuccessClassifier) -> dict[str, Any]:
-    """Return threshold, precision and recall of a judge, on real and on imagined frames."""
-    facts = classifier.facts
-    values: dict[str, Any] = {"threshold": facts.threshold}
-    for where, score in (("real", facts.real), ("imagined", facts.imagined)):
-        values[where] = None if score is None else {"precision": score.precision, "recall": score.recall}
-    return values
 
 
 def _trust(model: WorldModel, results: Sequence[TrialResult]) -> dict[str, Any]:

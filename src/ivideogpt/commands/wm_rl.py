@@ -83,6 +83,7 @@ def wm_rl(
     from ivideogpt.commands.wm_rl_inputs import INPUTS, StageResults, check_inputs, make_inputs
     from ivideogpt.core.checkpoint import step_folders
     from ivideogpt.core.run import choose_device, choose_precision
+    from ivideogpt.models.success_classifier import SuccessClassifier
 
     start = time.perf_counter()
     changes: dict[str, Any] = {"task": task_name, "seed": seed}
@@ -111,13 +112,15 @@ def wm_rl(
     if "after" not in results.values:
         with results.stage("evaluation after"):
             results.values["after"] = improver.measure()
-    _print_summary(recipe, results.values, check, steps, step_folders(folder / "improved")[-1], start)
+    judge = SuccessClassifier.from_pretrained(inputs["classifier"]).scores() if config.imagination else None
+    _print_summary(recipe, results.values, check, judge, steps, step_folders(folder / "improved")[-1], start)
 
 
 def _print_summary(
     recipe: WmRlRecipe,
     results: Mapping[str, Any],
     check: HeldOutCheck | None,
+    judge: Mapping[str, Any] | None,
     steps: int,
     newest: tuple[int, Path],
     start: float,
@@ -143,6 +146,7 @@ def _print_summary(
             "iterations": newest[0],
             "steps": steps,
             **checked,
+            "classifier": judge,
             "stages": results["seconds"],
             "seconds": round(time.perf_counter() - start, 1),
             "output": newest[1],

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,8 +113,9 @@ class ClassifierFacts:
         labels: the frames that count as success in its data, in words.
         data, held_out: names of the episodes for training, and for threshold and measurement.
         threshold: probability from which a frame counts as success.
-        target_precision: precision that the threshold was chosen for.
-        reached_precision: True where a threshold reached it on the calibration half of the held-out episodes.
+        target_precision: least precision that the threshold was chosen for.
+        reached_precision: True where the lower end of the 95 % interval of the precision reached it on the calibration
+            half of the held-out episodes.
         real: score on the other half.
         imagined: score on frames that ``world`` imagined for the same actions; None: not measured.
         world: name of the world model.
@@ -228,11 +230,19 @@ class SuccessClassifier(nn.Module):
         short = "" if facts.reached_precision else "; no threshold reached it on the calibration episodes"
         lines = [
             f"success classifier of {facts.task}: {facts.labels}",
-            f"  threshold {facts.threshold:.3f} for a precision of {facts.target_precision}{short}",
+            f"  threshold {facts.threshold:.3f} for a precision of at least {facts.target_precision}{short}",
             f"  real held-out frames: {facts.real or 'not measured'}",
             f"  frames imagined by {facts.world or 'a world model'}: {facts.imagined or 'not measured'}",
         ]
         return "\n".join(lines)
+
+    def scores(self) -> dict[str, Any]:
+        """Return threshold, the least precision that it was chosen for, and measured precision and recall, as JSON."""
+        facts = self.facts
+        values: dict[str, Any] = {"threshold": facts.threshold, "target_precision": facts.target_precision}
+        for where, measured in (("real", facts.real), ("imagined", facts.imagined)):
+            values[where] = measured and {"precision": measured.precision, "recall": measured.recall}
+        return values
 
     # Files
 

@@ -25,6 +25,7 @@ from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import ScheduleName, adamw, check_descent, named_schedule, set_learning_rate
 from ivideogpt.core.run import Run
+from ivideogpt.evaluation.intervals import LEVEL, RESAMPLES
 from ivideogpt.models.success_classifier import (
     ClassifierConfig,
     ClassifierScore,
@@ -33,6 +34,8 @@ from ivideogpt.models.success_classifier import (
 from ivideogpt.training.weight_average import ExponentialAverage
 from ivideogpt.worldmodel.world_model import WorldModel
 
+# Thresholds that are compared, at most.
+_MOST_THRESHOLDS = 1_000
 #: Array of an episode, bool ``[t]``, True where the transition from frame t to t + 1 succeeds.
 SUCCESS = "success"
 
@@ -46,7 +49,7 @@ class ClassifierTraining:
         reward_above: a frame that a transition with a reward above this led to is a success; None: rewards are not
             read.
         last_frames: of an episode that succeeded, these last frames are successes where nothing else says so.
-        precision: that the threshold is chosen for.
+        precision: least precision of the threshold: the lower end of its 95 % interval on held-out episodes.
         horizon: frames that the world model imagines from a recorded start, for the score on imagined frames.
         imagined_starts: most of these starts.
         steps: updates.
@@ -269,16 +272,22 @@ def halves(data: LabelledFrames) -> tuple[LabelledFrames, LabelledFrames]:
     return data.chosen(rows), data.chosen(~rows)
 
 
-def choose_threshold(probabilities: np.ndarray, labels: np.ndarray, precision: float) -> tuple[float, bool]:
-    """Choose the threshold with the highest recall among those with the precision.
+def choose_threshold(
+    probabilities: np.ndarray, labels: np.ndarray, episodes: np.ndarray, precision: float
+) -> tuple[float, bool]:
+    """Choose the threshold with the highest recall among those that have the precision in other episodes too.
+
+    A threshold at which these frames alone just reach the precision misses it on half of all other episodes. So the
+    lower end of the 95 % interval of the precision, over episodes, must reach it.
 
     Args:
         probabilities: float ``[n]`` of frames.
         labels: bool ``[n]``.
+        episodes: int64 ``[n]``, number of the episode of each.
         precision: to reach.
 
     Returns:
-        The threshold, and True; where no threshold reaches it, that of the highest precision, and False.
+        The threshold, and True; where no threshold reaches it, that of the highest lower end, and False.
 
     Raises:
         UserError: no frame is a success.
@@ -290,14 +299,24 @@ def choose_threshold(probabilities: np.ndarray, labels: np.ndarray, precision: f
         )
     order = np.argsort(-probabilities, kind="stable")
     ordered = probabilities[order].astype(np.float64)
-    hits = np.cumsum(labels[order])
-    reached = hits / np.arange(1, len(order) + 1)
     # frames with equal probabilities are counted together
     ends = np.flatnonzero(np.append(ordered[1:] < ordered[:-1], True))
-    good = [end for end in ends if reached[end] >= precision]
-    end = good[-1] if good else max(ends, key=lambda index: (reached[index], hits[index]))
+    ends = ends[np.unique(np.linspace(0, len(ends) - 1, _MOST_THRESHOLDS).round().astype(int))]
+    _, numbers = np.unique(episodes[order], return_inverse=True)
+    columns = np.searchsorted(ends, np.arange(len(order)))
+    hits, counted = (np.zeros((numbers.max() + 1, len(ends))) for _ in range(2))
+    np.add.at(hits, (numbers, columns), labels[order])
+    np.add.at(counted, (numbers, columns), 1)
+    hits, counted = hits.cumsum(axis=1), counted.cumsum(axis=1)
+    count = len(hits)
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(np.float64)
+    reached = (drawn @ hits) / np.maximum(drawn @ counted, 1)
+    low = np.quantile(np.where(drawn @ counted > 0, reached, 1.0), (1 - LEVEL) / 2, axis=0)
+    good = np.flatnonzero(low >= precision)
+    column = good[-1] if len(good) else max(range(len(ends)), key=lambda index: (low[index], hits[:, index].sum()))
+    end = ends[column]
     below = ordered[end + 1] if end + 1 < len(ordered) else 0.0
-    return float((ordered[end] + below) / 2), bool(good)
+    return float((ordered[end] + below) / 2), bool(len(good))
 
 
 def calibrate(
@@ -305,7 +324,7 @@ def calibrate(
 ) -> SuccessClassifier:
     """Choose the threshold on some held-out frames, and measure it on others."""
     probabilities = _probabilities(classifier, calibration)
-    threshold, reached = choose_threshold(probabilities, calibration.labels, precision)
+    threshold, reached = choose_threshold(probabilities, calibration.labels, calibration.episodes, precision)
     classifier.with_facts(threshold=threshold, target_precision=precision, reached_precision=reached)
     return classifier.with_facts(real=score(classifier, measured))
 
