@@ -3,12 +3,12 @@
 # Every command goes on where it stopped: start the script again after an interruption.
 #
 #   runs/metaworld.sh                        # the published size: about three hours of one core
-#   EPISODES=10 QUICK=1 runs/metaworld.sh    # minutes, to see that everything runs
+#   EPISODES=2 QUICK=1 runs/metaworld.sh    # minutes, to see that everything runs
 set -euo pipefail
 
 RUNS=${RUNS:-runs/metaworld-64}
 DATA=${DATA:-datasets}
-EPISODES=${EPISODES:-20}    # of each task and behaviour
+EPISODES=${EPISODES:-20}    # of each task: scripts; three times as many of each of the other behaviours
 TEST_EPISODES=${TEST_EPISODES:-5}
 IVIDEOGPT=${IVIDEOGPT:-ivideogpt}
 PYTHON=${PYTHON:-python}
@@ -24,8 +24,8 @@ random=(--noise 0.3 --random-share 1 --longest-stretch 60)
 
 # episodes: scripts, scripts with noise and short random stretches, random stretches alone
 record scripts 0 "$EPISODES"
-record shaken 30 "$EPISODES" --noise 0.3 --random-share 0.2
-record explore 200 "$EPISODES" "${random[@]}"
+record shaken 30 "$((3 * EPISODES))" --noise 0.3 --random-share 0.2
+record explore 200 "$((3 * EPISODES))" "${random[@]}"
 record test-shaken 10000 "$TEST_EPISODES" --noise 0.3 --random-share 0.2
 record test-explore 10100 "$TEST_EPISODES" "${random[@]}"
 printf '[[sources]]\npath = "metaworld-%s"\n' scripts shaken explore > "$DATA/metaworld.toml"

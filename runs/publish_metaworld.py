@@ -7,6 +7,7 @@ python runs/publish_metaworld.py runs/metaworld-64/training --test datasets/meta
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 import tyro
 
 from ivideogpt import Episode, WorldModel
@@ -40,7 +41,8 @@ def publish(
     for episode in EpisodeStore(test):
         episodes.setdefault(episode.meta["task"], episode)
     chosen = [episode.window(0, SHIPPED_FRAMES) for episode in episodes.values()]
-    model.save_pretrained(out, also=lambda inside: save_episodes(inside / EPISODES_FILE, chosen))
+    # half as large; the figures are those of this checkpoint
+    model.save_pretrained(out, dtype=torch.bfloat16, also=lambda inside: save_episodes(inside / EPISODES_FILE, chosen))
     print(f"{out}: {len(chosen)} held-out episodes")
 
 

@@ -58,7 +58,7 @@ def pusht_pictures() -> PictureRecipe:
 
 def metaworld_pictures() -> PictureRecipe:
     """Return the recipe of the shipped model of six tasks, whose cameras stand still: a scene for each task."""
-    net = PictureNetConfig(width=48, deep_width=128, blocks_in=1, blocks_deep=4, blocks_out=2, copies=True, flow=True)
+    net = PictureNetConfig(width=48, deep_width=128, blocks_in=1, blocks_deep=8, blocks_out=3, copies=True, flow=True)
     return PictureRecipe(
         training=PictureTraining(
             dynamics=PictureDynamicsConfig(
@@ -69,13 +69,14 @@ def metaworld_pictures() -> PictureRecipe:
                     patch=8, width=64, blocks=3, readout="places", resolution=64, symlog=True, change=True
                 ),
             ),
-            steps=14_000,
+            steps=18_000,
             crops=CropConfig(pixels=8 * 64 * 64, sides=(64,), side_shares=(1.0,), place_shares=(1.0,), symmetry="none"),
             weights=PictureWeights(shown=2.0, marked=0.0, moving=4.0),
-            unroll=6,
+            square_weight=8.0,
+            unroll=12,
             unroll_after=2_000,
-            unroll_growth=3_000,
-            stills=16,
+            unroll_growth=8_000,
+            stills=24,
             rewarded_share=0.0,
             learning_rate=1e-3,
             save_every=500,
@@ -90,8 +91,12 @@ def robot_pictures() -> PictureRecipe:
     Actions and rewards are those of the episodes, if they have any.
     """
     recipe = metaworld_pictures()
-    dynamics = replace(recipe.training.dynamics, scenes=1)
-    training = replace(recipe.training, dynamics=dynamics, steps=6_000)
+    forecast = recipe.training.dynamics.forecast
+    smaller = replace(forecast, net=replace(forecast.net, blocks_deep=4, blocks_out=2))
+    dynamics = replace(recipe.training.dynamics, scenes=1, forecast=smaller)
+    training = replace(
+        recipe.training, dynamics=dynamics, steps=6_000, square_weight=4.0, unroll=6, unroll_growth=3_000, stills=16
+    )
     return replace(recipe, training=training, actions_from_data=True)
 
 

@@ -31,6 +31,8 @@ from ivideogpt.training.weight_average import ExponentialAverage
 _SHOWN = 0.03
 #: Errors of a reward up to this size count squared, larger ones absolutely.
 _REWARD_BETA = 0.1
+#: The same of a change of the reward. Smaller, so that rewards that hardly change are learned beside large jumps.
+_CHANGE_BETA = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,7 +346,7 @@ def _reward_losses(model: PictureDynamics, frames: Tensor, rewards: Tensor, earl
     if model.reward_change is not None and pairs.any():
         before = earlier.select(pairs.nonzero()[:, 0])
         change = model.reward_change(frames[pairs], before, background[pairs])
-        losses["reward_change"] = F.smooth_l1_loss(change, rewards[pairs] - before.rewards, beta=_REWARD_BETA)
+        losses["reward_change"] = F.smooth_l1_loss(change, rewards[pairs] - before.rewards, beta=_CHANGE_BETA)
     return losses
 
 
