@@ -25,9 +25,9 @@ IMAGE, STACK, ACTIONS = 64, 3, 4
 def batch_of(config: AgentConfig, device: torch.device) -> Transitions:
     rows, shape = config.batch_size, (IMAGE, IMAGE, 3 * STACK)
     pixels = torch.randint(0, 256, (2, rows, *shape), dtype=torch.uint8)
-    batch = Transitions(
-        pixels[0], torch.rand(rows, ACTIONS) * 2 - 1, torch.rand(rows), torch.full((rows,), 0.97), pixels[1]
-    )
+    actions, discounts = torch.rand(rows, ACTIONS) * 2 - 1, torch.full((rows,), 0.97)
+    demonstrated = torch.zeros(rows, dtype=torch.bool)
+    batch = Transitions(pixels[0], actions, torch.rand(rows), discounts, pixels[1], demonstrated)
     return batch.to(device)
 
 

@@ -1,4 +1,5 @@
 import json
+import platform
 import random
 
 import numpy as np
@@ -10,7 +11,7 @@ from ivideogpt.core.checkpoint import resolve_checkpoint, step_folder, step_fold
 from ivideogpt.core.distributed import Ranks
 from ivideogpt.core.errors import UserError
 from ivideogpt.core.optim import adamw, cosine, set_learning_rate
-from ivideogpt.core.run import Run, choose_device
+from ivideogpt.core.run import Run, choose_device, keep_freed_memory
 from ivideogpt.core.training_state import flatten, unflatten
 
 
@@ -189,3 +190,19 @@ def test_any_nested_state_comes_back_as_it_was():
     assert np.array_equal(back["array"], state["array"])
     assert back.pop("array").dtype == state.pop("array").dtype
     assert back == state
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of the allocator of glibc")
+def test_freed_memory_is_used_again_without_new_pages():
+    import resource  # of Unix alone
+
+    assert keep_freed_memory()
+
+    def new_pages() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            torch.zeros(4_000_000)  # 16 MB: 3,900 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    new_pages()
+    assert new_pages() < 4000

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from ivideogpt.core.checkpoint import load_tensors, step_folder
+from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
 from ivideogpt.data.episode_files import load_episodes
+from ivideogpt.mbrl.config import MbrlConfig
 from ivideogpt.mbrl.loop import is_passed
+from ivideogpt.policies.drqv2 import DrQv2
 from ivideogpt.worldmodel.world_model import WorldModel
 
 
@@ -111,19 +114,40 @@ def test_the_horizon_grows_with_the_steps(config) -> None:
     assert [imagination.horizon_at(steps) for steps in (0, 40, 80, 200)] == [1, 5, 9, 9]
 
 
-def test_demonstrations_join_at_the_start_and_stay(tmp_path, config, go) -> None:
-    from ivideogpt.core.episode import Episode
-
-    demo = Episode(
+@pytest.fixture
+def demo() -> Episode:
+    """Six black frames."""
+    return Episode(
         frames=np.zeros((6, 16, 16, 3), np.uint8),
         actions=np.zeros((6, 2), np.float32),
         rewards=np.zeros(6, np.float32),
         terminated=np.zeros(6, bool),
         key="demo",
     )
+
+
+def test_demonstrations_join_at_the_start_and_stay(tmp_path, config, go, demo) -> None:
     go(replace(config, use_world_model=False, replay_capacity=25), tmp_path, demos=[demo])
     names = [load_episodes(path)[0].key for path in sorted((tmp_path / "replay").iterdir())]
     assert names[0] == "demo" and len(names) < 8
+
+
+def test_an_agent_learns_from_demonstrations_first_and_keeps_their_share(
+    tmp_path, config, go, demo, monkeypatch
+) -> None:
+    shares = []
+    learn = DrQv2.learn
+    monkeypatch.setattr(DrQv2, "learn", lambda *a: shares.append(float(a[1].demonstrated.float().mean())) or learn(*a))
+    agent = replace(config.agent, cloning_weight=1.0)
+    config = replace(config, agent=agent, num_demos=-1, demonstration_updates=3, demonstration_share=0.5)
+    progress = go(config, tmp_path, demos=[demo])
+    assert shares[:3] == [1.0] * 3 and progress.evaluations[0]["agent_updates"] == 3
+    assert len(shares) == 3 + 41 and 0.2 <= min(shares) <= 0.3  # half of the real half; a few more by chance
+
+
+def test_learning_from_demonstrations_without_any_is_refused() -> None:
+    with pytest.raises(UserError, match="demo=true"):
+        MbrlConfig(demonstration_share=0.5)
 
 
 @pytest.mark.parametrize(("count", "steps"), [(1, [5, 10, 15]), (4, [8, 12, 16])])

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 
 from ivideogpt.core.episode import Episode
 from ivideogpt.core.errors import UserError
@@ -50,6 +51,18 @@ def test_returns_sum_up_to_n_discounted_rewards_and_fewer_at_a_cut() -> None:
         steps = min(3, 5 - now)
         assert reward == pytest.approx(sum(0.5**i * (now + 1 + i) for i in range(steps)))
         assert left == 0.5**steps and coming == now + steps
+
+
+def test_demonstrations_can_be_drawn_alone_whenever_they_came() -> None:
+    replay = ReplayBuffer(100)
+    replay.add(episode(6, value=100))
+    replay.add(episode(4), permanent=True)
+    options = {"stack": 1, "steps": 1, "discount": 0.5, "random": np.random.default_rng(0)}
+    batch = replay.transitions(100, demonstrations=True, **options)
+    assert replay.demonstrations == 3
+    assert set(batch.observations[:, 0, 0, 0].tolist()) == {0, 1, 2} and batch.demonstrated.all()
+    both = replay.transitions(100, **options)
+    assert torch.equal(both.demonstrated, both.observations[:, 0, 0, 0] < 100) and not both.demonstrated.all()
 
 
 def test_a_termination_leaves_nothing_to_come_and_a_cut_does() -> None:

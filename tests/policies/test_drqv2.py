@@ -1,10 +1,12 @@
 """The agent: what it sees, how it acts, that it learns, and that its state comes back."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
 from torch.nn import functional as F
 
 from ivideogpt.core.errors import UserError
@@ -22,7 +24,8 @@ def batch(size: int = 16) -> Transitions:
     random = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (2, size, 24, 24, 6), dtype=torch.uint8, generator=random)
     actions = torch.rand(size, 3, generator=random) * 2 - 1
-    return Transitions(pixels[0], actions, torch.rand(size, generator=random), torch.full((size,), 0.9), pixels[1])
+    rewards, discounts = torch.rand(size, generator=random), torch.full((size,), 0.9)
+    return Transitions(pixels[0], actions, rewards, discounts, pixels[1], torch.arange(size) < size // 2)
 
 
 def observations(count: int = 4) -> dict[str, np.ndarray]:
@@ -98,7 +101,50 @@ def test_noise_falls_in_a_straight_line_and_stays() -> None:
     assert [config.exploration_noise(steps) for steps in (0, 50, 100, 1000)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
 
 
-@pytest.mark.parametrize("wrong", [{"discount": 1.1}, {"batch_size": 1}, {"n_step": 0}, {"learning_rate": -1.0}])
+def test_the_policy_comes_near_the_actions_of_demonstrations_and_of_nothing_else() -> None:
+    data = batch()
+    learner = agent(replace(SMALL, cloning_weight=10.0, random_shift=0))
+    for _ in range(150):
+        learner.learn(data, 0.1, torch.Generator().manual_seed(0))
+    frames = rearrange(data.observations, "b h w (k c) -> b k h w c", c=3).numpy()
+    distances = (torch.from_numpy(learner.act({"frames": frames})) - data.actions).square().mean(dim=1)
+    assert distances[data.demonstrated].mean() < 0.1 < distances[~data.demonstrated].mean()
+
+
+def test_rewards_are_scaled_in_an_update() -> None:
+    data = batch()._replace(discounts=torch.zeros(16))
+    targets = [
+        agent(replace(SMALL, reward_scale=scale)).learn(data, 0.0, torch.Generator())["target"] for scale in (1, 2)
+    ]
+    assert float(targets[1]) == pytest.approx(2 * float(targets[0]))
+
+
+def test_larger_strides_make_smaller_features_of_the_same_kind() -> None:
+    small, large = agent(replace(SMALL, encoder_strides=(2, 2, 1, 1))), agent()
+    assert small.encoder.features < large.encoder.features
+    assert small.act(observations()).shape == large.act(observations()).shape
+
+
+def test_features_in_bfloat16_change_an_update_by_rounding_alone() -> None:
+    exact, rounded = (
+        agent(replace(SMALL, bfloat16=low)).learn(batch(), 0.2, torch.Generator().manual_seed(0))
+        for low in (False, True)
+    )
+    assert float(rounded["critic_loss"]) == pytest.approx(float(exact["critic_loss"]), rel=0.02)
+    assert float(rounded["critic_loss"]) != float(exact["critic_loss"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"discount": 1.1},
+        {"batch_size": 1},
+        {"n_step": 0},
+        {"learning_rate": -1.0},
+        {"encoder_strides": (2, 1)},
+        {"cloning_weight": -1.0},
+    ],
+)
 def test_settings_that_cannot_be_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError):
         AgentConfig(**wrong)

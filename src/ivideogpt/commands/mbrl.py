@@ -104,7 +104,8 @@ def mbrl(
 
     # settings
     options: dict[str, Any] = {"seed": seed, "num_envs": environments, "demo_folder": demos}
-    options |= {"env_processes": workers or None, "num_demos": -1 if demo or demos else None}
+    options["env_processes"] = workers or None
+    options["num_demos"] = -1 if (demo or demos) and not settings.num_demos else None
     options["use_world_model"] = None if imagination else False
     config = replace(settings, **{name: value for name, value in options.items() if value is not None})
     if model is not None:

@@ -18,6 +18,7 @@ repeat the same losses as runs that were never stopped.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import shutil
@@ -45,6 +46,8 @@ from ivideogpt.core.training_state import RandomState, Stateful, flatten, seed_e
 
 Precision = Literal["float32", "bfloat16"]
 RANKS = "ranks.safetensors"
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_KEPT_BYTES = 64 * 2**20
 _STATE = {"step": int, "seconds": (int, float), "parts": dict}
 
 
@@ -125,6 +128,21 @@ class _Stopwatch:
         self._counted += amount
 
 
+def keep_freed_memory() -> bool:
+    """Let the allocator of glibc keep freed blocks of up to 64 MB for the next request, from now on.
+
+    By default it returns large blocks to the system at once, and each new one is zeroed page by page: on a CPU a fifth
+    of the time of an update.
+
+    Returns:
+        False where the allocator is another one; nothing changes there.
+    """
+    allocator = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if allocator is None or not hasattr(allocator, "mallopt"):
+        return False
+    return all(allocator.mallopt(setting, _KEPT_BYTES) for setting in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
+
+
 class Run:
     """Folder, seed, device, log and checkpoints of a training loop."""
 
@@ -165,6 +183,8 @@ class Run:
         self.seed = seed
         self.device = self.ranks.device or choose_device(device)
         self.precision = precision
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.keep_last = keep_last
         self.generator = torch.Generator().manual_seed(seed)
         self._random = RandomState(self.generator)

@@ -30,6 +30,8 @@ class MbrlConfig:
         env_processes: run each environment in a process of its own.
         num_demos: demonstrations in the replay buffer at the start; -1: all there are.
         demo_folder: an episode store, or a folder of official .npz files; None: scripted ones are recorded.
+        demonstration_share: share of the real transitions of a batch that is drawn from the demonstrations alone.
+        demonstration_updates: updates of the agent on demonstrations before the first step.
         replay_capacity: transitions, 12 KB each at 64 px, in memory.
         agent_updates_per_step: updates of the agent for each step.
         use_world_model: False: plain DrQ-v2 on real transitions.
@@ -53,6 +55,8 @@ class MbrlConfig:
     env_processes: bool = False
     num_demos: int = 0
     demo_folder: str | None = None
+    demonstration_share: float = 0.0
+    demonstration_updates: int = 0
     replay_capacity: int = 1_000_000
     agent_updates_per_step: int = 2
     use_world_model: bool = True
@@ -70,8 +74,15 @@ class MbrlConfig:
         """Check the range of every number."""
         check_at_least(self, action_repeat=1, total_env_steps=1, random_steps=0, frame_stack=1, num_envs=1)
         check_at_least(self, num_demos=-1, replay_capacity=1, agent_updates_per_step=0, evaluate_every_steps=1)
+        check_at_least(self, demonstration_updates=0)
         if self.image_size is not None:
             check_at_least(self, image_size=1)
+        if not 0 <= self.demonstration_share <= 1:
+            raise UserError(f"demonstration_share is {self.demonstration_share}; expected 0 to 1")
+        if not self.num_demos and (self.demonstration_share or self.demonstration_updates or self.agent.cloning_weight):
+            raise UserError(
+                "demonstration_share, demonstration_updates and agent.cloning_weight need demonstrations: demo=true"
+            )
         check_at_least(self, evaluation_episodes=1, save_every_steps=1, log_every_steps=1, cpu_threads=0, seed=0)
         if self.random_steps >= self.total_env_steps:
             raise UserError(

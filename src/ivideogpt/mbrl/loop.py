@@ -155,11 +155,11 @@ class AgentTrainer:
                     self.progress.imagined_transitions += self.imagined.add_rollout(episodes)
             self._imagining = None
 
-    def update_agent(self, step: int) -> None:
+    def update_agent(self, step: int, updates: int) -> None:
         """Update the agent on real and imagined transitions."""
         config = self.config
         with self.progress.timed("agent"):
-            for _ in range(config.updates_per_step * config.num_envs):
+            for _ in range(updates):
                 batch = _draw_batch(config, self.replay, self.imagined, self.progress.random).to(self.run.device)
                 self.metrics.add(**self.agent.learn(batch, config.agent.exploration_noise(step), self.run.generator))
                 self.progress.agent_updates += 1
@@ -236,6 +236,8 @@ def train_agent(
     else:
         for demo in demos:
             replay.add(demo, permanent=True)
+        # Nothing is explored yet: with the noise of the end.
+        trainer.update_agent(config.agent.exploration_decay_steps, config.demonstration_updates)
         trainer.evaluate(step=0)
 
     for update in run.updates("steps", updates_done, last_update, clips=num_envs, unit="step"):
@@ -263,7 +265,7 @@ def train_agent(
 
         # 4) update the agent
         if is_learning:
-            trainer.update_agent(step)
+            trainer.update_agent(step, config.updates_per_step * num_envs)
 
         # 5) evaluate
         saves = run.is_save_step(update + 1, last=last_update)
@@ -362,12 +364,19 @@ def _first_model(config: MbrlConfig, folder: Path, action_dim: int, image: int) 
 def _draw_batch(
     config: MbrlConfig, replay: ReplayBuffer, imagined: RolloutBuffer, random: np.random.Generator
 ) -> Transitions:
-    """Draw a batch of real and imagined transitions."""
-    agent = config.agent
-    real = round(agent.batch_size * config.imagination.real_share) if len(imagined) else agent.batch_size
+    """Draw a batch of real and imagined transitions, with a fixed share of demonstrations."""
+    agent, real = config.agent, replay.transitions
+    imagined_count = agent.batch_size - round(agent.batch_size * config.imagination.real_share) if len(imagined) else 0
+    real_count = agent.batch_size - imagined_count
+    demo_count = round(real_count * config.demonstration_share)
+    draws = [
+        (partial(real, demonstrations=True), demo_count),
+        (real, real_count - demo_count),
+        (imagined.transitions, imagined_count),
+    ]
     parts = [
-        buffer.transitions(count, stack=config.frame_stack, steps=agent.n_step, discount=agent.discount, random=random)
-        for buffer, count in ((replay, real), (imagined, agent.batch_size - real))
+        draw(count, stack=config.frame_stack, steps=agent.n_step, discount=agent.discount, random=random)
+        for draw, count in draws
         if count
     ]
-    return parts[0] if len(parts) == 1 else Transitions(*(torch.cat(pair) for pair in zip(*parts, strict=True)))
+    return parts[0] if len(parts) == 1 else Transitions(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))

@@ -17,6 +17,8 @@ from ivideogpt.data.episode_files import load_episodes, save_episodes
 from ivideogpt.envs.start_states import StartBatch
 from ivideogpt.policies.drqv2 import Transitions
 
+_PIXEL = np.dtype("V3")
+
 
 @dataclass(frozen=True, eq=False)
 class StoredEpisode:
@@ -82,8 +84,13 @@ class ReplayBuffer:
         return self._ends[-1] if self._ends else 0
 
     def __iter__(self) -> Iterator[StoredEpisode]:
-        """Iterate over the episodes, oldest first."""
+        """Iterate over the episodes: permanent ones, then the others, oldest first."""
         return iter(self._stored)
+
+    @property
+    def demonstrations(self) -> int:
+        """Number of transitions of permanent episodes."""
+        return sum(stored.transitions for stored in self._stored if stored.permanent)
 
     @property
     def episodes(self) -> int:
@@ -121,7 +128,14 @@ class ReplayBuffer:
     # sampling
 
     def transitions(
-        self, count: int, *, stack: int, steps: int, discount: float, random: np.random.Generator
+        self,
+        count: int,
+        *,
+        stack: int,
+        steps: int,
+        discount: float,
+        random: np.random.Generator,
+        demonstrations: bool = False,
     ) -> Transitions:
         """Draw n-step transitions uniformly.
 
@@ -134,10 +148,13 @@ class ReplayBuffer:
             steps: rewards of a return.
             discount: of a step.
             random: generator of the draws.
+            demonstrations: draw from the permanent episodes alone.
         """
-        chosen = [self._at(int(index)) for index in random.integers(0, len(self), count)]
+        transitions = self.demonstrations if demonstrations else len(self)
+        chosen = [self._at(int(index)) for index in random.integers(0, transitions, count)]
         size = chosen[0][0].episode.frames.shape[1]
         frames = np.empty((2, count, size, size, stack, 3), np.uint8)
+        pixels = frames.view(_PIXEL)[..., 0]  # copying three bytes at once takes a third of the time
         actions = np.empty((count, chosen[0][0].episode.actions.shape[1]), np.float32)  # type: ignore[union-attr]
         rewards, discounts = np.zeros(count, np.float32), np.ones(count, np.float32)
         for row, (stored, first) in enumerate(chosen):
@@ -153,7 +170,8 @@ class ReplayBuffer:
             # observations before and after
             for end, newest in enumerate((first, last)):
                 for back in range(stack):
-                    frames[end, row, :, :, back] = episode.frames[max(newest - stack + 1 + back, 0)]
+                    frame = np.ascontiguousarray(episode.frames[max(newest - stack + 1 + back, 0)])
+                    pixels[end, row, :, :, back] = frame.view(_PIXEL)[..., 0]
         observations = torch.from_numpy(frames.reshape(2, count, size, size, stack * 3))
         return Transitions(
             observations[0],
@@ -161,6 +179,7 @@ class ReplayBuffer:
             torch.from_numpy(rewards),
             torch.from_numpy(discounts),
             observations[1],
+            torch.tensor([stored.permanent for stored, _ in chosen]),
         )
 
     def segments(self, count: int, length: int, random: np.random.Generator) -> Segments:
@@ -250,8 +269,8 @@ class ReplayBuffer:
         self._set_stored([stored for stored in self._stored if stored.number not in evicted])
 
     def _set_stored(self, stored: list[StoredEpisode]) -> None:
-        self._stored = stored
-        self._ends = list(np.cumsum([episode.transitions for episode in stored]))
+        self._stored = sorted(stored, key=lambda episode: not episode.permanent)
+        self._ends = list(np.cumsum([episode.transitions for episode in self._stored]))
 
     def _path(self, number: int) -> Path:
         assert self.folder is not None

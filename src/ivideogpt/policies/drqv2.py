@@ -1,7 +1,8 @@
 """DrQ-v2: an actor and two critics on pixels, trained off-policy on randomly shifted frames.
 
 Source: Yarats et al. 2021, "Mastering visual continuous control"; thuml/iVideoGPT mbrl/drqv2.py, same except for what
-docs/parity.md lists.
+docs/parity.md lists. Cloning of demonstrations: Fujimoto and Gu 2021, "A minimalist approach to offline reinforcement
+learning".
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ class AgentConfig:
         n_step: rewards of a return before the critic's estimate.
         discount: of a step.
         random_shift: largest shift of the frames in pixels, as augmentation.
+        encoder_strides: of the four convolutions; larger ones make an update cheaper.
+        bfloat16: compute the features of an update in bfloat16; weights and losses stay float32.
+        reward_scale: factor on rewards in an update. Values far from 1 take the critics many updates to reach.
+        cloning_weight: of the squared distance between the policy and the actions of demonstrations. Above 0, the
+            values in the actor's loss are divided by their mean size, as in TD3+BC; 0: the published loss.
     """
 
     encoder_channels: int = 32
@@ -60,15 +66,22 @@ class AgentConfig:
     n_step: int = 3
     discount: float = 0.99
     random_shift: int = 4
+    encoder_strides: tuple[int, ...] = (2, 1, 1, 1)
+    bfloat16: bool = False
+    reward_scale: float = 1.0
+    cloning_weight: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the range of every number."""
         check_at_least(self, encoder_channels=1, feature_size=1, hidden_size=1, batch_size=2, n_step=1, random_shift=0)
         check_at_least(self, exploration_noise_start=0, exploration_noise_end=0, exploration_decay_steps=1)
         check_at_least(self, learning_rate=0, weight_decay=0, learning_noise_clip=0, target_update_rate=0, discount=0)
+        check_at_least(self, reward_scale=0, cloning_weight=0)
         for name in ("target_update_rate", "discount"):
             if getattr(self, name) > 1:
                 raise UserError(f"{name} is {getattr(self, name)}; expected at most 1")
+        if len(self.encoder_strides) != _ENCODER_LAYERS or min(self.encoder_strides) < 1:
+            raise UserError(f"encoder_strides is {list(self.encoder_strides)}; expected four numbers of at least 1")
 
     def exploration_noise(self, steps: int) -> float:
         """Return the standard deviation of the noise after so many environment steps."""
@@ -85,6 +98,7 @@ class Transitions(NamedTuple):
         rewards: float32 ``[b]``, discounted sums.
         discounts: float32 ``[b]``, of the value of the next observation; 0 where the episode terminated.
         next_observations: uint8 ``[b h w k*c]``.
+        demonstrated: bool ``[b]``, True where a demonstration acted.
     """
 
     observations: Tensor
@@ -92,6 +106,7 @@ class Transitions(NamedTuple):
     rewards: Tensor
     discounts: Tensor
     next_observations: Tensor
+    demonstrated: Tensor
 
     def to(self, device: torch.device) -> Transitions:
         """Copy to a device."""
@@ -99,9 +114,9 @@ class Transitions(NamedTuple):
 
 
 class PixelEncoder(nn.Module):
-    """Four convolutions; the first one halves the picture."""
+    """Four convolutions."""
 
-    def __init__(self, image: int, stacked_channels: int, channels: int) -> None:
+    def __init__(self, image: int, stacked_channels: int, channels: int, strides: Sequence[int]) -> None:
         """Build it for pictures of ``image`` pixels a side.
 
         Raises:
@@ -110,12 +125,15 @@ class PixelEncoder(nn.Module):
         super().__init__()
         widths = [stacked_channels, *[channels] * _ENCODER_LAYERS]
         layers: list[nn.Module] = []
-        for index in range(_ENCODER_LAYERS):
-            layers += [nn.Conv2d(widths[index], widths[index + 1], 3, stride=1 if index else 2), nn.ReLU(inplace=True)]
+        side, least = image, 1
+        for index, stride in enumerate(strides):
+            layers += [nn.Conv2d(widths[index], widths[index + 1], 3, stride=stride), nn.ReLU(inplace=True)]
+            side = (side - 3) // stride + 1
         self.layers = nn.Sequential(*layers)
-        side = (image - 3) // 2 + 1 - 2 * (_ENCODER_LAYERS - 1)
         if side < 1:
-            raise UserError(f"frames have {image} pixels a side; the agent's encoder needs at least 15")
+            for stride in reversed(strides):
+                least = (least - 1) * stride + 3
+            raise UserError(f"frames have {image} pixels a side; the agent's encoder needs at least {least}")
         self.features = channels * side**2
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -186,7 +204,7 @@ class DrQv2(nn.Module):
         super().__init__()
         self.config = config or AgentConfig()
         self.action_dim = action_dim
-        self.encoder = PixelEncoder(image, 3 * stack, self.config.encoder_channels)
+        self.encoder = PixelEncoder(image, 3 * stack, self.config.encoder_channels, self.config.encoder_strides)
         self.actor = Actor(self.encoder.features, action_dim, self.config)
         self.critic = Critic(self.encoder.features, action_dim, self.config)
         self.apply(_orthogonal)
@@ -243,12 +261,12 @@ class DrQv2(nn.Module):
             ``critic_loss``, ``value`` (mean estimate), ``target`` (mean), ``batch_reward`` and ``actor_loss``, scalars.
         """
         # targets
-        features = self.encoder(random_shift(batch.observations, self.config.random_shift, generator))
+        features = self._features(batch.observations, generator)
         with torch.no_grad():
-            next_features = self.encoder(random_shift(batch.next_observations, self.config.random_shift, generator))
+            next_features = self._features(batch.next_observations, generator)
             next_actions = self._noisy(self.actor(next_features), noise, generator)
             next_value = torch.minimum(*self.target(next_features, next_actions))
-            target = batch.rewards + batch.discounts * next_value
+            target = self.config.reward_scale * batch.rewards + batch.discounts * next_value
 
         # critic loss and update, encoder included
         first, second = self.critic(features, batch.actions)
@@ -257,10 +275,15 @@ class DrQv2(nn.Module):
 
         # actor loss and update
         features = features.detach()
-        actions = self._noisy(self.actor(features), noise, generator)
+        means = self.actor(features)
         self.critic.requires_grad_(False)
-        actor_loss = -torch.minimum(*self.critic(features, actions)).mean()
+        values = torch.minimum(*self.critic(features, self._noisy(means, noise, generator)))
         self.critic.requires_grad_(True)
+        actor_loss = -values.mean()
+        if self.config.cloning_weight:
+            distances = (means - batch.actions).square().mean(dim=-1) * batch.demonstrated
+            cloning_loss = distances.sum() / batch.demonstrated.sum().clamp(min=1)
+            actor_loss = actor_loss / values.detach().abs().mean() + self.config.cloning_weight * cloning_loss
         self._descend(actor_loss, "actor")
 
         # target network
@@ -286,6 +309,12 @@ class DrQv2(nn.Module):
         self.load_state_dict(state["weights"])
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(state[name])
+
+    def _features(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Encode randomly shifted pictures ``[b h w c]`` to float32 ``[b features]``."""
+        shifted = random_shift(pixels, self.config.random_shift, generator)
+        with torch.autocast(shifted.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            return self.encoder(shifted).float()
 
     def _noisy(self, means: Tensor, noise: float, generator: torch.Generator) -> Tensor:
         added = noise * torch.randn(means.shape, generator=generator).to(means.device)
