@@ -11,7 +11,9 @@ pytest.importorskip("gymnasium")
 
 from ivideogpt.commands.wm_rl import load_wm_rl_settings  # noqa: E402
 from ivideogpt.commands.wm_rl_improvers import evaluation_seeds  # noqa: E402
+from ivideogpt.configs.registry import find_preset  # noqa: E402
 from ivideogpt.core.errors import UserError  # noqa: E402
+from ivideogpt.policies.vla.tiny_flow import TinyFlow  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +51,9 @@ def test_debug_runs_the_whole_pipeline_and_the_same_command_does_nothing_twice(r
 
 
 def test_a_correction_of_a_policy_is_learned_and_is_a_policy_itself(run, folder: Path) -> None:
+    TinyFlow(find_preset("debug", "policies").policy).save_pretrained(folder / "start")
     words = ("--rl.algorithm", "residual_drq", "--rl.iterations", 2, "--rl.minibatch", 8, "--rl.bc-updates", 2)
-    words += ("--rl.evaluation-episodes", 4, "--rl.horizon", 4, "--no-imagination", "--policy", folder / "policy")
+    words += ("--rl.evaluation-episodes", 4, "--rl.horizon", 4, "--no-imagination", "--policy", folder / "start")
     words += ("--run", folder / "corrected")
     done = run("wm-rl", "debug", *words)
     assert done.code == 0 and 0 <= done.json["success_after"] <= 1, done.err

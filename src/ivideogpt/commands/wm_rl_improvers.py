@@ -137,27 +137,32 @@ def residual_config(recipe: WmRlRecipe, name: str, world: str | None) -> Residua
     from ivideogpt.commands.policy_choice import choose_policy
     from ivideogpt.envs.vector import environment_sizes
     from ivideogpt.policies.vla.residual import BASE, ResidualConfig
-    from ivideogpt.policies.vla.tiny_flow import policy_checkpoint, read_flow_config
+    from ivideogpt.policies.vla.tiny_flow import PolicySizes, policy_checkpoint, read_flow_config
     from ivideogpt.wmrl.residual import residual_agent_config
     from ivideogpt.worldmodel.world_model import WorldModel
 
     config, own = recipe.rl, policy_checkpoint(Path(name))
     if own is not None:
-        shape = read_flow_config(own)
-        sizes = {field: getattr(shape, field) for field in ("resolution", "images", "action_dim")}
-        sizes |= {"action_low": shape.action_low, "action_high": shape.action_high}
+        base, sizes = BASE, read_flow_config(own)
     else:
+        base = str(Path(name).absolute()) if Path(name).exists() else name
         settings = choose_policy(name, config.task, trials=1).settings
-        action_dim, side = environment_sizes(config.task, image_size=settings.image_size, **config.environment_options)
-        sizes = {"resolution": settings.image_size or side, "images": settings.frame_stack, "action_dim": action_dim}
+        width, side = environment_sizes(config.task, image_size=settings.image_size, **config.environment_options)
+        sizes = PolicySizes(resolution=side, images=settings.frame_stack, action_dim=width)
         if config.imagination and world is not None:
             model = WorldModel.from_pretrained(world)
-            space = model.config.action_space
-            sizes |= {"resolution": settings.image_size or model.resolution}
-            sizes |= {"action_low": tuple(space.low), "action_high": tuple(space.high)}
-    agent = residual_agent_config(config)
-    base = BASE if own is not None else str(Path(name).absolute()) if Path(name).exists() else name
-    return ResidualConfig(base=base, scale=config.residual_scale, agent=agent, **sizes)
+            space, side = model.config.action_space, settings.image_size or model.resolution
+            sizes = replace(sizes, resolution=side, action_low=tuple(space.low), action_high=tuple(space.high))
+    return ResidualConfig(
+        resolution=sizes.resolution,
+        images=sizes.images,
+        action_dim=sizes.action_dim,
+        action_low=sizes.action_low,
+        action_high=sizes.action_high,
+        base=base,
+        scale=config.residual_scale,
+        agent=residual_agent_config(config),
+    )
 
 
 def new_improver(recipe: WmRlRecipe, inputs: Mapping[str, str], device: str) -> Improver:
