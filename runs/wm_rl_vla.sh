@@ -11,7 +11,7 @@
 # MBPO_GPU          GPU of the first stage                        those of the shell
 # VLA_GPUS          GPU of the second stage                       those of the shell
 # MBPO_EXTRA_ARGS   further words of `ivideogpt mbrl`
-# VLA_EXTRA_ARGS    further words of `ivideogpt wm-rl`
+# VLA_EXTRA_ARGS    further words of `ivideogpt wm-rl`; libero-quick: small parts and few episodes, on a processor
 # SKIP_MBRL         1: no first stage; wm-rl trains a world model on recordings, unless VLA_EXTRA_ARGS has --world
 # SKIP_VLA          1: no second stage
 # RUNS, IVIDEOGPT   folder of all runs (runs/wm-rl-vla), and the program

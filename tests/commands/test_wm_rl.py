@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("gymnasium")
 
 from ivideogpt.commands.wm_rl import load_wm_rl_settings  # noqa: E402
-from ivideogpt.commands.wm_rl_improvers import evaluation_seeds  # noqa: E402
+from ivideogpt.commands.wm_rl_improvers import evaluation_seeds, training_seeds  # noqa: E402
 from ivideogpt.configs.registry import find_preset  # noqa: E402
 from ivideogpt.core.errors import UserError  # noqa: E402
 from ivideogpt.policies.vla.tiny_flow import TinyFlow  # noqa: E402
@@ -114,7 +114,9 @@ def test_an_evaluation_in_libero_begins_at_held_out_states_of_every_task() -> No
     suite = load_wm_rl_settings({"preset": "libero"}).rl
     seeds = np.array(evaluation_seeds(suite))
     assert set(seeds % 50) == set(range(40, 50)) and np.bincount(seeds // 50).tolist() == [10] * 10
-    assert evaluation_seeds(load_wm_rl_settings({"preset": "debug"}).rl)[:2] == [20_000, 20_001]
+    assert not set(training_seeds(suite)) & set(seeds) and len(training_seeds(suite)) == 400
+    toy = load_wm_rl_settings({"preset": "debug"}).rl
+    assert evaluation_seeds(toy)[:2] == [20_000, 20_001] and min(training_seeds(toy)) == 10**6
 
 
 def test_a_policy_is_needed_where_demonstrations_are_refused(run, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -175,23 +175,36 @@ def new_improver(recipe: WmRlRecipe, inputs: Mapping[str, str], device: str) -> 
 def evaluation_seeds(config: WmRlConfig) -> list[int]:
     """Return the seeds of the episodes of an evaluation.
 
-    In LIBERO they go round the tasks of a suite and round the start states from ``evaluation_seed`` on, so that none is
-    one of the first states, which demonstrations begin at.
+    In LIBERO they go round the tasks of a suite and round the start states from ``evaluation_seed`` on; all training is
+    at the states before it.
     """
-    first, count = config.evaluation_seed, config.evaluation_episodes
-    row = find_environment(config.task)
-    if row is None or row[1].extra != "libero":
+    first, count, tasks = config.evaluation_seed, config.evaluation_episodes, _libero_tasks(config.task)
+    if not tasks:
         return list(range(first, first + count))
-    tasks, states = LIBERO_SUITES.get(row[0], 1), LIBERO_START_STATES
-    places = [first % states + n // tasks % (states - first % states) for n in range(count)]
-    return [place + states * (n % tasks) for n, place in enumerate(places)]
+    first, states = first % LIBERO_START_STATES, LIBERO_START_STATES
+    return [states * (n % tasks) + first + n // tasks % (states - first) for n in range(count)]
+
+
+def training_seeds(config: WmRlConfig) -> Sequence[int]:
+    """Return the seeds of episodes that a policy learns from in the environment; none is one of an evaluation."""
+    first, tasks = config.evaluation_seed % LIBERO_START_STATES, _libero_tasks(config.task)
+    if not tasks or not first:
+        return range(10**6, 2 * 10**6)
+    return [LIBERO_START_STATES * task + state for task in range(tasks) for state in range(first)]
+
+
+def _libero_tasks(task: str) -> int:
+    """Return the number of tasks of a suite of LIBERO, 1 for one of them, and 0 for other environments."""
+    row = find_environment(task)
+    return 0 if row is None or row[1].extra != "libero" else LIBERO_SUITES.get(row[0], 1)
 
 
 def real_rows(config: WmRlConfig, policy: SizedPolicy, count: int, horizon: int | None = None) -> RealRows:
     """Make ``count`` environments of the task; episodes are cut after ``horizon`` steps."""
     from ivideogpt.wmrl.rollouts import RealRows
 
-    return RealRows(config.task, policy, count=count, horizon=horizon, options=config.environment_options)
+    seeds, options = training_seeds(config), config.environment_options
+    return RealRows(config.task, policy, count=count, horizon=horizon, options=options, seeds=seeds)
 
 
 def imagined_rows(

