@@ -78,20 +78,22 @@ def recordings(count: int = 4, length: int = 9, success_at: int | None = None) -
     return episodes
 
 
-def imagined(model: WorldModel, policy: TinyFlow, judge: SuccessClassifier, **options) -> ImaginedRows:
+def imagined(model: WorldModel, policy: TinyFlow, judge: SuccessClassifier, latest: int = 0, **options) -> ImaginedRows:
     words = [f"task {number}" for number in range(4)]
-    starts = InstructedStarts(recordings(), words, frames=2, latest=0)
+    starts = InstructedStarts(recordings(), words, frames=2, latest=latest)
     return ImaginedRows(model, starts, judge, policy, **{"count": 8, "horizon": 6} | options)
 
 
-def test_episodes_of_a_group_begin_alike_and_with_the_instruction_of_their_recording(model, policy) -> None:
-    rows = imagined(model, policy, classifier(2.0))
+@pytest.mark.parametrize("latest", [0, 3])
+def test_episodes_of_a_group_begin_alike_and_with_the_instruction_of_their_recording(latest, model, policy) -> None:
+    rows = imagined(model, policy, classifier(2.0), latest=latest)
     frames, words = rows.begin(np.random.default_rng(0), 4)
     assert frames.shape == (8, 1, 16, 16, 3)
     for first in (0, 4):
         assert (frames[first : first + 4] == frames[first]).all() and len(set(words[first : first + 4])) == 1
         number = int(words[first].split()[1])
-        assert np.array_equal(frames[first, 0], recordings()[number].frames[0])
+        begins = recordings()[number].frames[: latest + 1]
+        assert any(np.array_equal(frames[first, 0], frame) for frame in begins)
 
 
 def test_starts_come_before_the_success_of_a_recording_and_not_after_the_latest() -> None:
@@ -100,7 +102,7 @@ def test_starts_come_before_the_success_of_a_recording_and_not_after_the_latest(
     assert len(InstructedStarts(recordings(success_at=1), words, frames=2, latest=3)) == 4 * 2
     starts = InstructedStarts(recordings(), words, frames=3, latest=3)
     first = starts(1, np.random.default_rng(0), np.array([0])).frames[0]
-    assert first.shape == (3, 16, 16, 3) and (first == first[-1]).all() and starts.instruction(5) == "b"
+    assert first.shape == (3, 16, 16, 3) and (first == first[-1]).all() and starts.instructions[5] == "b"
 
 
 def test_the_classifier_ends_episodes_and_without_success_the_horizon_does(model, policy) -> None:

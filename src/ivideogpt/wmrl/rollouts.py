@@ -72,20 +72,18 @@ class InstructedStarts:
 
         The first frame of a recording stands for those before it.
         """
-        self.frames, self._episodes, self.instructions = frames, list(episodes), list(instructions)
+        self.frames, self._episodes = frames, list(episodes)
         self._places: list[tuple[int, int]] = []
         for number, episode in enumerate(self._episodes):
             done = np.flatnonzero(episode.terminated) if episode.terminated is not None else []
             last = min(latest, int(done[0]) if len(done) else len(episode) - 2)
             self._places += [(number, frame) for frame in range(last + 1)]
+        #: The task of each start in words.
+        self.instructions = [instructions[number] for number, _ in self._places]
 
     def __len__(self) -> int:
         """Return the number of starts."""
         return len(self._places)
-
-    def instruction(self, index: int) -> str:
-        """Return the instruction of a start."""
-        return self.instructions[self._places[index][0]]
 
     def __call__(self, count: int, random: np.random.Generator, indices: np.ndarray | None) -> StartBatch:
         """Return start states; see `StartStates`."""
@@ -148,7 +146,7 @@ class ImaginedRows(Rows):
     def begin(self, random: np.random.Generator, group: int) -> tuple[np.ndarray, list[str]]:
         """Begin episodes; see `Rows`."""
         indices = random.integers(0, len(self._starts), self.count // group)
-        self._instructions = [self._starts.instruction(index) for index in indices.tolist() for _ in range(group)]
+        self._instructions = [self._starts.instructions[index] for index in indices.tolist() for _ in range(group)]
         seed = int(random.integers(2**31))
         frames, _ = self._rows.reset(seed=seed, options={"indices": indices, "group_size": group})
         self._over = np.zeros(self.count, bool)
