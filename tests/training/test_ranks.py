@@ -20,11 +20,16 @@ from ivideogpt.worldmodel.world_model import WorldModel
 pytest.importorskip("accelerate", reason="several processes need the extra train")
 
 
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
+ACCELERATE = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
+ACCELERATE += ("--mixed_precision=no", "--dynamo_backend=no", "-m")
+
+
 # run=FOLDER: torchrun would take --run for an option of its own
-def launch(processes: int, *words: object) -> None:
+def launch(processes: int, *words: object, launcher: tuple[str, ...] = TORCHRUN) -> None:
     command = [sys.executable, "-m", "ivideogpt", *map(str, words), "--device", "cpu"]
     if processes > 1:
-        command[1:2] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+        command[1:2] = launcher
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3000)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -57,13 +62,15 @@ def test_divided_weights_give_the_losses_of_one_process_and_ordinary_checkpoints
     tokenizer = ("train-tokenizer", "debug", "--steps", 5)
     launch(1, *tokenizer, f"run={tmp_path / 'one'}")
     data = ("--data", tmp_path / "one-data")
-    launch(2, *tokenizer, f"run={tmp_path / 'two'}", *data, *fsdp, "tokenizer.gradient_accumulation=2")
+    parts = ("tokenizer.gradient_accumulation=2",)
+    launch(2, *tokenizer, f"run={tmp_path / 'two'}", *data, *fsdp, *parts, launcher=ACCELERATE)
     assert losses(tmp_path / "two")[:4] == pytest.approx(losses(tmp_path / "one")[:4], rel=1e-3)
     settings = ("--tokenizer", tmp_path / "one", *data, "forecasts=[]", "transformer.imagined_share=0")
     transformer = ("train-transformer", "debug", *settings, "transformer.gradient_checkpointing=true")
-    launch(1, *transformer, f"run={tmp_path / 'a'}", "--steps", 5)
+    launch(1, *transformer, f"run={tmp_path / 'a'}", "--steps", 7)
     launch(2, *transformer, f"run={tmp_path / 'b'}", "--steps", 3, *fsdp, "transformer.gradient_accumulation=2")
-    launch(1, f"{transformer[0]}", f"run={tmp_path / 'b'}", "--steps", 5)  # goes on in one process
+    launch(1, transformer[0], f"run={tmp_path / 'b'}", "--steps", 5)  # goes on in one process
+    launch(2, transformer[0], f"run={tmp_path / 'b'}", "--steps", 7, *fsdp, launcher=ACCELERATE)  # and in two again
     assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=2e-3)
     one, two = (WorldModel.from_pretrained(tmp_path / name).state_dict() for name in "ab")
     assert one.keys() == two.keys()
