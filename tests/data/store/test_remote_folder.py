@@ -1,9 +1,14 @@
 """Stores and tokens on a real S3 server that runs here: the clips of the disk, a bounded cache, clear errors."""
 
 import importlib
+import json
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote
 
 import numpy as np
 import pytest
@@ -13,7 +18,6 @@ from ivideogpt.core.errors import UserError
 from ivideogpt.data.clips import ClipSpec
 from ivideogpt.data.loader import ClipLoader
 from ivideogpt.data.mixtures import Mixture, MixtureSource
-from ivideogpt.data.store import remote_folder
 from ivideogpt.data.store.metadata import StoreFacts
 from ivideogpt.data.store.reader import EpisodeStore
 from ivideogpt.data.store.remote_folder import BLOCK, RemoteFolder
@@ -46,15 +50,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "blocks"
 
 
+def make_episodes() -> Any:
+    """The module that makes episodes for tests of stores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1]))
+        return importlib.import_module("store_episodes")
+
+
 @pytest.fixture(scope="module")
 def folders(server: str, tmp_path_factory: pytest.TempPathFactory, build: Callable) -> Path:
     """A store of small and of large frames and tokens of the small one, here and on the server."""
     import s3fs
 
     root = tmp_path_factory.mktemp("stores")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[1]))
-        make = importlib.import_module("store_episodes")
+    make = make_episodes()
     for name, read in (("small", make.read), ("large", make.read_large)):
         tasks = [ShardTask(f"part-{k}", partial(read, 4 * k, 4)) for k in range(2)]
         convert_to_store(tasks, root / name, facts=StoreFacts(name=name), workers=0)
@@ -170,7 +179,7 @@ def test_an_unreachable_server_is_one_sentence(server: str, monkeypatch: pytest.
 def test_a_missing_client_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec = pytest.importorskip("fsspec")
 
-    def no_client(url: str) -> None:
+    def no_client(url: str, **options: object) -> None:
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec, "url_to_fs", no_client)
@@ -178,10 +187,75 @@ def test_a_missing_client_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> No
         RemoteFolder("s3://robots/small")
 
 
-def test_a_store_of_the_hub_is_a_folder_of_its_repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-    monkeypatch.setattr(EpisodeStore, "__init__", lambda store, folder: opened.append(folder))
-    EpisodeStore.from_hub("owner/robots")
-    EpisodeStore.from_hub("owner/robots/stores/bridge", revision="v1")
-    assert opened == ["hf://datasets/owner/robots", "hf://datasets/owner/robots@v1/stores/bridge"]
-    assert remote_folder.RemoteFolder(opened[0])._root == "datasets/owner/robots"
+class Hub(BaseHTTPRequestHandler):
+    """The answers of the Hub for one dataset repository, owner/robots, whose files are in a folder here."""
+
+    folder: Path
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = unquote(self.path).partition("?")[0].removeprefix("/api").removeprefix("/datasets/owner/robots")
+        kind, _, place = path.removeprefix("/").partition("/")
+        place = self.folder / place.partition("/")[2]
+        if path == "" or kind == "revision":
+            self.answer(json.dumps({"id": "owner/robots", "sha": "a" * 40}).encode())
+        elif kind == "tree" and place.is_dir():
+            self.answer(json.dumps([self.entry(path) for path in sorted(place.iterdir())]).encode())
+        elif kind == "resolve" and place.is_file():
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            self.answer(place.read_bytes()[first : last + 1], 206, "")
+        else:
+            self.answer(b"{}", 404, "EntryNotFound" if "robots" in self.path else "RepoNotFound")
+
+    def do_POST(self) -> None:
+        wanted = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
+        paths = [path for name in wanted if (path := self.folder / name).exists()]
+        self.answer(json.dumps([self.entry(path) for path in paths]).encode())
+
+    def entry(self, path: Path) -> dict:
+        size = {} if path.is_dir() else {"size": path.stat().st_size}
+        kind = "directory" if path.is_dir() else "file"
+        return {"type": kind, "path": str(path.relative_to(self.folder)), "oid": "0" * 40} | size
+
+    def answer(self, content: bytes, status: int = 200, error: str = "") -> None:
+        self.send_response(status)
+        for name, value in (("Content-Length", str(len(content))), ("X-Error-Code", error)):
+            if value:
+                self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a repository on a server that answers as the Hub does."""
+    fsspec = pytest.importorskip("huggingface_hub.hf_file_system")
+    (tmp_path / "hub").mkdir()
+    handler = type("Handler", (Hub,), {"folder": tmp_path / "hub"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    fsspec.HfFileSystem.clear_instance_cache()
+    original = fsspec.HfFileSystem.__init__
+    monkeypatch.setattr(
+        fsspec.HfFileSystem, "__init__", lambda self, **options: original(self, **options | {"endpoint": address})
+    )
+    yield tmp_path / "hub"
+    server.shutdown()
+    fsspec.HfFileSystem.clear_instance_cache()
+
+
+def test_a_store_is_read_from_the_hub(hub: Path) -> None:
+    """Its client is the real one, and the server stands here."""
+    tasks = [ShardTask("part", partial(make_episodes().read, 0, 4))]
+    convert_to_store(tasks, hub / "stores" / "bridge", facts=StoreFacts(name="bridge"), workers=0)
+    local = EpisodeStore(hub / "stores" / "bridge")
+    for revision in (None, "v1"):
+        store = EpisodeStore.from_hub("owner/robots/stores/bridge", revision=revision)
+        store.verify()
+        assert len(store) == 4 and np.array_equal(store[2].frames, local[2].frames)
+    for repository in ("owner/robots/none", "owner/absent"):
+        with pytest.raises(UserError, match=f"{repository} has no index.parquet; .* private repository needs HF_TOKEN"):
+            EpisodeStore.from_hub(repository)

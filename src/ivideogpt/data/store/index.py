@@ -168,8 +168,10 @@ def _load(folder: StoreFolder, path: str) -> tuple[Any, IndexFacts]:
         with folder.open(store_format.INDEX) as file:
             table = store_format.read_table(file.read())
     except (FileNotFoundError, NotADirectoryError):
+        # The Hub does not tell a private repository from a missing one.
+        private = " (a private repository needs HF_TOKEN)" if folder.name.startswith("hf://") else ""
         raise UserError(
-            f"{folder.name} has no {store_format.INDEX}; expected a store whose conversion is finished"
+            f"{folder.name} has no {store_format.INDEX}; expected a store whose conversion is finished{private}"
         ) from None
     facts = json.loads((table.schema.metadata or {}).get(store_format.FACTS_KEY, b"{}"))
     if not isinstance(facts, dict) or facts.get("format") != store_format.FORMAT:

@@ -8,6 +8,7 @@ need its place. IVIDEOGPT_CACHE is the folder (default: ~/.cache/ivideogpt) and 
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import os
@@ -31,6 +32,9 @@ _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`",
     "hf": "HF_TOKEN, or `hf auth login`",
 }
+# s3fs repeats what failed; botocore would repeat each of these calls again, for more than six minutes in all where a
+# server does not answer. A copy is given, because botocore changes it.
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": {"config_kwargs": {"retries": {"max_attempts": 0}}}}
 
 
 class RemoteFolder:
@@ -51,7 +55,7 @@ class RemoteFolder:
         self._files: Any
         try:
             with reading(url, "install the package that it needs, or copy the store here", fault="cannot be read"):
-                self._files, root = fsspec.url_to_fs(self.name)
+                self._files, root = fsspec.url_to_fs(self.name, **copy.deepcopy(_OPTIONS.get(self._protocol, {})))
         except UserError as error:
             if isinstance(error.__cause__, ImportError) and self._protocol in _EXTRAS:
                 package = {"s3": "s3fs", "gcs": "gcsfs"}[_EXTRAS[self._protocol]]
