@@ -15,8 +15,6 @@ import pytest
 from ivideogpt.cli import main
 from ivideogpt.scaling.ray_pool import RayPool
 
-pytestmark = pytest.mark.slow  # about a minute: each kind of task imports its packages in new processes
-
 
 def digest(folder: Path) -> dict[str, str]:
     """The checksum of each file of a folder but its locks."""
@@ -47,6 +45,7 @@ def test_a_conversion_makes_the_same_store(cluster: RayPool, store: Path, tmp_pa
     assert digest(tmp_path / "store") == digest(store)
 
 
+@pytest.mark.slow
 def test_tokens_are_the_same(cluster: RayPool, store: Path, tmp_path: Path, build: Callable) -> None:
     build("conditional").save_pretrained(tmp_path / "model")
     for name, options in (("one", ["--workers", "0"]), ("ray", ["--ray", "auto"])):
@@ -114,6 +113,7 @@ convert_to_store(tasks, folder, facts=StoreFacts(name="mine"), workers=RayPool(a
 """
 
 
+@pytest.mark.slow
 def test_a_killed_driver_goes_on_where_it_was(cluster: RayPool, tmp_path: Path) -> None:
     import ray
 

@@ -19,7 +19,9 @@ from safetensors.numpy import load_file
 gymnasium = pytest.importorskip("gymnasium")
 
 from ivideogpt.cli import main  # noqa: E402
+from ivideogpt.core.errors import UserError  # noqa: E402
 from ivideogpt.envs.vector import make_vector  # noqa: E402
+from ivideogpt.scaling import ray_pool  # noqa: E402
 from ivideogpt.scaling.ray_actors import RayActors  # noqa: E402
 from ivideogpt.scaling.ray_pool import RayPool  # noqa: E402
 
@@ -83,6 +85,35 @@ def test_a_call_whose_actor_dies_is_repeated(cluster: RayPool, tmp_path: Path) -
     with actors(cluster) as workers:
         assert workers.begin(partial(die_once, tmp_path / "mark"), [1, 2, 3])() == [1, 4, 9]
         assert (tmp_path / "mark").exists()
+
+
+class Coloured(gymnasium.Env):
+    """Shows the number of its process: it has randomness of its own."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        return np.full((16, 16, 3), os.getpid() % 251, np.uint8), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return *self.reset()[:1], 0.0, False, False, {}
+
+
+def test_an_environment_that_cannot_be_repeated_ends_the_run(cluster: RayPool) -> None:
+    with actors(cluster) as workers:
+        environments = workers.environments([Coloured])
+        environments.reset(seed=[0])
+        kill_row(environments, 0)
+        with pytest.raises(UserError, match="environment 0 died, and shows another picture after the same seed"):
+            environments.step(np.zeros((1, 1), np.float32))
+        environments.close()
+
+
+def test_an_actor_with_another_version_is_named(cluster: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_pool, "__version__", "0.0.0")
+    with actors(cluster) as workers, pytest.raises(UserError, match="and this machine 0.0.0; install the same version"):
+        make_vector("reacher", 1, size=16, workers=workers.environments)
 
 
 def test_a_command_that_cannot_have_its_cluster_leaves_no_folder(

@@ -3,6 +3,7 @@
 import functools
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,6 +80,24 @@ def test_a_worker_with_another_version_is_named(cluster: RayPool, monkeypatch: p
     monkeypatch.setattr(ray_pool, "__version__", "0.0.0")
     with pytest.raises(UserError, match="and this machine 0.0.0; install the same version on every machine"):
         list(cluster.run(square, [1]))
+
+
+OTHER_VERSION = """
+import sys, ray
+ray.__version__ = "0.0.1"
+from ivideogpt.core.errors import UserError
+from ivideogpt.scaling.ray_pool import connect
+try:
+    connect(sys.argv[1])
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_machine_with_another_version_of_ray_is_told_to_install_the_same(cluster: RayPool) -> None:
+    command = [sys.executable, "-c", OTHER_VERSION, cluster.ray.get_runtime_context().gcs_address]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert printed.startswith("the Ray cluster has another version of Ray or Python than this machine (Ray 0.0.1, ")
 
 
 def test_a_cluster_without_gpus_refuses_cuda(cluster: RayPool) -> None:

@@ -217,7 +217,8 @@ class _RayEnvironment(gymnasium.Env):
                 observation = self._actor.receive(call)[0]
             except WorkerDeathError:
                 return call  # its death is seen again by the caller
-            if number == len(sent) - 1 and not np.array_equal(observation, self._observation):
+            before = self._observation
+            if number == len(sent) - 1 and before is not None and not np.array_equal(observation, before):
                 raise UserError(
                     f"environment {self._row} died, and shows another picture after the same seed and actions: it has "
                     "randomness of its own, so this run cannot go on exactly; start a new one"
