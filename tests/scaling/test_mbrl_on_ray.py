@@ -85,6 +85,7 @@ def test_a_call_whose_actor_dies_is_repeated(cluster: RayPool, tmp_path: Path) -
     with actors(cluster) as workers:
         assert workers.begin(partial(die_once, tmp_path / "mark"), [1, 2, 3])() == [1, 4, 9]
         assert (tmp_path / "mark").exists()
+        assert len(set(workers.begin(process_of, [None] * 4)())) == 2  # one for each processor of the cluster
 
 
 class Coloured(gymnasium.Env):

@@ -33,7 +33,8 @@ class RayActors:
     def __init__(self, pool: RayPool) -> None:
         """Take the cluster; actors start when they are needed."""
         self._pool = pool
-        self._processors = int(pool.ray.cluster_resources().get("CPU", 1))
+        resources = pool.ray.cluster_resources()
+        self._processors, self._graphics = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
         self._reserved = 0
         self._callers: list[_Actor] = []
 
@@ -47,7 +48,7 @@ class RayActors:
         return _RayVectorEnv([partial(_RayEnvironment, actor, row) for row, actor in enumerate(actors)])
 
     def begin(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Callable[[], list[Any]]:
-        """Begin to call ``function`` with each of ``items``, as many at once as the cluster has processors left.
+        """Begin to call ``function`` with each of ``items``, as many at once as there are processors left, or GPUs.
 
         Args:
             function: can be pickled; it goes through the object store once, as it is now.
@@ -56,8 +57,10 @@ class RayActors:
         Returns:
             A function that waits for the results, in order.
         """
-        while len(self._callers) < min(len(items), max(self._processors - self._reserved, 1)):
-            self._callers.append(self._start(list, gpus=int(self._pool.device == "cuda")))
+        on_gpus = self._pool.device == "cuda"
+        left = (self._graphics - len(self._callers)) if on_gpus else self._processors - self._reserved
+        for _ in range(min(len(items) - len(self._callers), left if self._callers else max(left, 1))):
+            self._callers.append(self._start(list, gpus=int(on_gpus)))
         shared = self._pool.ray.put(self._pool.ray.cloudpickle.dumps(function))
         actors = [self._callers[position % len(self._callers)] for position in range(len(items))]
         calls = [partial(_call_shared, item) for item in items]
