@@ -62,16 +62,6 @@ def test_every_preset_has_less_than_ten_million_parameters_and_others_are_refuse
         TinyFlow(replace(SMALL, width=1024))
     with pytest.raises(UserError, match="halvings"):
         TinyFlowConfig(resolution=18, halvings=3)
-    with pytest.raises(UserError, match="multiple of 8 px"):
-        TinyFlowConfig(resolution=20, stride=4, halvings=2)
-
-
-def test_the_first_convolution_may_read_squares() -> None:
-    for halvings, tokens in ((0, 0), (2, 4)):
-        policy = new_policy(replace(SMALL, stride=4, halvings=halvings))
-        frames = torch.zeros(3, 1, 16, 16, 3, dtype=torch.uint8)
-        context = policy.encode(FlowObservation(frames, torch.zeros(3, 4, dtype=torch.long)))
-        assert context.shape == (3, 1 + 4 + tokens, 16)  # points, words and patches
 
 
 def test_the_policy_learns_what_the_words_say(tmp_path: Path) -> None:

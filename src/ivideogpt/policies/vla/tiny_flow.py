@@ -96,9 +96,7 @@ class TinyFlowConfig(PolicySizes):
     Attributes:
         state_dim: numbers of the robot's state; 0: it is not read. In a world model there is no state.
         chunk: actions that are predicted at once.
-        stride: of the first convolution, in px; 2 reads overlapping places, more reads squares of that side.
-        halvings: convolutions that shrink the picture, the first by ``stride`` and others by 2, before its patches are
-            read as tokens; 0: there are no such tokens.
+        halvings: convolutions that halve the picture before its patches are read as tokens; 0: there are none.
         points: maps whose mean places in each picture are read as numbers, which tells places more exactly than tokens
             of patches.
         width, heads: of both transformers.
@@ -110,7 +108,6 @@ class TinyFlowConfig(PolicySizes):
 
     state_dim: int = 0
     chunk: int = 4
-    stride: int = 2
     halvings: int = 3
     points: int = 16
     width: int = 64
@@ -128,20 +125,15 @@ class TinyFlowConfig(PolicySizes):
             UserError: one is out of range, or sizes do not fit each other.
         """
         super().__post_init__()
-        check_at_least(self, state_dim=0, chunk=1, stride=2, halvings=0, width=8, heads=1)
+        check_at_least(self, state_dim=0, chunk=1, halvings=0, width=8, heads=1)
         check_at_least(self, points=1, encoder_layers=1, expert_layers=1, vocabulary=2, words=1, denoise_steps=1)
-        if self.resolution % self.patch:
+        if self.resolution % 2**self.halvings:
             raise UserError(
-                f"resolution is {self.resolution}, stride {self.stride} and halvings {self.halvings}; expected a "
-                f"multiple of {self.patch} px"
+                f"resolution is {self.resolution} and halvings {self.halvings}; expected a resolution that can be "
+                "halved so often"
             )
         if self.width % self.heads:
             raise UserError(f"width is {self.width} and heads {self.heads}; expected a multiple")
-
-    @property
-    def patch(self) -> int:
-        """Side in px of the patches that are read as tokens, or of the places of the first convolution."""
-        return self.stride * 2 ** max(self.halvings - 1, 0)
 
 
 class FlowObservation(NamedTuple):
@@ -180,8 +172,7 @@ class TinyFlow(nn.Module):
         super().__init__()
         self.config, width = config, config.width
         first = max(width >> max(config.halvings - 1, 0), 16) if config.halvings else 16
-        kernel, padding = (5, 2) if config.stride == 2 else (config.stride, 0)
-        self.first = nn.Sequential(nn.Conv2d(3, first, kernel, stride=config.stride, padding=padding), nn.SiLU())
+        self.first = nn.Sequential(nn.Conv2d(3, first, 5, stride=2, padding=2), nn.SiLU())
         self.points = nn.Conv2d(first, config.points, 3, padding=1)
         self.sharpness = nn.Parameter(torch.full((config.points, 1), _SHARPNESS))
         self.read_points = nn.Sequential(
@@ -192,7 +183,7 @@ class TinyFlow(nn.Module):
             layers += [nn.Conv2d(first, min(2 * first, width), 3, stride=2, padding=1), nn.SiLU()]
             first = min(2 * first, width)
         self.stem = nn.Sequential(*layers, nn.Conv2d(first, width, 3, padding=1)) if config.halvings else None
-        side = config.resolution // config.patch if config.halvings else 0
+        side = config.resolution // 2**config.halvings if config.halvings else 0
         self.places = nn.Parameter(0.02 * torch.randn(config.images * side**2, width))
         self.table = nn.Embedding(config.vocabulary, width)
         self.word_places = nn.Parameter(0.02 * torch.randn(config.words, width))
