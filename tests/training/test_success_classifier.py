@@ -1,6 +1,7 @@
 """Success classifiers: labels, threshold, scores on real and imagined frames, files and what they refuse."""
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -135,9 +136,10 @@ def test_a_classifier_comes_back_from_its_files_and_refuses_other_tasks_and_size
         again.probability(np.zeros((1, 8, 8, 3), np.uint8))
 
 
-def test_instructions_decide_where_frames_are_alike(tmp_path) -> None:
+@pytest.mark.parametrize("readout", ["whole", "places"])
+def test_instructions_decide_where_frames_are_alike(readout: Literal["whole", "places"], tmp_path) -> None:
     """The same pictures are a success for one instruction and none for the other."""
-    config = replace(CONFIG, network=replace(NETWORK, words=64), steps=60, learning_rate=3e-3)
+    config = replace(CONFIG, network=replace(NETWORK, words=64, readout=readout), steps=100, learning_rate=5e-3)
     one, other = "move to the RIGHT", "stay on the left"
     episodes = [(episode(n, instruction=one), None) for n in range(4)]
     episodes += [(episode(n, instruction=other, rewards=1 - episode(n).rewards), None) for n in range(4)]

@@ -68,14 +68,16 @@ def check_inputs(recipe: WmRlRecipe, given: Mapping[str, str | None]) -> None:
         UserError: the simulator cannot be made, an input is damaged or missing, or sizes differ.
         MissingExtraError: the simulator is not installed.
     """
+    from ivideogpt.commands.training_stages import read_mixture
     from ivideogpt.data.store.reader import EpisodeStore
     from ivideogpt.envs.vector import environment_sizes
 
     config = recipe.rl
     action_dim, _ = environment_sizes(config.task, **config.environment_options)
     for name in needed_stores(recipe, given):
-        if (store := given[name]) is not None:
-            EpisodeStore(store)
+        if (data := given[name]) is not None:
+            for source in read_mixture(data).sources:
+                EpisodeStore(source.path)
         else:
             _recorder(recipe, name)
     sides, width = _picture_sides(recipe, given)

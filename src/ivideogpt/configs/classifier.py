@@ -19,11 +19,10 @@ def robot_classifier() -> ClassifierTraining:
 def toy_push_classifier() -> ClassifierTraining:
     """Return the classifier of toy push, which reads the instruction; the place of the squares decides."""
     return ClassifierTraining(
-        network=ClassifierConfig(resolution=32, width=8, hidden=64, words=512),
+        network=ClassifierConfig(resolution=32, width=8, hidden=64, words=512, readout="places"),
         reward_above=0.5,
-        precision=0.99,
         horizon=18,
-        steps=2_000,
+        steps=1_500,
     )
 
 

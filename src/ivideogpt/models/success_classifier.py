@@ -10,11 +10,12 @@ its judgement is used.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,12 +47,15 @@ class ClassifierConfig:
         width: channels of the first level; each further level has twice as many, up to four times.
         hidden: units of the last hidden layer.
         words: rows of the table of hashed words; 0: the classifier reads no instruction.
+        readout: "whole" reads all positions of the last level together; "places" judges each position alone, and one
+            that shows success is enough. "places" learns from far fewer episodes where the place of one object decides.
     """
 
     resolution: int = 64
     width: int = 16
     hidden: int = 128
     words: int = 0
+    readout: Literal["whole", "places"] = "whole"
 
     def __post_init__(self) -> None:
         """Check the sizes.
@@ -158,9 +162,16 @@ class SuccessClassifier(nn.Module):
             layers += [Downsample(width), ResnetBlock(width, wider, 8)]
             width = wider
         self.layers = nn.Sequential(*layers)
-        self.hidden = nn.Linear(width * config.grid**2, config.hidden)
+        self.hidden: nn.Module
+        if config.readout == "places":
+            self.hidden = nn.Conv2d(width, config.hidden, 1)
+            self.places = nn.Parameter(0.1 * torch.randn(config.hidden, config.grid, config.grid))
+        else:
+            self.hidden = nn.Linear(width * config.grid**2, config.hidden)
         self.words = nn.EmbeddingBag(config.words, 2 * config.hidden, mode="mean") if config.words else None
         self.head = nn.Linear(config.hidden, 1)
+        if config.readout == "places":  # so that the smooth maximum of all positions begins near 0
+            nn.init.constant_(self.head.bias, -2 * math.log(config.grid))
 
     @property
     def device(self) -> torch.device:
@@ -189,12 +200,18 @@ class SuccessClassifier(nn.Module):
                 f"the success classifier got {len(instructions or ())} instructions for {len(frames)} frames; "
                 f"expected {expected}"
             )
-        x = self.stem((frames - 0.5).contiguous(memory_format=torch.channels_last))
-        x = F.silu(self.hidden(rearrange(self.layers(x), "b c h w -> b (c h w)")))
+        x = self.layers(self.stem((frames - 0.5).contiguous(memory_format=torch.channels_last)))
+        is_of_places = self.config.readout == "places"
+        if is_of_places:
+            x = rearrange(F.silu(self.hidden(x) + self.places), "b d h w -> b (h w) d")
+        else:
+            x = F.silu(self.hidden(rearrange(x, "b c h w -> b 1 (c h w)")))
         if self.words is not None:
-            scale, shift = self.words(*self._word_ids(instructions or ())).chunk(2, dim=1)
+            scale, shift = self.words(*self._word_ids(instructions or ()))[:, None].chunk(2, dim=2)
             x = x * (1 + scale) + shift
-        return self.head(x)[:, 0]
+            x = F.silu(x) if is_of_places else x
+        # the smooth maximum of one position is its value
+        return self.head(x)[:, :, 0].logsumexp(dim=1)
 
     def _word_ids(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return the hashes of all words int64 ``[n]``, and where each instruction begins, int64 ``[b]``."""
