@@ -66,11 +66,12 @@ def toy_push_improvement() -> WmRlRecipe:
         rl=WmRlConfig(
             algorithm="filtered_bc",
             iterations=10,
-            prompts=128,
-            group=4,
-            bc_updates=250,
+            prompts=64,
+            group=8,
+            bc_updates=200,
             minibatch=128,
-            learning_rate=1.5e-3,
+            learning_rate=1e-3,
+            schedule="constant",
             demo_share=0.3,
             evaluation_episodes=400,
             log_every=1,
@@ -81,6 +82,7 @@ def toy_push_improvement() -> WmRlRecipe:
         own=OwnRecording(
             episodes=300, held_out=50, noise=0.5, random_share=0.5, environment_options={"terminate": False}
         ),
+        policy_steps=1_500,
     )
 
 

@@ -40,6 +40,7 @@ class WmRlConfig:
         gae_lambda: of ppo_flow: weight of longer returns in an advantage.
         demo_share: of filtered_bc: share of a batch that are demonstrations.
         bc_updates: of filtered_bc, in an iteration.
+        average_decay: of filtered_bc: of the running average of the weights, which plays and is stored.
         residual_scale: of residual_drq: largest correction of an action.
         learning_rate: of AdamW, at first; see ``schedule``.
         schedule: "cosine", which falls to 0 at the last iteration, or "constant".
@@ -78,6 +79,7 @@ class WmRlConfig:
     gae_lambda: float = 0.95
     demo_share: float = 0.5
     bc_updates: int = 20
+    average_decay: float = 0.99
     residual_scale: float = 0.2
     learning_rate: float = 1e-4
     schedule: ScheduleName = "cosine"

@@ -17,6 +17,7 @@ from ivideogpt.core.run import Run
 from ivideogpt.models.success_classifier import SuccessClassifier
 from ivideogpt.policies.vla.tiny_flow import TinyFlow
 from ivideogpt.training.imitation import ChunkDataset
+from ivideogpt.training.weight_average import ExponentialAverage
 from ivideogpt.wmrl.config import WmRlConfig
 from ivideogpt.wmrl.rollouts import RealRows, Rows, play_episodes
 from ivideogpt.wmrl.updates import ChunkValue, FlowLearner, SuccessBuffer, imitate_successes
@@ -118,7 +119,8 @@ def improve_policy(
 
     Args:
         config: the settings; the algorithm is grpo_flow, ppo_flow or filtered_bc.
-        policy: changed in place.
+        policy: changed in place; with filtered_bc it ends as the running average of its weights, which plays and is
+            stored.
         rows: episodes of ``config.prompts * config.group`` rows.
         run: folder and device; each of its checkpoints is a whole policy.
         demonstrations: for filtered_bc.
@@ -134,6 +136,7 @@ def improve_policy(
     learner = FlowLearner(config, policy, reference, value)
     trained = torch.nn.ModuleDict({"policy": policy, "value": value})
     successes = SuccessBuffer(policy)
+    average = ExponentialAverage(policy, decay=config.average_decay)
     optimizer = adamw(trained, learning_rate=config.learning_rate)
     parts = {
         "policy": policy,
@@ -142,10 +145,12 @@ def improve_policy(
         "optimizer": optimizer,
         "rows": rows,
         "successes": successes,
+        "average": average,
     }
     done, last = run.resume(**parts), min(config.iterations if until is None else until, config.iterations)
     schedule = named_schedule(config.schedule, config.learning_rate, steps=config.iterations)
     is_flow = config.algorithm in ("grpo_flow", "ppo_flow")
+    acting = policy if is_flow else average.model
     for step in run.updates("wm-rl", done, last, clips=rows.count, unit="episode"):
         random = np.random.default_rng([config.seed, step])
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
@@ -155,7 +160,7 @@ def improve_policy(
         if is_flow or config.demo_share < 1:
             frames, instructions = rows.begin(random, config.group)
             rollouts = play_episodes(
-                policy,
+                acting,
                 rows,
                 frames,
                 instructions,
@@ -170,13 +175,17 @@ def improve_policy(
         else:
             if rollouts is not None:
                 successes.add(rollouts, config.group)
-            figures |= imitate_successes(config, policy, successes, demonstrations, optimizer, random, generator)
+            figures |= imitate_successes(
+                config, policy, average, successes, demonstrations, optimizer, random, generator
+            )
         if evaluate is not None and config.evaluate_every and (step + 1) % config.evaluate_every == 0:
-            figures["real_success"] = evaluate(policy)
+            figures["real_success"] = evaluate(acting)
         is_over = config.most_env_steps > 0 and isinstance(rows, RealRows) and rows.steps >= config.most_env_steps
         run.log(step + 1, **figures)
         if run.is_save_step(step + 1, last=last) or is_over:
-            run.save(step + 1, also=policy.save_pretrained, **parts)
+            run.save(step + 1, also=acting.save_pretrained, **parts)
         if is_over:
             break
+    if not is_flow:
+        average.copy_to(policy)
     return policy

@@ -19,6 +19,7 @@ from ivideogpt.policies.vla.flow import normal_divergence, normal_log_prob, step
 from ivideogpt.policies.vla.tiny_flow import FlowObservation, TinyFlow
 from ivideogpt.posttrain.grpo import clipped_surrogate, group_advantages, probability_ratio
 from ivideogpt.training.imitation import ChunkDataset
+from ivideogpt.training.weight_average import ExponentialAverage
 from ivideogpt.wmrl.config import WmRlConfig
 from ivideogpt.wmrl.rollouts import PlayedEpisodes
 
@@ -225,6 +226,7 @@ class SuccessBuffer:
 def imitate_successes(
     config: WmRlConfig,
     policy: TinyFlow,
+    average: ExponentialAverage[TinyFlow],
     successes: SuccessBuffer,
     demonstrations: ChunkDataset | None,
     optimizer: torch.optim.Optimizer,
@@ -236,6 +238,7 @@ def imitate_successes(
     Args:
         config: the settings.
         policy: changed in place.
+        average: of its weights.
         successes: where it is empty, demonstrations are imitated alone.
         demonstrations: None: successes alone.
         optimizer: of the policy.
@@ -258,5 +261,6 @@ def imitate_successes(
         loss.backward()
         nn.utils.clip_grad_norm_(policy.parameters(), config.clip_norm)
         optimizer.step()
+        average.update(policy)
         losses.append(loss.item())
     return {"loss": float(np.mean(losses)) if losses else 0.0, "chunks": float(len(successes))}
