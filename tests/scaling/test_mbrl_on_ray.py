@@ -172,3 +172,58 @@ def test_a_run_with_actors_ends_as_without_them_also_after_its_driver_was_killed
         assert len(evaluations(tmp_path / "ray")) < len(evaluations(tmp_path / "one"))
     assert main([*words, str(tmp_path / "ray"), "--ray"]) == 0
     assert_same_run(tmp_path / "one", tmp_path / "ray")
+
+
+TWO_MACHINES = """
+import time
+import numpy as np
+from ray.cluster_utils import Cluster
+from ivideogpt.envs.vector import make_vector
+from ivideogpt.scaling.ray_actors import RayActors
+from ivideogpt.scaling.ray_pool import RayPool
+
+def place(_):
+    import ray
+    return ray.get_runtime_context().get_node_id()
+
+def square(number):
+    time.sleep(1)
+    return number * number
+
+def play(environments, before_step=lambda number: None):
+    shown = [environments.reset(seed=[1, 2])[0].copy()]
+    for number in range(5):
+        before_step(number)
+        shown.append(environments.step(np.full((2, 2), 0.3, np.float32))[0].copy())
+    environments.close()
+    return shown
+
+def lose(machine):
+    cluster.remove_node(machine, allow_graceful=False)
+    time.sleep(3)  # its processes live a little longer
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = cluster.add_node(num_cpus=1)
+pool = RayPool(cluster.address)
+environments = make_vector("reacher", 2, size=16, steps=20, workers=RayActors(pool).environments)
+assert len({row._actor.receive(row._actor.send(place)) for row in environments.envs}) == 2
+shown = play(environments, lambda number: lose(second) if number == 3 else None)
+assert all(map(np.array_equal, shown, play(make_vector("reacher", 2, size=16, steps=20))))
+third, results = cluster.add_node(num_cpus=1), {}
+for position, result in pool.run(square, range(8)):
+    results[position] = result
+    if len(results) == 2:
+        lose(third)
+assert results == {number: number * number for number in range(8)}
+print("finished")
+"""
+
+
+@pytest.mark.slow
+def test_environments_and_tasks_survive_the_death_of_their_machine(tmp_path: Path) -> None:
+    """Ray's own test cluster: two machines are two sets of Ray's processes on this one."""
+    pytest.importorskip("ray", reason="needs the extra ray")
+    (tmp_path / "script.py").write_text(TWO_MACHINES)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=240)
+    assert "finished" in done.stdout.splitlines(), (done.stdout + done.stderr)[-3000:]
+    assert " died on the Ray cluster; it is started again and repeats its 4 steps" in done.stdout

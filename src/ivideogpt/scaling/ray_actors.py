@@ -97,7 +97,7 @@ class _Actor:
         self._pool, self._dumps = pool, pool.ray.cloudpickle.dumps
         pool.ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # as in ``RayPool.context``
         context, packed = pool.context(), self._dumps(make)
-        self._new = lambda: pool.ray.remote(_Holder).options(**options).remote(context, packed)
+        self._new = lambda **other: pool.ray.remote(_Holder).options(**options | other).remote(context, packed)
         self._handle = self._new()
 
     def send(self, call: Callable[..., Any], *shared: Any) -> _Sent:
@@ -115,7 +115,7 @@ class _Actor:
             return self._pool.result(sent.reference)
         except WorkerDeathError:
             if sent.handle is self._handle:
-                self._handle = self._new()
+                self._handle = self._new(num_cpus=0)  # after the death of a machine no processor may be free
             raise
 
     def end(self) -> None:
@@ -204,9 +204,9 @@ class _RayEnvironment(gymnasium.Env):
                 result = self._actor.receive(self._sent)
                 self._sent, self._observation = None, result[0]
                 return result
-            except WorkerDeathError as error:
+            except WorkerDeathError:
                 tqdm.write(
-                    f"environment {self._row} died on the Ray cluster ({error}); it is started again and repeats its "
+                    f"environment {self._row} died on the Ray cluster; it is started again and repeats its "
                     f"{len(self._episode) - 1} steps"
                 )
             self._sent = self._replayed()
