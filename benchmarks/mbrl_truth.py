@@ -44,6 +44,7 @@ def windows(episodes: list[Episode], context: int) -> tuple[Tensor, Tensor, Tens
     frames, actions, rewards = [], [], []
     length = context + max(HORIZONS)
     for episode in episodes:
+        assert episode.actions is not None and episode.rewards is not None
         for first in range(0, len(episode) - length, STRIDE):
             state = first + context - 1
             frames.append(rearrange(episode.frames[first : first + length], "t h w c -> t c h w"))
@@ -65,6 +66,7 @@ def values_and_returns(agent: DrQv2, episodes: list[Episode]) -> tuple[Tensor, T
     """Return the critics' values in reward units and the discounted rewards that followed, ``[n]`` early states."""
     values, returns, config = [], [], agent.config
     for episode in episodes:
+        assert episode.actions is not None and episode.rewards is not None
         pixels = torch.from_numpy(episode.frames[:EARLY])
         actions = torch.from_numpy(episode.actions[:EARLY]).clamp(-1, 1)
         values.append(torch.minimum(*agent.critic(agent.encoder(pixels), actions)) / config.reward_scale)
@@ -76,7 +78,8 @@ def values_and_returns(agent: DrQv2, episodes: list[Episode]) -> tuple[Tensor, T
 
 def read_rewards(pictures: PictureDynamics, frames: Tensor, earlier: KnownReward | None) -> Tensor:
     """Read the rewards ``[n h]`` of frames ``[n h c h w]``."""
-    return torch.stack([pictures.read_reward(frame, earlier=earlier)[0] for frame in frames.unbind(1)], dim=1)
+    rewards = [pictures.read_reward(frame, earlier=earlier)[0] for frame in frames.unbind(1)]
+    return torch.stack([row for row in rewards if row is not None], dim=1)
 
 
 def shown(estimate: Estimate) -> str:
