@@ -6,7 +6,8 @@ Windows of the real episodes that the agents of finished runs played, demonstrat
 the first frames, the last reward and the actions. For each horizon: mean error of the return, divided by the horizon,
 mean bias of it and correlation, once imagined, once with rewards read from the simulator's frames, once with the last
 reward repeated. Then the frames: PSNR, and the distance between the agent's actions at imagined and at true frames. At
-last the critics: their mean value at the first steps of an episode, and the discounted rewards that followed.
+last the critics: their mean value at the first steps of an episode, and what followed: discounted rewards and the
+value of the last frame.
 """
 
 import argparse
@@ -63,15 +64,19 @@ def policy_actions(agent: DrQv2, frames: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def values_and_returns(agent: DrQv2, episodes: list[Episode]) -> tuple[Tensor, Tensor]:
-    """Return the critics' values in reward units and the discounted rewards that followed, ``[n]`` early states."""
+    """Return the critics' values in reward units and what followed, discounted, ``[n]`` early states."""
     values, returns, config = [], [], agent.config
     for episode in episodes:
         assert episode.actions is not None and episode.rewards is not None
         pixels = torch.from_numpy(episode.frames[:EARLY])
         actions = torch.from_numpy(episode.actions[:EARLY]).clamp(-1, 1)
         values.append(torch.minimum(*agent.critic(agent.encoder(pixels), actions)) / config.reward_scale)
-        powers = config.discount ** np.arange(len(episode) - 1)
-        ahead = [float(powers[: len(episode) - 1 - t] @ episode.rewards[t:-1]) for t in range(EARLY)]
+        last = torch.from_numpy(episode.frames[-1:])  # the episode is cut, not over: with the value of its last frame
+        features = agent.encoder(last)
+        tail = float(torch.minimum(*agent.critic(features, agent.actor(features)))) / config.reward_scale
+        powers = config.discount ** np.arange(len(episode))
+        received = np.append(episode.rewards[:-1], tail)
+        ahead = [float(powers[: len(received) - t] @ received[t:]) for t in range(EARLY)]
         returns.append(torch.tensor(ahead))
     return torch.cat(values), torch.cat(returns)
 
@@ -144,7 +149,7 @@ def main() -> None:
         print(
             f"frame {step}: {psnr[0]:.1f} dB, copy {psnr[1]:.1f}; distance of actions {rms[0]:.3f}, copy {rms[1]:.3f}"
         )
-    print(f"critics: mean value {torch.cat(values).mean():.0f}, discounted rewards {torch.cat(returns).mean():.0f}")
+    print(f"critics: mean value {torch.cat(values).mean():.0f}, what followed {torch.cat(returns).mean():.0f}")
 
 
 if __name__ == "__main__":
