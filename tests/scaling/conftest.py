@@ -10,6 +10,6 @@ from ivideogpt.scaling.ray_pool import RayPool
 @pytest.fixture(scope="session")  # starting it takes longer than most tests
 def cluster() -> Iterator[RayPool]:
     ray = pytest.importorskip("ray", reason="needs the extra ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield RayPool("auto")
     ray.shutdown()

@@ -137,6 +137,19 @@ def test_a_machine_without_a_cluster_is_told_to_start_one(monkeypatch: pytest.Mo
         connect("auto")
 
 
+def test_the_last_cluster_of_a_machine_that_died_is_reported_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    with pytest.raises(UserError, match="no Ray cluster answers on this machine; start one with `ray start --head`"):
+        connect("auto")
+
+
 def test_a_worker_without_the_package_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="needs the extra ray")
     monkeypatch.setitem(sys.modules, "ivideogpt", None)

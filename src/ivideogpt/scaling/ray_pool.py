@@ -147,10 +147,16 @@ def connect(address: str) -> Any:
         return ray
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == LOCAL:
-        ray.init(num_cpus=processors(), include_dashboard=False, **options)
+        ray.init("local", num_cpus=processors(), include_dashboard=False, **options)
         return ray
+    nowhere = "no Ray cluster answers on this machine; start one with `ray start --head`, or give --ray local"
     if address != "auto":
         _check_answers(address)
+    elif announced := _announced():
+        try:
+            _check_answers(announced)
+        except UserError as error:
+            raise UserError(nowhere) from error
     try:
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError, SystemExit) as error:
@@ -159,11 +165,17 @@ def connect(address: str) -> Any:
                 "the Ray cluster has another version of Ray or Python than this machine (Ray "
                 f"{ray.__version__}, Python {platform.python_version()}); install the same ones"
             ) from error
-        where = "on this machine" if address == "auto" else f"at {address}"
-        raise UserError(
-            f"no Ray cluster answers {where}; start one with `ray start --head`, or give --ray local"
-        ) from error
+        elsewhere = nowhere.replace("on this machine", f"at {address}")
+        raise UserError(nowhere if address == "auto" else elsewhere) from error
     return ray
+
+
+def _announced() -> str:
+    """Return the address that "auto" means to Ray: that of RAY_ADDRESS, or of the last `ray start`; or ""."""
+    path = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
+    written = path.read_text().strip() if path.is_file() else ""  # also of a cluster that died
+    address = os.environ.get("RAY_ADDRESS") or written
+    return "" if address in ("auto", LOCAL) else address
 
 
 def _check_answers(address: str) -> None:
