@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -395,8 +396,8 @@ def _noisy(frames: Tensor, most: float, generator: torch.Generator) -> Tensor:
     return (frames + (scale * torch.randn(frames.shape, generator=generator)).to(frames.device)).clamp(0, 1)
 
 
-def _on_device(tensors, device: torch.device):
-    """Move the tensors of a named tuple, and of those in it, to a device."""
-    if isinstance(tensors, Tensor):
-        return tensors.to(device)
-    return type(tensors)(*(_on_device(x, device) for x in tensors)) if isinstance(tensors, tuple) else tensors
+def _on_device(value: Any, device: torch.device) -> Any:
+    """Move a tensor, or the tensors of a named tuple and of those in it, to a device; leave everything else."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return type(value)(*(_on_device(x, device) for x in value)) if isinstance(value, tuple) else value
