@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +137,16 @@ def test_a_machine_without_a_cluster_is_told_to_start_one(monkeypatch: pytest.Mo
     monkeypatch.setattr(ray, "init", no_cluster)
     with pytest.raises(UserError, match="no Ray cluster answers on this machine; start one with `ray start --head`"):
         connect("auto")
+
+
+def test_another_server_at_the_address_is_reported_at_once(cluster: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray_pool._check_answers(cluster.ray.get_runtime_context().gcs_address)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    with pytest.raises(UserError, match="no Ray cluster answers at .*, but another server; check the port"):
+        connect(f"127.0.0.1:{server.server_port}")
+    server.shutdown()
 
 
 def test_the_last_cluster_of_a_machine_that_died_is_reported_at_once(

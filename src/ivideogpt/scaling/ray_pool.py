@@ -28,6 +28,9 @@ LOCAL = "local"
 #: A task or a call is repeated so often if its process dies.
 RETRIES = 3
 _SECONDS_TO_CONNECT = 5.0
+# The first bytes of a client of HTTP/2, with empty settings, and the kind of frame that a server begins with.
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_HTTP2_SETTINGS = b"\x04"
 _FORMS = "expected auto, local, HOST:PORT of `ray start --head`, or ray://HOST:PORT"
 
 
@@ -179,16 +182,22 @@ def _announced() -> str:
 
 
 def _check_answers(address: str) -> None:
-    """Raise UserError unless something listens at the address: Ray itself would wait for minutes."""
+    """Raise UserError unless a server of gRPC, as Ray's, answers at the address: Ray itself would wait for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"the address of a Ray cluster is {address!r}; {_FORMS}")
     try:
-        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
+        with socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            connection.sendall(_HTTP2_GREETING)
+            answer = connection.recv(9)
     except OSError as error:
         raise UserError(
             f"no Ray cluster answers at {address} ({reason(error)}); check the address, and that the cluster runs"
         ) from error
+    if answer[3:4] != _HTTP2_SETTINGS:
+        raise UserError(f"no Ray cluster answers at {address}, but another server; check the port")
 
 
 def _work(
