@@ -124,9 +124,8 @@ def _figure(groups: Sequence[Group], threshold: float | None) -> Figure:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         _draw(left, task_groups, lines, lambda run: run.mean_return, lambda point: point.returns, 1)
         _draw(right, task_groups, lines, lambda run: run.success, lambda point: point.success, 100)
-        left.set_title(f"{task}: return")
+        left.set_title(task)  # of the row: the axes say what each panel shows
         left.set_ylabel("return of an episode (sum of rewards)")
-        right.set_title(f"{task}: success")
         right.set_ylabel("episodes with success, %")
         right.set_ylim(-4, 104)
         if threshold is not None:
