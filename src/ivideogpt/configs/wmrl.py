@@ -65,8 +65,8 @@ def toy_push_improvement() -> WmRlRecipe:
     return WmRlRecipe(
         rl=WmRlConfig(
             algorithm="filtered_bc",
-            iterations=10,
-            prompts=64,
+            iterations=45,
+            prompts=128,
             group=8,
             bc_updates=200,
             minibatch=128,
