@@ -124,8 +124,14 @@ class ResidualImprover(Improver):
         """See `Improver`."""
         from ivideogpt.wmrl.residual import improve_residual
 
-        evaluate = lambda: sum(self.measure()) / config.evaluation_episodes  # noqa: E731
-        improve_residual(config, self._agent, rows, run, base=self._copied, evaluate=evaluate)
+        improve_residual(
+            config,
+            self._agent,
+            rows,
+            run,
+            base=self._copied,
+            evaluate=lambda: sum(self.measure()) / config.evaluation_episodes,
+        )
 
 
 def residual_config(recipe: WmRlRecipe, name: str, world: str | None) -> ResidualConfig:
